@@ -1,1 +1,238 @@
-//! run
+//! The `Run`: one execution of one manifest, as an object in the cluster.
+//!
+//! It carries the key, the pinned manifest, the journal and the result. Its status is written by one process at a
+//! time, and every write names the resourceVersion it was based on, so that two processes can never both append.
+
+use jiff::Timestamp;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::journal::{Event, Step};
+use crate::plan::gate::Gate;
+
+/// Namespace of everything that reinback owns in a cluster; outside every pattern of the ResourceSets (invariant 6).
+pub const NAMESPACE: &str = "reinback-system";
+
+/// The state of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    #[default]
+    Pending,
+    /// A gate keeps it from running.
+    Held,
+    Running,
+    Succeeded,
+    Failed,
+    Superseded,
+    Cancelled,
+}
+
+impl Phase {
+    /// The run has ended and its key never runs again.
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Self::Pending | Self::Held | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Superseded | Self::Cancelled => true,
+        }
+    }
+}
+
+/// What is pinned when the run is made; nothing in it changes afterwards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomResource, JsonSchema)]
+#[kube(
+    group = "reinback.io",
+    version = "v1alpha1",
+    kind = "Run",
+    namespaced,
+    status = "RunStatus",
+    category = "reinback",
+    doc = "One execution of one Restore or Rollback manifest",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Manifest","type":"string","jsonPath":".spec.manifest.name"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RunSpec {
+    /// Name of the cluster in the configuration.
+    pub cluster: String,
+    /// The run key, 64 hexadecimal digits.
+    pub key: String,
+    /// The key without the manifest's name, for telling the same content under another name.
+    pub content_key: String,
+    pub manifest: ManifestRef,
+    pub source: SourceRef,
+    /// The manifest's document, as JSON: the run goes by this even when the file is gone.
+    #[schemars(schema_with = "any_object")]
+    pub document: serde_json::Value,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+fn any_value(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
+}
+
+fn any_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "array", "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
+}
+
+/// Which manifest, and where it stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestRef {
+    /// `Restore` or `Rollback`.
+    pub kind: String,
+    pub name: String,
+    /// Path in the source, or the file given on the command line.
+    pub file: String,
+    /// Git blob id of the file.
+    pub blob: String,
+}
+
+/// Who merged what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceRef {
+    /// The commit that last changed the document, or `local`.
+    pub commit: String,
+    /// `Name <email>` of its author, or the user on the command line.
+    pub author: String,
+}
+
+/// What the run is at and how it ended.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunStatus {
+    pub observed_generation: i64,
+    pub phase: Phase,
+    /// One word for why the phase is what it is, such as `FirstLook`, `Gates`, `HoldExpired`.
+    pub reason: String,
+    /// A sentence for a person; no secret value is in it.
+    pub message: String,
+    #[schemars(schema_with = "any_list")]
+    pub conditions: Vec<Condition>,
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<Timestamp>,
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    #[schemars(schema_with = "any_value")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanRecord>,
+    #[schemars(schema_with = "any_list")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// At most [`ERRORS_KEPT`]; `errors_total` counts all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ObjectError>,
+    pub errors_total: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// The intent log (`crate::journal`).
+    #[schemars(schema_with = "any_list")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub journal: Vec<Event>,
+}
+
+/// Object errors kept in a status; more would make the object too large to store.
+pub const ERRORS_KEPT: usize = 100;
+
+/// A condition in Flux's shape: `Ready` always, `Reconciling` and `Stalled` only while true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+    pub observed_generation: i64,
+    pub last_transition_time: Timestamp,
+}
+
+/// What a run was planned to do, as kept after the plan itself is gone.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlanRecord {
+    /// `sha256:…` over what an approval covers.
+    pub digest: String,
+    pub engine: String,
+    pub backup: BackupRecord,
+    pub counts: Counts,
+    pub accepted: Vec<String>,
+}
+
+/// The backup that a run restores.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackupRecord {
+    pub name: String,
+    /// `sha256:…` of the file as stored.
+    pub sha256: String,
+    pub size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rancher_version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_uid: Option<String>,
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_at: Option<Timestamp>,
+}
+
+/// How many objects met which fate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counts {
+    pub created: u64,
+    pub updated: u64,
+    pub recreated: u64,
+    pub deleted: u64,
+    /// Equal already.
+    pub skipped: u64,
+    pub protected: u64,
+    pub failed: u64,
+}
+
+impl Counts {
+    /// Objects that are written or deleted.
+    pub fn changes(&self) -> u64 {
+        let Self { created, updated, recreated, deleted, skipped: _, protected: _, failed: _ } = *self;
+        created + updated + recreated + deleted
+    }
+}
+
+/// How far a running step is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    pub step: Step,
+    pub done: u64,
+    pub total: u64,
+    /// Estimate from the pace so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
+}
+
+/// An object that could not be brought to what the plan says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectError {
+    /// Path of the object in the backup, `secrets.#v1/cattle-system/tls-rancher`.
+    pub object: String,
+    /// What may be told of the API server's message: code, reason, field (invariant 7).
+    pub message: String,
+}
