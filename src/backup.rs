@@ -1,1 +1,27 @@
-//! backup
+//! The format of a rancher-backup tarball: names, entries, filters and selectors.
+//!
+//! A backup is gzip over tar. Its entries are `<plural>.<group>#<version>/[<namespace>/]<name>.json`, one object each, and
+//! `filters/filters.json`, the ResourceSet that chose them. [`read`] checks all of it in one pass and hands out each entry
+//! as it comes; another look is another pass. Memory holds one entry at a time, and 16 bytes for each entry seen.
+//!
+//! Pure: bytes come in through [`std::io::Read`], and nothing here opens, waits or asks the time.
+
+mod archive;
+mod error;
+mod facts;
+mod filter;
+mod json;
+mod name;
+mod path;
+#[cfg(test)]
+mod testing;
+mod unpack;
+
+pub use archive::{Entry, Limits, Summary, read};
+pub use error::{BackupError, EntryName, ReadError};
+pub use facts::Facts;
+pub use filter::{
+    ControllerReference, FilterError, LabelExpression, LabelSelector, ResourceSelector, ResourceSet, SelectorQuery,
+    Selectors,
+};
+pub use name::{BackupName, BackupNameError, NameParts};

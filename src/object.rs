@@ -1,7 +1,27 @@
-//! Objects: how they are named, and when two of them are equal.
+//! The heart: how objects are named, when two of them are equal, and what is written for one that is not.
+//!
+//! Equality goes by digest: the object of the backup and the live one are brought to the same normal form
+//! ([`normal`]) and only 16 bytes of each are kept, so that comparing costs memory by the object and not by its size.
+//! Left out of the normal form is what the server sets, what other controllers own, and what a restore itself
+//! changes on purpose, so that a plan right after a success is empty.
 
+pub mod crd;
+pub mod normal;
+pub mod owner;
+pub mod prepare;
+pub mod protect;
+
+use std::collections::HashSet;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crd::CrdSummary;
+use owner::Owner;
 
 /// A resource type at one version, as the paths of a backup and of the API name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +47,19 @@ impl Resource {
     pub fn group_resource(&self) -> String {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
+
+    /// The same type, whatever the version.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.group == group && self.plural == plural
+    }
+
+    pub fn is_crd(&self) -> bool {
+        self.is("apiextensions.k8s.io", "customresourcedefinitions")
+    }
+
+    pub fn is_namespace(&self) -> bool {
+        self.is("", "namespaces")
+    }
 }
 
 /// `plural.group#version`, the folder of a backup: `secrets.#v1`, `clusters.management.cattle.io#v3`.
@@ -46,6 +79,12 @@ pub struct ObjectKey {
     pub name: Arc<str>,
 }
 
+impl ObjectKey {
+    pub fn new(resource: &Arc<Resource>, namespace: Option<&str>, name: &str) -> Self {
+        Self { resource: Arc::clone(resource), namespace: namespace.map(Arc::from), name: Arc::from(name) }
+    }
+}
+
 /// The path of the object in a backup, without `.json`: `secrets.#v1/cattle-system/tls-rancher`.
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,4 +93,192 @@ impl fmt::Display for ObjectKey {
             None => write!(f, "{}/{}", self.resource, self.name),
         }
     }
+}
+
+/// Makes equal strings share one allocation: a cluster has few namespaces, kinds and types, and many objects.
+#[derive(Debug, Default)]
+pub struct Interner {
+    strings: HashSet<Arc<str>>,
+    resources: HashSet<Arc<Resource>>,
+}
+
+impl Interner {
+    pub fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(shared) = self.strings.get(text) {
+            return Arc::clone(shared);
+        }
+        let shared: Arc<str> = Arc::from(text);
+        self.strings.insert(Arc::clone(&shared));
+        shared
+    }
+
+    pub fn resource(&mut self, resource: &Resource) -> Arc<Resource> {
+        if let Some(shared) = self.resources.get(resource) {
+            return Arc::clone(shared);
+        }
+        let shared = Arc::new(resource.clone());
+        self.resources.insert(Arc::clone(&shared));
+        shared
+    }
+}
+
+/// The first 16 bytes of a SHA-256: enough to tell the objects of one cluster apart, and half the memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 16]);
+
+impl Digest {
+    /// Of the compact JSON of a value; maps are sorted by key.
+    pub fn of(value: &Value) -> Self {
+        let mut hasher = HashWriter(Sha256::new());
+        serde_json::to_writer(&mut hasher, value).expect("a JSON value is written to a hasher without an error");
+        let whole = hasher.0.finalize();
+        let mut kept = [0; 16];
+        kept.copy_from_slice(&whole[..16]);
+        Self(kept)
+    }
+}
+
+/// Only for tests and logs of our own types: a digest of a Secret is never shown to a person (invariant 7).
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest(..)")
+    }
+}
+
+struct HashWriter(Sha256);
+
+impl io::Write for HashWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.0.update(buffer);
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is kept of one object, of the backup or live: enough to compare and to order it.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    pub kind: Arc<str>,
+    /// Of the normal form, status aside.
+    pub spec: Digest,
+    /// Of the status, where there is one.
+    pub status: Option<Digest>,
+    /// Of the fields that the API server never lets change (`roleRef`, a Secret's `type`).
+    pub immutable: Option<Digest>,
+    pub owners: Box<[Owner]>,
+    /// Only for CustomResourceDefinitions.
+    pub crd: Option<Box<CrdSummary>>,
+    pub traits: Traits,
+}
+
+/// What protection and ordering need to know of an object's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traits {
+    /// A GlobalRole or RoleTemplate that Rancher itself keeps (`builtin: true`).
+    pub builtin: bool,
+    /// Secret of type `helm.sh/release.v1`.
+    pub helm_release: bool,
+    /// Secret of type `kubernetes.io/service-account-token`.
+    pub service_account_token: bool,
+    /// Secret of type `fleet.cattle.io/cluster-registration-values`.
+    pub cluster_registration: bool,
+    /// Labelled `kubernetes.io/bootstrapping: rbac-defaults`.
+    pub bootstrapping: bool,
+    /// An RBAC binding of reinback's own service account.
+    pub own_binding: bool,
+    /// How often the agents of a cluster were asked to deploy anew (Fleet and provisioning clusters).
+    pub redeploy_generation: Option<i64>,
+}
+
+/// What only a live object has.
+#[derive(Debug, Clone)]
+pub struct LiveFacts {
+    pub uid: Box<str>,
+    pub resource_version: Box<str>,
+    pub created: Timestamp,
+    /// It has a deletionTimestamp and waits for its finalizers.
+    pub terminating: bool,
+}
+
+/// Why an object could not be summarised.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    #[error("it is not a JSON object")]
+    NotAnObject,
+    #[error("it has no {0}")]
+    Missing(&'static str),
+    #[error("its {field} is not {expected}")]
+    Malformed { field: &'static str, expected: &'static str },
+}
+
+/// Summarises an object; the value is used up, since its normal form is made in place.
+///
+/// # Errors
+///
+/// When `kind` or the parts of the metadata that are looked at have another type than Kubernetes gives them.
+pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner) -> Result<Summary, ObjectError> {
+    let object = value.as_object_mut().ok_or(ObjectError::NotAnObject)?;
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let kind = interner.text(kind);
+    let owners = owner::read(object.get("metadata"), interner)?;
+    let traits = normal::traits(resource, object);
+    let immutable = normal::immutable(resource, object);
+    let status = object.remove("status").filter(|status| !normal::is_empty(status));
+    let crd = resource.is_crd().then(|| Box::new(CrdSummary::take(object, status.as_ref())));
+    normal::normalise(resource, object);
+    Ok(Summary {
+        kind,
+        spec: Digest::of(&value),
+        status: status.map(|mut status| {
+            normal::strip_nulls(&mut status);
+            Digest::of(&status)
+        }),
+        immutable,
+        owners,
+        crd,
+        traits,
+    })
+}
+
+/// Reads what only a live object has.
+///
+/// # Errors
+///
+/// When the API server left one of them out, which no Kubernetes does.
+pub fn live_facts(value: &Value) -> Result<LiveFacts, ObjectError> {
+    let metadata = value.get("metadata").ok_or(ObjectError::Missing("metadata"))?;
+    let text = |field: &'static str| metadata.get(field).and_then(Value::as_str).ok_or(ObjectError::Missing(field));
+    let created = text("creationTimestamp")?;
+    Ok(LiveFacts {
+        uid: text("uid")?.into(),
+        resource_version: text("resourceVersion")?.into(),
+        created: created
+            .parse()
+            .map_err(|_| ObjectError::Malformed { field: "creationTimestamp", expected: "a time" })?,
+        terminating: metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null()),
+    })
+}
+
+/// Whether the object of the backup needs no write where the live one is.
+///
+/// `with_status` is false for types whose status is never written (built-in kinds and CRDs).
+pub fn equal(backup: &Summary, live: &Summary, with_status: bool) -> bool {
+    spec_equal(backup, live) && (!with_status || status_equal(backup, live))
+}
+
+/// The same, of all but the status.
+pub fn spec_equal(backup: &Summary, live: &Summary) -> bool {
+    let crd = match (&backup.crd, &live.crd) {
+        (Some(backup), Some(live)) => backup.is_kept_by(live),
+        _ => true,
+    };
+    crd && backup.spec == live.spec
+}
+
+/// A backup without a status asks for none.
+pub fn status_equal(backup: &Summary, live: &Summary) -> bool {
+    backup.status.is_none() || backup.status == live.status
 }

@@ -1,1 +1,227 @@
-//! observed
+//! What backup, cluster and ledger said, as plain data with a time.
+//!
+//! What a gate judges (a missing backup, a workload that somebody else manages) is data here and never an error.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::backup::{BackupName, Facts, Selectors};
+use crate::journal::WorkloadRef;
+use crate::object::owner::OwnerId;
+use crate::object::protect::Guarded;
+use crate::object::{LiveFacts, ObjectKey, Resource, Summary};
+
+/// Everything that a plan is made from, as it stood at one time.
+#[derive(Debug)]
+pub struct Observed {
+    pub at: Timestamp,
+    pub backup: BackupSeen,
+    pub cluster: ClusterFacts,
+    pub live: Live,
+    pub ledger: LedgerFacts,
+    /// What the API server says we may not do.
+    pub denied: Vec<Access>,
+    pub guarded: Guarded,
+}
+
+/// What became of looking for the backup.
+#[derive(Debug)]
+pub enum BackupSeen {
+    /// No such file; `place` says where it was looked for.
+    Missing { place: String },
+    /// Found, and not whole. The message names the entry.
+    Corrupt { message: String },
+    /// Entries are encrypted.
+    Encrypted { entry: String, provider: String },
+    /// Found and whole.
+    Whole(Box<Backup>),
+}
+
+/// A whole backup, indexed.
+#[derive(Debug)]
+pub struct Backup {
+    pub name: BackupName,
+    /// `sha256:…` of the file as stored.
+    pub sha256: String,
+    pub size_bytes: u64,
+    pub facts: Facts,
+    /// In the order of the archive.
+    pub objects: Vec<BackupObject>,
+    /// `None` when there is no `filters/filters.json`: nothing can be pruned then.
+    pub selectors: Option<Selectors>,
+    /// Workloads that the backup's ResourceSet asks to scale down.
+    pub controllers: Vec<WorkloadRef>,
+    /// Selectors of the backup whose group or version the cluster does not serve.
+    pub unserved_selectors: Vec<String>,
+}
+
+/// One object of the backup.
+#[derive(Debug)]
+pub struct BackupObject {
+    pub key: ObjectKey,
+    pub summary: Summary,
+}
+
+/// An object whatever the version it was read at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    pub group: Arc<str>,
+    pub plural: Arc<str>,
+    pub namespace: Option<Arc<str>>,
+    pub name: Arc<str>,
+}
+
+/// One live object that matters: it is in the backup, a selector of the backup matches it, or it owns one that is.
+#[derive(Debug)]
+pub struct LiveObject {
+    pub key: ObjectKey,
+    pub summary: Summary,
+    pub facts: LiveFacts,
+    /// A selector of the backup matches it: prune deletes it when the backup does not have it.
+    pub selected: bool,
+}
+
+/// The live objects, found by key.
+#[derive(Debug, Default)]
+pub struct Live {
+    pub objects: Vec<LiveObject>,
+    by_key: HashMap<ObjectKey, u32>,
+    /// Resource types of the cluster.
+    pub served: Served,
+    /// What lies in namespaces or depends on objects that prune would delete.
+    pub dependents: Vec<Dependent>,
+    /// Every list ended; a type that could not be listed is named.
+    pub unlisted: Vec<(Resource, String)>,
+}
+
+impl Live {
+    pub fn new(objects: Vec<LiveObject>, served: Served) -> Self {
+        let by_key = objects.iter().zip(0..).map(|(object, index)| (object.key.clone(), index)).collect();
+        Self { objects, by_key, served, dependents: Vec::new(), unlisted: Vec::new() }
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Option<&LiveObject> {
+        self.index(key).map(|index| &self.objects[index as usize])
+    }
+
+    /// Where an object stands in `objects`.
+    pub fn index(&self, key: &ObjectKey) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+}
+
+/// Resource types that the API server serves, or that a CRD of the backup will make it serve.
+#[derive(Debug, Clone, Default)]
+pub struct Served {
+    pub types: BTreeMap<Resource, ServedType>,
+    /// Groups whose discovery failed, such as `v1.ext.cattle.io` while Rancher is down.
+    pub failing: BTreeSet<String>,
+}
+
+/// What discovery says of one resource type at one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedType {
+    pub kind: Arc<str>,
+    pub namespaced: bool,
+    pub listable: bool,
+    /// It has the status subresource.
+    pub status: bool,
+    /// A custom resource: its status is data, and is restored.
+    pub custom: bool,
+}
+
+/// An object that goes when another is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dependent {
+    pub key: ObjectKey,
+    pub uid: Box<str>,
+    /// UIDs of its owners.
+    pub owners: Vec<Box<str>>,
+}
+
+/// What the cluster says of itself and of Rancher.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterFacts {
+    /// UID of the namespace `kube-system`.
+    pub uid: String,
+    pub api_url: String,
+    pub install_uuid: Option<String>,
+    /// Setting `server-url`.
+    pub server_url: Option<String>,
+    /// Setting `server-version`; written when a Rancher starts, so it may lag.
+    pub server_version: Option<String>,
+    /// `appVersion` of the newest deployed Helm release of Rancher.
+    pub release_version: Option<String>,
+    /// Rancher's own Deployment and the controllers that write beside it, Rancher first.
+    pub workloads: Vec<Workload>,
+    /// Live `Restore` objects of the rancher-backup operator.
+    pub restores: Vec<UpstreamRestore>,
+    pub terminating_namespaces: BTreeSet<String>,
+    /// Namespaces that hold Pods or PersistentVolumeClaims.
+    pub occupied_namespaces: BTreeMap<String, u64>,
+    /// Run that another agent or an earlier start of ours has not ended, by name.
+    pub unfinished_runs: Vec<String>,
+}
+
+/// A workload that a run scales to 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    pub reference: WorkloadRef,
+    /// It is Rancher itself.
+    pub rancher: bool,
+    pub uid: String,
+    pub replicas: i32,
+    pub ready: i32,
+    /// What the annotation `reinback.io/replicas` says it had.
+    pub recorded: Option<i32>,
+    /// A rollout is under way and has not given up.
+    pub rolling: bool,
+    /// Image of the first container.
+    pub image: Option<String>,
+    /// Selector of its pods, as a label query.
+    pub selector: String,
+    /// Tools that would set the replicas back, such as `Argo CD (application rancher)`.
+    pub managers: Vec<String>,
+    /// It answers an admission or conversion webhook, so it stays up.
+    pub serves_webhook: bool,
+}
+
+/// A `Restore` of the rancher-backup operator in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamRestore {
+    pub name: String,
+    /// It carries our label.
+    pub ours: bool,
+    /// `status.restoreCompletionTs` is set.
+    pub finished: bool,
+}
+
+/// What the status branch says.
+#[derive(Debug, Clone, Default)]
+pub struct LedgerFacts {
+    /// UID of the cluster that wrote the status branch.
+    pub branch_cluster_uid: Option<String>,
+    /// The status branch is on the remote.
+    pub branch_exists: bool,
+    /// Runs that the cluster knows.
+    pub runs_in_cluster: usize,
+    /// The key of a run of another name has the same content; its name.
+    pub same_content_ran_as: Option<String>,
+    /// Other manifests that are as new as this one.
+    pub as_new: Vec<String>,
+}
+
+/// A right that is asked of the API server.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Access {
+    pub verb: &'static str,
+    pub group: String,
+    /// Plural, with `/status` for the subresource.
+    pub resource: String,
+    pub namespace: Option<String>,
+}
+
+/// UIDs of live owners, by what their dependents call them.
+pub type OwnerUids = HashMap<OwnerId, Box<str>>;

@@ -1,3 +1,346 @@
-//! plan
+//! The plan: everything that one manifest would do to one cluster, decided before anything is done.
+//!
+//! [`plan`] is a pure function of what is asked ([`Request`]) and what was seen ([`Observed`]). It leaves no choice
+//! to the execution. The stages: [`diff`] says what each object of the backup needs, [`order`] by how many owners
+//! each waits, [`prune`] what is deleted and what goes along, [`quiesce`] who is scaled down, [`gates`] what stands
+//! in the way.
 
+pub mod diff;
+pub mod digest;
 pub mod gate;
+pub mod gates;
+pub mod order;
+pub mod prune;
+pub mod quiesce;
+pub mod render;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::journal::Step;
+use crate::object::ObjectKey;
+use crate::object::protect::Protection;
+use crate::observed::{Access, Backup, BackupSeen, Observed, Workload};
+use crate::run::{BackupRecord, Counts, PlanRecord};
+use gate::{Gate, GateCode};
+
+/// What one manifest asks for, after the configuration's defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    /// `Restore` or `Rollback`.
+    pub kind: String,
+    pub name: String,
+    /// The run key.
+    pub key: String,
+    /// `auto`, `native` or `operator`, as written.
+    pub engine: String,
+    /// The manifest asks for prune; [`Plan::prunes`] says whether it happens.
+    pub prune: bool,
+    /// Digest that the author pinned the backup to.
+    pub backup_digest: Option<String>,
+    pub accept: BTreeSet<GateCode>,
+    /// Digest that the author approved.
+    pub approved_plan: Option<String>,
+    /// The configuration asks for an approval of plans such as this one.
+    pub approval_required: bool,
+    /// Share of the selected live objects that prune may delete without being asked, in percent.
+    pub max_prune_share_percent: u8,
+    /// `rancher.url` of the configuration.
+    pub rancher_url: Option<String>,
+    /// Things that the manifest asks for and this version cannot do, as sentences.
+    pub not_supported: Vec<String>,
+    /// Our own run of this key is under way: what it did itself holds nothing up.
+    pub resuming: bool,
+    /// The backup of the manifest, as written, for sentences.
+    pub backup_name: String,
+}
+
+/// What happens to one object of the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Change {
+    Create,
+    Update(Differs),
+    /// A field that never changes differs: the live object is deleted by its UID and made anew.
+    Recreate,
+    /// Equal already.
+    Skip,
+    Protected(Protection),
+    /// Its type is served neither now nor after the backup's CRDs are there.
+    NotServed,
+}
+
+/// In what a live object differs from the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Differs {
+    pub spec: bool,
+    pub status: bool,
+    /// An owner reference points to a UID that its owner does not have, or will not have.
+    pub owners: bool,
+}
+
+/// One object of the backup in the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    /// Index in [`Backup::objects`].
+    pub backup: u32,
+    /// Index in [`crate::observed::Live::objects`].
+    pub live: Option<u32>,
+    pub change: Change,
+    /// [`Step::Crds`], [`Step::ClusterScoped`] or [`Step::Namespaced`].
+    pub step: Step,
+    /// How many owners, one above the other, are written before it.
+    pub depth: u16,
+}
+
+impl Item {
+    /// The object is sent to the API server.
+    pub fn writes(&self) -> bool {
+        match self.change {
+            Change::Create | Change::Update(_) | Change::Recreate => true,
+            Change::Skip | Change::Protected(_) | Change::NotServed => false,
+        }
+    }
+}
+
+/// The order in which live objects are deleted: what depends on the most comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeleteWave {
+    CustomResources,
+    Namespaced,
+    ClusterScoped,
+    Namespaces,
+    Crds,
+}
+
+/// A live object that the backup does not have and that prune deletes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    /// Index in [`crate::observed::Live::objects`].
+    pub live: u32,
+    pub wave: DeleteWave,
+    /// What the API server deletes along with it: dependents, and what lies in a namespace or belongs to a CRD.
+    pub takes_along: Vec<ObjectKey>,
+}
+
+/// Everything that one manifest would do to one cluster.
+#[derive(Debug)]
+pub struct Plan {
+    pub request: Request,
+    pub at: Timestamp,
+    pub engine: &'static str,
+    pub backup: Option<BackupRecord>,
+    /// One for each object of the backup, in the order in which they are written.
+    pub items: Vec<Item>,
+    /// In the order in which they are deleted.
+    pub deletions: Vec<Deletion>,
+    /// Live objects that a selector matches and prune would delete, were they not protected.
+    pub spared: Vec<(ObjectKey, Protection)>,
+    /// Prune happens: the manifest asks for it and the cluster is the backup's own.
+    pub prunes: bool,
+    /// Workloads to scale to 0, Rancher first; those that stay up are not in it.
+    pub quiesce: Vec<Workload>,
+    pub stays_up: Vec<Workload>,
+    /// Owner references whose owner is nowhere: object, and the owner as `Kind name`.
+    pub missing_owners: Vec<(ObjectKey, String)>,
+    /// Objects whose owners wait for one another, in a circle.
+    pub cycles: Vec<ObjectKey>,
+    pub gates: Vec<Gate>,
+    /// Sentences for the reader that hold nothing up.
+    pub warnings: Vec<String>,
+    pub digest: String,
+}
+
+impl Plan {
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { deleted: self.deletions.len() as u64, ..Counts::default() };
+        for item in &self.items {
+            let count = match item.change {
+                Change::Create => &mut counts.created,
+                Change::Update(_) => &mut counts.updated,
+                Change::Recreate => &mut counts.recreated,
+                Change::Skip => &mut counts.skipped,
+                Change::Protected(_) | Change::NotServed => &mut counts.protected,
+            };
+            *count += 1;
+        }
+        counts
+    }
+
+    /// Gates that keep it from running.
+    pub fn holding(&self) -> impl Iterator<Item = &Gate> {
+        self.gates.iter().filter(|gate| gate.holds())
+    }
+
+    /// Nothing would be written or deleted.
+    pub fn is_empty(&self) -> bool {
+        self.counts().changes() == 0
+    }
+
+    /// What is kept of it in the `Run`.
+    pub fn record(&self) -> PlanRecord {
+        PlanRecord {
+            digest: self.digest.clone(),
+            engine: self.engine.to_owned(),
+            backup: self.backup.clone().unwrap_or_default(),
+            counts: self.counts(),
+            accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
+        }
+    }
+}
+
+/// Makes the plan of one manifest from what was seen.
+pub fn plan(request: &Request, observed: &Observed) -> Plan {
+    let mut plan = outline(request, observed);
+    plan.gates = gates::evaluate(&plan, observed);
+    plan.digest = digest::of(&plan, observed);
+    gates::judge_approval(&mut plan);
+    plan
+}
+
+/// All of the plan but its gates and its digest.
+pub fn outline(request: &Request, observed: &Observed) -> Plan {
+    let mut plan = Plan {
+        request: request.clone(),
+        at: observed.at,
+        engine: "native",
+        backup: None,
+        items: Vec::new(),
+        deletions: Vec::new(),
+        spared: Vec::new(),
+        prunes: false,
+        quiesce: Vec::new(),
+        stays_up: Vec::new(),
+        missing_owners: Vec::new(),
+        cycles: Vec::new(),
+        gates: Vec::new(),
+        warnings: Vec::new(),
+        digest: String::new(),
+    };
+    if let BackupSeen::Whole(backup) = &observed.backup {
+        outline_backup(&mut plan, backup, observed);
+    }
+    plan
+}
+
+fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {
+    plan.backup = Some(backup_record(backup));
+    plan.prunes = plan.request.prune && is_same_cluster(backup, observed);
+    let differences = diff::diff(backup, observed);
+    plan.missing_owners = differences.missing_owners;
+    let ordered = order::order(backup, differences.items);
+    plan.items = ordered.items;
+    plan.cycles = ordered.cycles;
+    let pruned = prune::prune(backup, observed);
+    if plan.prunes {
+        plan.deletions = pruned.deletions;
+        plan.spared = pruned.spared;
+    }
+    let (quiesce, stays_up) = quiesce::split(&observed.cluster.workloads);
+    plan.quiesce = quiesce;
+    plan.stays_up = stays_up;
+    plan.warnings = warnings(plan, backup, observed);
+}
+
+fn backup_record(backup: &Backup) -> BackupRecord {
+    let parts = backup.name.parts();
+    BackupRecord {
+        name: backup.name.to_string(),
+        sha256: backup.sha256.clone(),
+        size_bytes: backup.size_bytes,
+        rancher_version: backup.facts.rancher_version.clone(),
+        cluster_uid: parts.as_ref().map(|parts| parts.cluster_uid.to_string()),
+        taken_at: parts.map(|parts| parts.taken_at),
+    }
+}
+
+/// By the kube-system UID in the file's name, else by `install-uuid`; unknown counts as different.
+pub fn is_same_cluster(backup: &Backup, observed: &Observed) -> bool {
+    match backup.name.parts() {
+        Some(parts) => *parts.cluster_uid == *observed.cluster.uid,
+        None => match (&backup.facts.install_uuid, &observed.cluster.install_uuid) {
+            (Some(backup), Some(live)) => !backup.is_empty() && backup == live,
+            _ => false,
+        },
+    }
+}
+
+fn warnings(plan: &Plan, backup: &Backup, observed: &Observed) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if backup.selectors.is_none() {
+        warnings.push("the backup has no filters/filters.json: nothing can be pruned".to_owned());
+    }
+    if plan.request.prune && !plan.prunes {
+        warnings.push("prune is off: the backup is of another cluster".to_owned());
+    }
+    for selector in &backup.unserved_selectors {
+        warnings.push(format!("not pruned, since the cluster does not serve it: {selector}"));
+    }
+    for (resource, message) in &observed.live.unlisted {
+        warnings.push(format!("cannot list {resource}: {message}"));
+    }
+    if !plan.cycles.is_empty() {
+        warnings.push(format!(
+            "{} objects own one another in a circle and are written in the order of the backup",
+            plan.cycles.len()
+        ));
+    }
+    warnings
+}
+
+/// What the executor must be allowed to do, from what the plan would do.
+pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
+    let mut wanted: BTreeMap<(String, String), BTreeSet<&'static str>> = BTreeMap::new();
+    let BackupSeen::Whole(backup) = &observed.backup else { return BTreeSet::new() };
+    for item in plan.items.iter().filter(|item| item.writes()) {
+        let key = &backup.objects[item.backup as usize].key;
+        let verbs: &[&str] = match item.change {
+            Change::Create => &["create"],
+            Change::Update(_) => &["update"],
+            Change::Recreate => &["create", "delete"],
+            Change::Skip | Change::Protected(_) | Change::NotServed => &[],
+        };
+        let resource = (key.resource.group.clone(), key.resource.plural.clone());
+        wanted.entry(resource).or_default().extend(verbs);
+        if is_rbac(&key.resource.group) && writes_rights(&key.resource.plural) {
+            wanted
+                .entry((key.resource.group.clone(), key.resource.plural.clone()))
+                .or_default()
+                .extend(rights_of(&key.resource.plural));
+        }
+    }
+    for deletion in &plan.deletions {
+        let key = &observed.live.objects[deletion.live as usize].key;
+        let resource = (key.resource.group.clone(), key.resource.plural.clone());
+        wanted.entry(resource).or_default().insert("delete");
+    }
+    for workload in &plan.quiesce {
+        let group = crate::object::owner::group_of(&workload.reference.api_version).to_owned();
+        wanted.entry((group, workload.reference.resource.clone())).or_default().insert("patch");
+    }
+    let access = |((group, resource), verbs): ((String, String), BTreeSet<&'static str>)| {
+        verbs.into_iter().map(move |verb| Access {
+            verb,
+            group: group.clone(),
+            resource: resource.clone(),
+            namespace: None,
+        })
+    };
+    wanted.into_iter().flat_map(access).collect()
+}
+
+fn is_rbac(group: &str) -> bool {
+    group == "rbac.authorization.k8s.io"
+}
+
+fn writes_rights(plural: &str) -> bool {
+    matches!(plural, "roles" | "clusterroles" | "rolebindings" | "clusterrolebindings")
+}
+
+/// Granting more than one has needs `escalate` on roles; binding a role that one does not have needs `bind` on it.
+fn rights_of(plural: &str) -> &'static [&'static str] {
+    match plural {
+        "roles" | "clusterroles" => &["escalate"],
+        _ => &[],
+    }
+}

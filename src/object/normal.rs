@@ -1,0 +1,230 @@
+//! The normal form in which objects are compared.
+
+use serde_json::{Map, Value};
+
+use super::{Digest, Resource, crd, owner};
+
+/// Replicas that a workload had before it was quiesced; written by the same patch that sets 0.
+pub const REPLICAS_ANNOTATION: &str = "reinback.io/replicas";
+/// Asks Rancher to deploy the agents of a cluster anew (restore.md 1.9).
+pub const FORCE_DEPLOY_ANNOTATION: &str = "io.cattle.agent.force.deploy";
+/// Set on a token Secret by the token controller.
+pub const SERVICE_ACCOUNT_UID_ANNOTATION: &str = "kubernetes.io/service-account.uid";
+/// Counted up by the Deployment controller.
+const REVISION_ANNOTATION: &str = "deployment.kubernetes.io/revision";
+/// Type of a token Secret, whose data the token controller owns.
+pub const TOKEN_SECRET_TYPE: &str = "kubernetes.io/service-account-token";
+/// Data keys of a token Secret that the token controller writes.
+pub const TOKEN_DATA: [&str; 3] = ["token", "ca.crt", "namespace"];
+
+/// Set by the API server, never by who writes an object.
+const SERVER_METADATA: [&str; 8] = [
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "managedFields",
+    "selfLink",
+];
+
+type Object = Map<String, Value>;
+
+/// Removes what the server sets from the metadata.
+pub fn strip_server_metadata(metadata: &mut Object) {
+    for field in SERVER_METADATA {
+        metadata.remove(field);
+    }
+}
+
+/// Brings an object (its status taken out) to the normal form, in place.
+pub fn normalise(resource: &Resource, object: &mut Object) {
+    normalise_type(resource, object);
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        normalise_metadata(resource, metadata);
+    }
+    // A list of a built-in type names neither on its items; the path says both.
+    object.remove("apiVersion");
+    object.remove("kind");
+    object.values_mut().for_each(strip_nulls);
+    object.retain(|_, value| !is_empty(value));
+}
+
+fn normalise_metadata(resource: &Resource, metadata: &mut Object) {
+    strip_server_metadata(metadata);
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove(REPLICAS_ANNOTATION);
+        if resource.group == "apps" {
+            annotations.remove(REVISION_ANNOTATION);
+        }
+        if resource.is("management.cattle.io", "clusters") {
+            annotations.remove(FORCE_DEPLOY_ANNOTATION);
+        }
+        if resource.is("", "secrets") {
+            annotations.remove(SERVICE_ACCOUNT_UID_ANNOTATION);
+        }
+    }
+    if let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
+        owners.iter_mut().for_each(normalise_owner);
+        owners.sort_by_cached_key(Value::to_string);
+    }
+    if let Some(finalizers) = metadata.get_mut("finalizers").and_then(Value::as_array_mut) {
+        finalizers.sort_by_cached_key(Value::to_string);
+    }
+    metadata.retain(|_, value| !is_empty(value));
+}
+
+/// The UID changes with each restore of the owner, and whether it is right is asked apart; the version is no matter.
+fn normalise_owner(reference: &mut Value) {
+    let Some(reference) = reference.as_object_mut() else { return };
+    reference.remove("uid");
+    if let Some(api_version) = reference.get("apiVersion").and_then(Value::as_str) {
+        let group = owner::group_of(api_version).to_owned();
+        reference.insert("apiVersion".to_owned(), Value::String(group));
+    }
+    reference.retain(|_, value| value != &Value::Bool(false));
+}
+
+/// What is particular to a type; each line has its reason in restore.md 1.7 to 1.9 or in the API's own rules.
+fn normalise_type(resource: &Resource, object: &mut Object) {
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "serviceaccounts") => drop_keys(object, &["secrets"]),
+        ("", "namespaces") => drop_keys(object, &["spec"]),
+        ("", "secrets") => normalise_token_secret(object),
+        ("apps", "deployments" | "statefulsets") => recorded_replicas(object),
+        ("rbac.authorization.k8s.io", "clusterroles") if is_aggregated(object) => drop_keys(object, &["rules"]),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => normalise_crd(object),
+        _ => {
+            if let (Some(key), Some(spec)) =
+                (redeploy_key(resource), object.get_mut("spec").and_then(Value::as_object_mut))
+            {
+                spec.remove(key);
+            }
+        }
+    }
+}
+
+/// The field of `spec` that makes Rancher deploy a cluster's agents anew when it grows (restore.md 1.9).
+pub fn redeploy_key(resource: &Resource) -> Option<&'static str> {
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("fleet.cattle.io", "clusters") => Some("redeployAgentGeneration"),
+        ("provisioning.cattle.io", "clusters") => Some("redeploySystemAgentGeneration"),
+        _ => None,
+    }
+}
+
+fn drop_keys(object: &mut Object, keys: &[&str]) {
+    for key in keys {
+        object.remove(*key);
+    }
+}
+
+/// Rules of an aggregated ClusterRole are the controller's.
+pub fn is_aggregated(object: &Object) -> bool {
+    object.get("aggregationRule").is_some_and(|rule| !is_empty(rule))
+}
+
+fn normalise_token_secret(object: &mut Object) {
+    if object.get("type").and_then(Value::as_str) != Some(TOKEN_SECRET_TYPE) {
+        return;
+    }
+    if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
+        for key in TOKEN_DATA {
+            data.remove(key);
+        }
+    }
+}
+
+/// A quiesced workload counts with the replicas that it had.
+fn recorded_replicas(object: &mut Object) {
+    let recorded = object
+        .get("metadata")
+        .and_then(|metadata| metadata.get("annotations"))
+        .and_then(|annotations| annotations.get(REPLICAS_ANNOTATION))
+        .and_then(Value::as_str)
+        .and_then(|text| text.parse::<i32>().ok());
+    if let (Some(replicas), Some(spec)) = (recorded, object.get_mut("spec").and_then(Value::as_object_mut)) {
+        spec.insert("replicas".to_owned(), Value::from(replicas));
+    }
+}
+
+/// Defaults that the API server fills in; `spec.versions` is compared apart ([`crd::CrdSummary`]).
+fn normalise_crd(object: &mut Object) {
+    crd::open_schemas_of_preserving(object);
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    spec.remove("preserveUnknownFields");
+    if spec.get("conversion").and_then(|conversion| conversion.get("strategy")).and_then(Value::as_str) == Some("None")
+    {
+        spec.remove("conversion");
+    }
+    let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) else { return };
+    let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let defaults = [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))];
+    for (key, default) in defaults {
+        if names.get(key).and_then(Value::as_str) == Some(&default) {
+            names.remove(key);
+        }
+    }
+}
+
+/// Removes members that are null, at every depth: the API server drops them, and Go writes some that mean nothing.
+pub fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Null, or a map or list with nothing in it: at the top of an object and in its metadata the same as absent.
+pub fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(members) => members.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// Fields that the API server never lets change where the restore may make the object anew.
+pub fn immutable(resource: &Resource, object: &Object) -> Option<Digest> {
+    let field = match (resource.group.as_str(), resource.plural.as_str()) {
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => "roleRef",
+        ("", "secrets") => "type",
+        _ => return None,
+    };
+    object.get(field).map(Digest::of)
+}
+
+/// Reads what protection and ordering need to know.
+pub fn traits(resource: &Resource, object: &Object) -> super::Traits {
+    let secret_type = || match resource.is("", "secrets") {
+        true => object.get("type").and_then(Value::as_str).unwrap_or_default(),
+        false => "",
+    };
+    let label = |name: &str| {
+        let labels = object.get("metadata").and_then(|metadata| metadata.get("labels"));
+        labels.and_then(|labels| labels.get(name)).and_then(Value::as_str)
+    };
+    super::Traits {
+        builtin: is_builtin(resource, object),
+        helm_release: secret_type() == "helm.sh/release.v1",
+        service_account_token: secret_type() == TOKEN_SECRET_TYPE,
+        cluster_registration: secret_type() == "fleet.cattle.io/cluster-registration-values",
+        bootstrapping: label("kubernetes.io/bootstrapping") == Some("rbac-defaults"),
+        own_binding: super::protect::binds_own_account(resource, object),
+        redeploy_generation: redeploy_key(resource)
+            .and_then(|key| object.get("spec").and_then(|spec| spec.get(key)))
+            .and_then(Value::as_i64),
+    }
+}
+
+/// Upstream takes both spellings, and goes by the plural alone (restore.md 1.4).
+fn is_builtin(resource: &Resource, object: &Object) -> bool {
+    matches!(resource.plural.as_str(), "globalroles" | "roletemplates")
+        && object.get("builtin").is_some_and(|value| value == &Value::Bool(true) || value == "true")
+}

@@ -1,0 +1,72 @@
+//! Owner references: an owner is found again by group, kind and name, since its UID is another after a restore.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Interner, ObjectError};
+
+/// One owner reference. Whether the owner is namespaced is not in it: it lies beside its dependent, or in no namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// API group; the version is left out, for an owner stored at another version is the same owner.
+    pub group: Arc<str>,
+    pub kind: Arc<str>,
+    pub name: Arc<str>,
+    pub uid: Box<str>,
+}
+
+/// Names an owner as its dependents see it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerId {
+    pub group: Arc<str>,
+    pub kind: Arc<str>,
+    /// The namespace of the owner, `None` when it is cluster-scoped.
+    pub namespace: Option<Arc<str>>,
+    pub name: Arc<str>,
+}
+
+impl Owner {
+    /// The owner in the dependent's namespace, and the cluster-scoped one of that name.
+    pub fn candidates(&self, namespace: Option<&Arc<str>>) -> impl Iterator<Item = OwnerId> {
+        let id = |namespace| OwnerId {
+            group: Arc::clone(&self.group),
+            kind: Arc::clone(&self.kind),
+            namespace,
+            name: Arc::clone(&self.name),
+        };
+        namespace.map(|namespace| id(Some(Arc::clone(namespace)))).into_iter().chain([id(None)])
+    }
+}
+
+/// Reads `metadata.ownerReferences`.
+///
+/// # Errors
+///
+/// When they are not a list of references with apiVersion, kind, name and uid.
+pub fn read(metadata: Option<&Value>, interner: &mut Interner) -> Result<Box<[Owner]>, ObjectError> {
+    let Some(references) = metadata.and_then(|metadata| metadata.get("ownerReferences")) else {
+        return Ok(Box::default());
+    };
+    if references.is_null() {
+        return Ok(Box::default());
+    }
+    let malformed = ObjectError::Malformed { field: "metadata.ownerReferences", expected: "a list of references" };
+    let references = references.as_array().ok_or_else(|| malformed.clone())?;
+    references.iter().map(|reference| read_one(reference, interner).ok_or_else(|| malformed.clone())).collect()
+}
+
+fn read_one(reference: &Value, interner: &mut Interner) -> Option<Owner> {
+    let text = |field: &str| reference.get(field).and_then(Value::as_str);
+    Some(Owner {
+        group: interner.text(group_of(text("apiVersion")?)),
+        kind: interner.text(text("kind")?),
+        name: interner.text(text("name")?),
+        uid: text("uid")?.into(),
+    })
+}
+
+/// The group of an `apiVersion`; empty for the core group.
+pub fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}

@@ -1,0 +1,137 @@
+//! From an object of the backup to what is written for it.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::owner::{self, Owner};
+use super::{Interner, ObjectKey, crd, normal};
+
+/// What a write needs to know beside the object of the backup.
+pub struct Context<'a> {
+    pub key: &'a ObjectKey,
+    /// resourceVersion of the live object that is replaced; `None` when one is made.
+    pub resource_version: Option<&'a str>,
+    /// The live object, where its content matters: CRDs that keep versions.
+    pub live: Option<&'a Value>,
+    /// Redeploy generation of the live object.
+    pub redeploy_generation: Option<i64>,
+    /// The workload stays at 0, and this annotation says what it gets back at resume.
+    pub held_replicas: bool,
+    /// Finds the UID that an owner has now.
+    pub owner_uid: &'a dyn Fn(&Owner, Option<&Arc<str>>) -> Option<Box<str>>,
+}
+
+/// What is sent: the object, and its status by the subresource.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    pub body: Value,
+    pub status: Option<Value>,
+    /// References dropped because their owner is not there (gate `OwnerMissing` was accepted).
+    pub dropped_owners: usize,
+}
+
+/// Makes the body of a create or a replace from an object of the backup.
+///
+/// The object must have passed [`super::summarise`] before: what has another type than Kubernetes gives it is left
+/// as it is, and the API server says so.
+pub fn prepare(mut object: Value, context: &Context<'_>) -> Prepared {
+    let status = object.as_object_mut().and_then(|object| object.remove("status"));
+    let status = status.filter(|status| !normal::is_empty(status));
+    let mut dropped_owners = 0;
+    if let Some(map) = object.as_object_mut() {
+        prepare_type(map, context);
+        if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
+            normal::strip_server_metadata(metadata);
+            dropped_owners = point_to_live_owners(metadata, context);
+            if let Some(version) = context.resource_version {
+                metadata.insert("resourceVersion".to_owned(), Value::from(version));
+            }
+        }
+    }
+    if let (true, Some(live)) = (context.key.resource.is_crd(), context.live) {
+        crd::keep_stored_versions(&mut object, live);
+    }
+    Prepared { body: object, status, dropped_owners }
+}
+
+fn prepare_type(object: &mut Map<String, Value>, context: &Context<'_>) {
+    let resource = context.key.resource.as_ref();
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "serviceaccounts") => drop(object.remove("secrets")),
+        ("", "namespaces") => drop(object.remove("spec")),
+        ("", "secrets") => leave_token_to_controller(object),
+        ("management.cattle.io", "clusters") => annotate(object, normal::FORCE_DEPLOY_ANNOTATION, "true"),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::open_schemas_of_preserving(object),
+        ("apps", "deployments" | "statefulsets") if context.held_replicas => hold_replicas(object),
+        _ => redeploy(object, context),
+    }
+}
+
+/// The token belongs to a UID that may have gone; the token controller fills in what fits the live account.
+fn leave_token_to_controller(object: &mut Map<String, Value>) {
+    if object.get("type").and_then(Value::as_str) != Some(normal::TOKEN_SECRET_TYPE) {
+        return;
+    }
+    if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
+        data.retain(|key, _| !normal::TOKEN_DATA.contains(&key.as_str()));
+    }
+    if let Some(annotations) = object.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations"))
+        && let Some(annotations) = annotations.as_object_mut()
+    {
+        annotations.remove(normal::SERVICE_ACCOUNT_UID_ANNOTATION);
+    }
+}
+
+/// Written with 0 and the backup's number beside it: it starts at resume, not in the middle.
+fn hold_replicas(object: &mut Map<String, Value>) {
+    let replicas = object.get("spec").and_then(|spec| spec.get("replicas")).and_then(Value::as_i64).unwrap_or(1);
+    annotate(object, normal::REPLICAS_ANNOTATION, &replicas.to_string());
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.insert("replicas".to_owned(), json!(0));
+    }
+}
+
+/// One more than either has: counting from the backup's number alone may name the generation that is there already.
+fn redeploy(object: &mut Map<String, Value>, context: &Context<'_>) {
+    let Some(key) = normal::redeploy_key(&context.key.resource) else { return };
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let backup = spec.get(key).and_then(Value::as_i64).unwrap_or_default();
+    let next = backup.max(context.redeploy_generation.unwrap_or_default()).saturating_add(1);
+    spec.insert(key.to_owned(), json!(next));
+}
+
+fn annotate(object: &mut Map<String, Value>, name: &str, value: &str) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(name.to_owned(), Value::from(value));
+    }
+}
+
+/// Gives each owner reference the UID that its owner has now; drops those whose owner is not there.
+fn point_to_live_owners(metadata: &mut Map<String, Value>, context: &Context<'_>) -> usize {
+    let Some(references) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) else { return 0 };
+    let before = references.len();
+    let mut interner = Interner::default();
+    references.retain_mut(|reference| {
+        let wrapped = json!({ "ownerReferences": [reference.clone()] });
+        let owners = owner::read(Some(&wrapped), &mut interner).unwrap_or_default();
+        let uid = owners.first().and_then(|owner| (context.owner_uid)(owner, context.key.namespace.as_ref()));
+        match uid {
+            Some(uid) => {
+                reference["uid"] = Value::from(uid.as_ref());
+                true
+            }
+            None => false,
+        }
+    });
+    let dropped = before - references.len();
+    if references.is_empty() {
+        metadata.remove("ownerReferences");
+    }
+    dropped
+}

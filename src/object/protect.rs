@@ -1,0 +1,141 @@
+//! What a restore neither overwrites nor prunes, and why (invariant 6).
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::{ObjectKey, Resource, Summary};
+use crate::run::NAMESPACE;
+
+/// Our own API group.
+pub const GROUP: &str = "reinback.io";
+/// The group of the rancher-backup operator.
+pub const OPERATOR_GROUP: &str = "resources.cattle.io";
+
+/// Why an object is left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protection {
+    Own,
+    OwnCredential,
+    Operator,
+    OperatorSecret,
+    HelmRelease,
+    SystemRbac,
+    KubeNamespace,
+    RancherDeployment,
+    Builtin,
+    ClusterRegistration,
+}
+
+impl Protection {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Own => "belongs to reinback",
+            Self::OwnCredential => "gives reinback its rights",
+            Self::Operator => "belongs to the rancher-backup operator",
+            Self::OperatorSecret => "is in use by the rancher-backup operator or by this restore",
+            Self::HelmRelease => "is Helm's record of a release",
+            Self::SystemRbac => "is RBAC of Kubernetes itself",
+            Self::KubeNamespace => "lies in a namespace of Kubernetes itself",
+            Self::RancherDeployment => "is the Deployment of Rancher, whose version a Restore does not change",
+            Self::Builtin => "is built in and kept by Rancher",
+            Self::ClusterRegistration => "is made anew by Fleet for each registration",
+        }
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+/// What must be known of the installation to say what is protected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guarded {
+    pub rancher_namespace: String,
+    pub rancher_deployment: String,
+    pub operator_namespace: String,
+    /// Names of Secrets of the operator's namespace that a Backup, a Restore or this manifest names.
+    pub operator_secrets: BTreeSet<String>,
+}
+
+/// Says why an object is left as it is, whether it stands in the backup or only in the cluster.
+///
+/// `exists` tells whether it is live: what is missing may be made, for that overwrites nothing.
+pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Guarded) -> Option<Protection> {
+    let resource = key.resource.as_ref();
+    let name = key.name.as_ref();
+    let traits = summary.traits;
+    if is_own(resource, key) {
+        return Some(Protection::Own);
+    }
+    if resource.group == OPERATOR_GROUP || (resource.is_crd() && name.ends_with(".resources.cattle.io")) {
+        return Some(Protection::Operator);
+    }
+    if resource.is("apps", "deployments")
+        && key.namespace.as_deref() == Some(&guarded.rancher_namespace)
+        && name == guarded.rancher_deployment
+    {
+        return Some(Protection::RancherDeployment);
+    }
+    if traits.cluster_registration {
+        return Some(Protection::ClusterRegistration);
+    }
+    if traits.helm_release {
+        return Some(Protection::HelmRelease);
+    }
+    // What follows guards what is there: an object that is missing may be made.
+    if !exists {
+        return None;
+    }
+    guards_live(key, summary, guarded)
+}
+
+fn guards_live(key: &ObjectKey, summary: &Summary, guarded: &Guarded) -> Option<Protection> {
+    let name = key.name.as_ref();
+    let traits = summary.traits;
+    if traits.builtin {
+        return Some(Protection::Builtin);
+    }
+    if traits.own_binding {
+        return Some(Protection::OwnCredential);
+    }
+    let in_operator_namespace = key.namespace.as_deref() == Some(&guarded.operator_namespace);
+    if key.resource.is("", "secrets")
+        && in_operator_namespace
+        && (guarded.operator_secrets.contains(name) || traits.service_account_token)
+    {
+        return Some(Protection::OperatorSecret);
+    }
+    if is_rbac(&key.resource) && (name.starts_with("system:") || traits.bootstrapping || name == "cluster-admin") {
+        return Some(Protection::SystemRbac);
+    }
+    is_kube_namespace(key).then_some(Protection::KubeNamespace)
+}
+
+fn is_own(resource: &Resource, key: &ObjectKey) -> bool {
+    resource.group == GROUP
+        || key.namespace.as_deref() == Some(NAMESPACE)
+        || (resource.is_namespace() && key.name.as_ref() == NAMESPACE)
+        || (resource.is_crd() && key.name.ends_with(".reinback.io"))
+}
+
+fn is_kube_namespace(key: &ObjectKey) -> bool {
+    let namespace = match key.resource.is_namespace() {
+        true => Some(&key.name),
+        false => key.namespace.as_ref(),
+    };
+    namespace.is_some_and(|namespace| namespace.starts_with("kube-"))
+}
+
+fn is_rbac(resource: &Resource) -> bool {
+    resource.group == "rbac.authorization.k8s.io"
+}
+
+/// Whether an RBAC binding names a service account of our namespace.
+pub fn binds_own_account(resource: &Resource, object: &Map<String, Value>) -> bool {
+    let ours = |subject: &Value| subject["kind"] == "ServiceAccount" && subject["namespace"] == NAMESPACE;
+    is_rbac(resource) && object.get("subjects").and_then(Value::as_array).is_some_and(|all| all.iter().any(ours))
+}

@@ -1,0 +1,192 @@
+//! What each object of the backup needs.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Change, Differs, Item};
+use crate::journal::Step;
+use crate::object::owner::{Owner, OwnerId};
+use crate::object::protect::protection;
+use crate::object::{self, ObjectKey, Resource, Summary};
+use crate::observed::{Backup, LiveObject, Observed, Served};
+
+/// The items of a plan, not yet ordered, and what was found on the way.
+#[derive(Debug, Default)]
+pub struct Differences {
+    pub items: Vec<Item>,
+    /// Written objects with a reference to an owner that is nowhere, and the owner as `Kind name`.
+    pub missing_owners: Vec<(ObjectKey, String)>,
+}
+
+/// Compares every object of the backup with the live one.
+pub fn diff(backup: &Backup, observed: &Observed) -> Differences {
+    let own = Owners::new(backup, observed);
+    let types = Types::new(backup, &observed.live.served);
+    let mut items: Vec<Item> = (0..)
+        .zip(&backup.objects)
+        .map(|(index, object)| {
+            let live_index = observed.live.index(&object.key);
+            let live = live_index.map(|index| &observed.live.objects[index as usize]);
+            let change = change(&object.key, &object.summary, live, observed, &types);
+            Item { backup: index, live: live_index, change, step: step_of(&object.key), depth: 0 }
+        })
+        .collect();
+    repoint(&mut items, backup, observed, &own);
+    let missing_owners = missing(&items, backup, &own);
+    Differences { items, missing_owners }
+}
+
+fn step_of(key: &ObjectKey) -> Step {
+    match (key.resource.is_crd(), &key.namespace) {
+        (true, _) => Step::Crds,
+        (false, None) => Step::ClusterScoped,
+        (false, Some(_)) => Step::Namespaced,
+    }
+}
+
+fn change(key: &ObjectKey, backup: &Summary, live: Option<&LiveObject>, observed: &Observed, types: &Types) -> Change {
+    if let Some(protection) = protection(key, backup, live.is_some(), &observed.guarded) {
+        return Change::Protected(protection);
+    }
+    let Some(kind) = types.get(&key.resource) else { return Change::NotServed };
+    let Some(live) = live else { return Change::Create };
+    if let Some(protection) = protection(key, &live.summary, true, &observed.guarded) {
+        return Change::Protected(protection);
+    }
+    if backup.immutable != live.summary.immutable {
+        return Change::Recreate;
+    }
+    let differs = Differs {
+        spec: !object::spec_equal(backup, &live.summary),
+        status: kind.status && !object::status_equal(backup, &live.summary),
+        owners: false,
+    };
+    match differs.spec || differs.status {
+        true => Change::Update(differs),
+        false => Change::Skip,
+    }
+}
+
+/// Whether a type is served, and whether its status is written.
+struct Types<'a> {
+    served: &'a Served,
+    /// Types that CRDs of the backup bring, and whether they have the status subresource.
+    brought: HashMap<Resource, bool>,
+}
+
+#[derive(Clone, Copy)]
+struct TypeFacts {
+    status: bool,
+}
+
+impl<'a> Types<'a> {
+    fn new(backup: &Backup, served: &'a Served) -> Self {
+        let crds = backup.objects.iter().filter_map(|object| object.summary.crd.as_deref());
+        let brought = crds.flat_map(|crd| {
+            let versions = crd.versions.iter().filter(|(_, version)| version.served);
+            versions.map(|(name, version)| (Resource::new(&crd.group, name, &crd.plural), version.status))
+        });
+        Self { served, brought: brought.collect() }
+    }
+
+    /// The backup's own CRD says whether the status is written, since it is the one in force by then.
+    fn get(&self, resource: &Resource) -> Option<TypeFacts> {
+        if let Some(status) = self.brought.get(resource) {
+            return Some(TypeFacts { status: *status });
+        }
+        self.served.types.get(resource).map(|kind| TypeFacts { status: kind.custom && kind.status })
+    }
+}
+
+/// Where owners are: in the backup, live, or nowhere.
+struct Owners<'a> {
+    backup: HashMap<OwnerId, u32>,
+    live: HashMap<OwnerId, &'a LiveObject>,
+}
+
+impl<'a> Owners<'a> {
+    fn new(backup: &Backup, observed: &'a Observed) -> Self {
+        let wanted: HashSet<OwnerId> = wanted(backup);
+        let in_backup = (0..).zip(&backup.objects).filter_map(|(index, object)| {
+            let id = owner_id(&object.key, &object.summary.kind);
+            wanted.contains(&id).then_some((id, index))
+        });
+        let live = observed.live.objects.iter().filter_map(|object| {
+            let id = owner_id(&object.key, &object.summary.kind);
+            wanted.contains(&id).then_some((id, object))
+        });
+        Self { backup: in_backup.collect(), live: live.collect() }
+    }
+
+    fn in_backup(&self, owner: &Owner, namespace: Option<&Arc<str>>) -> Option<u32> {
+        owner.candidates(namespace).find_map(|id| self.backup.get(&id).copied())
+    }
+
+    fn live(&self, owner: &Owner, namespace: Option<&Arc<str>>) -> Option<&'a LiveObject> {
+        owner.candidates(namespace).find_map(|id| self.live.get(&id).copied())
+    }
+}
+
+/// The owners that objects of the backup name.
+pub fn wanted(backup: &Backup) -> HashSet<OwnerId> {
+    let of = |object: &crate::observed::BackupObject| {
+        let namespace = object.key.namespace.clone();
+        object
+            .summary
+            .owners
+            .iter()
+            .flat_map(move |owner| owner.candidates(namespace.as_ref()).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    backup.objects.iter().flat_map(of).collect()
+}
+
+/// Names an object as its dependents would.
+pub fn owner_id(key: &ObjectKey, kind: &Arc<str>) -> OwnerId {
+    OwnerId {
+        group: Arc::from(key.resource.group.as_str()),
+        kind: Arc::clone(kind),
+        namespace: key.namespace.clone(),
+        name: Arc::clone(&key.name),
+    }
+}
+
+/// An equal object whose owner has another UID, or gets one in this run, is written all the same.
+fn repoint(items: &mut [Item], backup: &Backup, observed: &Observed, owners: &Owners<'_>) {
+    let renewed: Vec<bool> =
+        items.iter().map(|item| matches!(item.change, Change::Create | Change::Recreate)).collect();
+    for item in items {
+        let object = &backup.objects[item.backup as usize];
+        let Some(live) = item.live.map(|index| &observed.live.objects[index as usize]) else { continue };
+        let differs = match item.change {
+            Change::Update(differs) => differs,
+            Change::Skip => Differs { spec: false, status: false, owners: false },
+            Change::Create | Change::Recreate | Change::Protected(_) | Change::NotServed => continue,
+        };
+        let namespace = object.key.namespace.as_ref();
+        let stale = live.summary.owners.iter().any(|reference| {
+            let renewed = owners.in_backup(reference, namespace).is_some_and(|index| renewed[index as usize]);
+            let live = owners.live(reference, namespace);
+            renewed || live.is_some_and(|owner| owner.facts.uid != reference.uid)
+        });
+        if stale {
+            item.change = Change::Update(Differs { owners: true, ..differs });
+        }
+    }
+}
+
+fn missing(items: &[Item], backup: &Backup, owners: &Owners<'_>) -> Vec<(ObjectKey, String)> {
+    let gone = |index: u32| matches!(items[index as usize].change, Change::NotServed);
+    let mut missing = Vec::new();
+    for item in items.iter().filter(|item| item.writes()) {
+        let object = &backup.objects[item.backup as usize];
+        let namespace = object.key.namespace.as_ref();
+        for owner in &object.summary.owners {
+            let comes = owners.in_backup(owner, namespace).is_some_and(|index| !gone(index));
+            if !comes && owners.live(owner, namespace).is_none() {
+                missing.push((object.key.clone(), format!("{} {}", owner.kind, owner.name)));
+            }
+        }
+    }
+    missing
+}

@@ -1,0 +1,45 @@
+//! The digest of a plan: what an approval in Git covers (invariant 9).
+
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::{Change, Plan};
+use crate::observed::{BackupSeen, Observed};
+
+/// `sha256:…` over key, backup, engine, deletions, CRD changes and accepted gates.
+///
+/// Which writes can be skipped is not in it: a running Rancher changes that by the minute.
+pub fn of(plan: &Plan, observed: &Observed) -> String {
+    let deletion = |deletion: &super::Deletion| {
+        let object = &observed.live.objects[deletion.live as usize];
+        let along: Vec<String> = deletion.takes_along.iter().map(ToString::to_string).collect();
+        json!([object.key.to_string(), along])
+    };
+    let covered = json!({
+        "version": "reinback plan v1",
+        "key": plan.request.key,
+        "backup": plan.backup.as_ref().map(|backup| &backup.sha256),
+        "engine": plan.engine,
+        "deletions": plan.deletions.iter().map(deletion).collect::<Vec<_>>(),
+        "crds": crd_changes(plan, observed),
+        "accepted": plan.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.as_str()).collect::<Vec<_>>(),
+    });
+    let hash = Sha256::digest(covered.to_string().as_bytes());
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+fn crd_changes(plan: &Plan, observed: &Observed) -> Vec<String> {
+    let BackupSeen::Whole(backup) = &observed.backup else { return Vec::new() };
+    let changed = plan.items.iter().filter(|item| item.writes()).filter_map(|item| {
+        let key = &backup.objects[item.backup as usize].key;
+        let word = match item.change {
+            Change::Create => "create",
+            Change::Update(_) => "update",
+            Change::Recreate => "recreate",
+            Change::Skip | Change::Protected(_) | Change::NotServed => return None,
+        };
+        key.resource.is_crd().then(|| format!("{word} {}", key.name))
+    });
+    changed.collect()
+}
