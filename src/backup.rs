@@ -21,7 +21,6 @@ pub use archive::{Entry, Limits, Summary, read};
 pub use error::{BackupError, EntryName, ReadError};
 pub use facts::Facts;
 pub use filter::{
-    ControllerReference, FilterError, LabelExpression, LabelSelector, ResourceSelector, ResourceSet, SelectorQuery,
-    Selectors,
+    ControllerReference, FilterError, LabelExpression, LabelSelector, ResourceSelector, ResourceSet, SelectorQuery, Selectors,
 };
 pub use name::{BackupName, BackupNameError, NameParts};

@@ -1,1 +1,414 @@
-//! execute
+//! Carries out one run: what is next, record it, do it, record it.
+//!
+//! Nothing is decided here. The journal says which step is next ([`crate::journal::next`]), the plan says what each
+//! step writes. Every step can be done again from its start: compare and skip what is equal, and doing it again is the
+//! resume. What looking at the cluster cannot tell is in the journal before its effect.
+
+mod objects;
+mod prune;
+mod quiesce;
+mod quiet;
+mod record;
+mod resume;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tracing::{info, instrument, warn};
+
+use crate::backup::BackupName;
+use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, WriteError};
+use crate::journal::{Entry, Next, OnFailure, Step, WorkloadRef, next};
+use crate::object::ObjectKey;
+use crate::object::owner::OwnerId;
+use crate::observe::{self, Known, ObserveError, Places};
+use crate::observed::{BackupSeen, Observed, OwnerUids};
+use crate::plan::{self, Plan, Request};
+use crate::publish::Publisher;
+use crate::run::{Counts, Phase, Run};
+use crate::store::Spool;
+pub use record::{RecordError, Recorder};
+
+/// What a run is told beside its plan.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub places: Places,
+    pub on_failure: OnFailure,
+    /// From the start of the run to its end.
+    pub timeout: Duration,
+    /// How long an object that is deleted may wait for its finalizers.
+    pub delete_timeout: Duration,
+    pub ignore_errors: bool,
+    /// Writes in flight.
+    pub concurrency: usize,
+}
+
+/// Everything a run is carried out with.
+pub struct Executor {
+    pub reader: ClusterReader,
+    /// Fenced by the Lease.
+    pub writer: ClusterWriter,
+    pub publisher: Publisher,
+    pub settings: Settings,
+    /// True once the process is asked to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How carrying out a run came to a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The run is in a terminal phase, recorded.
+    Terminal(Phase),
+    /// The status branch cannot be pushed to: nothing was touched, and the run is held.
+    NotAnnounced,
+    /// The process is asked to stop; the next start goes on.
+    Stopped,
+}
+
+/// Why carrying out a run was broken off. The run stays as its journal says, and is gone on with.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    #[error("another reinback holds the lease now")]
+    LeaseLost,
+    #[error("the API server does not answer")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Record(RecordError),
+    #[error("the plan cannot be made again")]
+    Observe(#[source] ObserveError),
+}
+
+/// Why a step gave up; goes into the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepFailure {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// A step fails, or is broken off to be gone on with.
+#[derive(Debug)]
+pub enum StepError {
+    Failed(StepFailure),
+    BrokenOff(ExecuteError),
+    Stopped,
+}
+
+impl StepError {
+    fn failed(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Failed(StepFailure { reason, message: message.into() })
+    }
+}
+
+impl From<RecordError> for StepError {
+    fn from(error: RecordError) -> Self {
+        Self::BrokenOff(match error {
+            RecordError::LeaseLost => ExecuteError::LeaseLost,
+            other => ExecuteError::Record(other),
+        })
+    }
+}
+
+impl From<WriteError> for StepError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::LeaseLost { .. } => Self::BrokenOff(ExecuteError::LeaseLost),
+            WriteError::Unreachable { .. } | WriteError::Unknown { .. } => {
+                Self::BrokenOff(ExecuteError::Unreachable(Box::new(error)))
+            }
+            WriteError::Api { .. } | WriteError::BadName(_) => Self::failed("WriteRefused", error.to_string()),
+        }
+    }
+}
+
+impl From<ClusterError> for StepError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Unreachable { .. } => Self::BrokenOff(ExecuteError::Unreachable(Box::new(error))),
+            other => Self::failed("ReadRefused", other.to_string()),
+        }
+    }
+}
+
+/// What the steps share while a run is carried out.
+pub struct Work {
+    pub recorder: Recorder,
+    pub request: Request,
+    pub known: Known,
+    pub spool: Spool,
+    pub backup_name: BackupName,
+    /// The plan that the writes go by; `None` until it is made, after quiesce.
+    pub laid_out: Option<Arc<LaidOut>>,
+    /// What the plan that passed the gates would delete; `None` when this process did not make it.
+    pub planned_deletions: Option<BTreeSet<ObjectKey>>,
+    /// The backup's index, until it is part of what is laid out.
+    pub backup: Option<BackupSeen>,
+    pub counts: Counts,
+    /// Workloads that the plan scales to 0.
+    pub quiesce: Vec<WorkloadRef>,
+    /// Watches Rancher's pods while objects are written.
+    pub quiet: Option<quiet::SharedQuiet>,
+}
+
+/// Plan and observation together, shared by the writers.
+pub struct LaidOut {
+    pub plan: Plan,
+    pub observed: Observed,
+    pub owner_uids: Mutex<OwnerUids>,
+    /// Workloads that stay at 0 until resume.
+    pub held: BTreeSet<WorkloadRef>,
+    /// Objects that others of the backup name as their owner.
+    pub owners: HashSet<OwnerId>,
+}
+
+impl LaidOut {
+    /// Name of the object of an item.
+    pub fn name(&self, item: &plan::Item) -> String {
+        match &self.observed.backup {
+            BackupSeen::Whole(backup) => backup.objects[item.backup as usize].key.name.to_string(),
+            BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => String::new(),
+        }
+    }
+
+    /// The UID of an owner now.
+    pub fn owner_uid(
+        &self,
+        owner: &crate::object::owner::Owner,
+        namespace: Option<&Arc<str>>,
+    ) -> Option<Box<str>> {
+        let uids = self.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
+        owner.candidates(namespace).find_map(|id| uids.get(&id).cloned())
+    }
+}
+
+impl Executor {
+    /// Carries a run out to its end, from wherever its journal stands.
+    ///
+    /// # Errors
+    ///
+    /// When the run must be gone on with later, by this process or another: nothing is lost by it.
+    #[instrument(skip_all, fields(run.name = %work.recorder.name()))]
+    pub async fn run(&self, work: &mut Work) -> Result<Ended, ExecuteError> {
+        loop {
+            if *self.stop.borrow() {
+                return Ok(Ended::Stopped);
+            }
+            let journal = work.recorder.status().journal.clone();
+            let outcome = match next(&journal, self.settings.on_failure) {
+                Next::Run(step) | Next::Again(step) => self.step(step, work).await,
+                Next::GiveBack { reason, message } | Next::Resume { reason, message } => {
+                    warn!(run.reason = reason, "giving replicas back: {message}");
+                    self.step(Step::Resume, work).await
+                }
+                Next::Hold { step, reason, message } => {
+                    let message = format!("{message}; Rancher stays at 0, as {step} did not end: {}", ways_on());
+                    return self.end(work, Phase::Failed, &reason, &message).await;
+                }
+                Next::End { phase, reason, message } => return self.end(work, phase, &reason, &message).await,
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(StepError::Stopped) => return Ok(Ended::Stopped),
+                Err(StepError::BrokenOff(error)) => return Err(error),
+                Err(StepError::Failed(failure)) if failure.reason == NOT_ANNOUNCED => return Ok(Ended::NotAnnounced),
+                // Recorded by `step`; the journal says what follows.
+                Err(StepError::Failed(_)) => {}
+            }
+        }
+    }
+
+    /// One step between its two entries.
+    async fn step(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
+        info!(run.step = step.as_str(), "step {step} begins");
+        work.recorder.append(&self.writer, Entry::Started { step }).await?;
+        if step != Step::Preflight && step != Step::Announce {
+            self.publisher.submit(work.recorder.run());
+        }
+        let outcome = match self.overdue(step, work) {
+            Some(failure) => Err(StepError::Failed(failure)),
+            None => self.effects(step, work).await,
+        };
+        match outcome {
+            Ok(()) => Ok(work.recorder.append(&self.writer, Entry::Finished { step }).await?),
+            Err(StepError::Failed(failure)) if failure.reason == NOT_ANNOUNCED => Err(StepError::Failed(failure)),
+            Err(StepError::Failed(failure)) => {
+                let StepFailure { reason, message } = failure.clone();
+                warn!(run.step = step.as_str(), run.reason = reason, "step {step} failed: {message}");
+                work.recorder.append(&self.writer, Entry::Failed { step, reason: reason.to_owned(), message }).await?;
+                Err(StepError::Failed(failure))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn effects(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
+        match step {
+            // The plan passed its gates before the run was begun.
+            Step::Preflight => Ok(()),
+            Step::Announce => self.announce(work).await,
+            Step::Quiesce => self.quiesce(work).await,
+            Step::Crds | Step::ClusterScoped | Step::Namespaced => self.write_objects(step, work).await,
+            Step::Prune => self.prune(work).await,
+            Step::Resume => self.resume(work).await,
+            Step::Verify => self.verify(work).await,
+        }
+    }
+
+    /// The time that the run has is over. Giving replicas back is never refused for it.
+    fn overdue(&self, step: Step, work: &Work) -> Option<StepFailure> {
+        let deadline = self.deadline(work)?;
+        let late = Timestamp::now() > deadline;
+        let always = matches!(step, Step::Resume | Step::Verify);
+        (late && !always).then(|| StepFailure {
+            reason: "Timeout",
+            message: format!("the run did not end within {} s", self.settings.timeout.as_secs()),
+        })
+    }
+
+    fn deadline(&self, work: &Work) -> Option<Timestamp> {
+        let started = work.recorder.status().started_at?;
+        let timeout = jiff::SignedDuration::try_from(self.settings.timeout).ok()?;
+        started.checked_add(timeout).ok()
+    }
+
+    /// What is left of the run's time, at least a little so that a wait is a look.
+    fn time_left(&self, work: &Work) -> Duration {
+        let left = self.deadline(work).map(|deadline| deadline.duration_since(Timestamp::now()));
+        let left = left.and_then(|left| Duration::try_from(left).ok());
+        left.unwrap_or(Duration::ZERO).max(Duration::from_secs(5))
+    }
+
+    /// Waits until the status branch says on the remote that the run starts (invariant 8).
+    async fn announce(&self, work: &mut Work) -> Result<(), StepError> {
+        self.publisher.submit(work.recorder.run());
+        match self.publisher.flush(ANNOUNCE_TIMEOUT).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(StepError::failed(NOT_ANNOUNCED, error.to_string())),
+        }
+    }
+
+    async fn end(&self, work: &mut Work, phase: Phase, reason: &str, message: &str) -> Result<Ended, ExecuteError> {
+        let counts = work.counts;
+        let finish = |run: &mut Run| {
+            let status = run.status.get_or_insert_default();
+            status.phase = phase;
+            status.reason = reason.to_owned();
+            status.message = message.to_owned();
+            status.ended_at = Some(Timestamp::now());
+            status.progress = None;
+            if counts != Counts::default() {
+                status.counts = Some(counts);
+            }
+        };
+        work.recorder.update(&self.writer, finish).await.map_err(recorded)?;
+        self.publisher.submit(work.recorder.run());
+        info!(run.phase = ?phase, run.reason = reason, "run {} ended {phase:?}: {message}", work.recorder.name());
+        Ok(Ended::Terminal(phase))
+    }
+
+    /// Rancher's pods are watched from the first write to resume.
+    async fn quiet(&self, work: &mut Work) -> Result<quiet::SharedQuiet, StepError> {
+        if let Some(quiet) = &work.quiet {
+            return Ok(Arc::clone(quiet));
+        }
+        let places = &self.settings.places;
+        let rancher = WorkloadRef {
+            api_version: "apps/v1".to_owned(),
+            resource: "deployments".to_owned(),
+            namespace: places.rancher_namespace.clone(),
+            name: places.rancher_deployment.clone(),
+        };
+        let selector = self.look_at(&rancher).await?.map(|seen| seen.selector).unwrap_or_default();
+        let quiet = Arc::new(quiet::Quiet::watch(self.reader.clone(), rancher.namespace, selector));
+        work.quiet = Some(Arc::clone(&quiet));
+        Ok(quiet)
+    }
+
+    /// Looks at the cluster once more, now that nobody else writes, and lays the writes out.
+    async fn lay_out(&self, work: &mut Work) -> Result<Arc<LaidOut>, StepError> {
+        if let Some(laid_out) = &work.laid_out {
+            return Ok(Arc::clone(laid_out));
+        }
+        let seen = match work.backup.take() {
+            Some(seen) => seen,
+            None => observe::index(&work.spool, &work.backup_name).await.map_err(broken_off)?,
+        };
+        let places = &self.settings.places;
+        let now = Timestamp::now();
+        let observed = observe::observe(&self.reader, seen, &work.request, places, work.known.clone(), now).await;
+        let observed = observed.map_err(broken_off)?;
+        let mut plan = plan::outline(&work.request, &observed);
+        self.leave_unplanned(&mut plan, &observed, work);
+        let held = work.recorder.replicas().keys().cloned().collect();
+        let owners = owners(&observed);
+        let owner_uids = Mutex::new(owner_uids(&observed, &owners));
+        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, owners });
+        work.laid_out = Some(Arc::clone(&laid_out));
+        Ok(laid_out)
+    }
+
+    /// Deletions that the plan did not have are left and reported (invariant 9); a resume goes by what was there
+    /// when the run was made (invariant 3).
+    fn leave_unplanned(&self, plan: &mut Plan, observed: &Observed, work: &mut Work) {
+        let created = work.recorder.created();
+        let planned = work.planned_deletions.as_ref();
+        let (kept, left): (Vec<_>, Vec<_>) = plan.deletions.drain(..).partition(|deletion| {
+            let object = &observed.live.objects[deletion.live as usize];
+            match planned {
+                Some(planned) => planned.contains(&object.key),
+                None => object.facts.created < created,
+            }
+        });
+        plan.deletions = kept;
+        for deletion in left {
+            let key = &observed.live.objects[deletion.live as usize].key;
+            work.recorder.warn(&format!("left in place, since the plan did not have it: {key}"));
+        }
+    }
+}
+
+/// How long the remote may take to have the `started` commit.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Reason of a run that could not be announced; becomes the gate `StatusNotPushed`.
+const NOT_ANNOUNCED: &str = "StatusNotPushed";
+
+fn ways_on() -> &'static str {
+    "change reinback.io/requested-at to run it again, commit a newer manifest, or scale Rancher up by hand to the \
+     number in the annotation reinback.io/replicas"
+}
+
+fn recorded(error: RecordError) -> ExecuteError {
+    match error {
+        RecordError::LeaseLost => ExecuteError::LeaseLost,
+        other => ExecuteError::Record(other),
+    }
+}
+
+fn broken_off(error: ObserveError) -> StepError {
+    match error {
+        ObserveError::Cluster(error) => StepError::from(error),
+        other => StepError::BrokenOff(ExecuteError::Observe(other)),
+    }
+}
+
+fn owners(observed: &Observed) -> HashSet<OwnerId> {
+    match &observed.backup {
+        BackupSeen::Whole(backup) => plan::diff::wanted(backup),
+        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => HashSet::new(),
+    }
+}
+
+/// UIDs of the live objects that others name as their owner.
+fn owner_uids(observed: &Observed, owners: &HashSet<OwnerId>) -> OwnerUids {
+    let named = observed.live.objects.iter().filter_map(|object| {
+        let id = plan::diff::owner_id(&object.key, &object.summary.kind);
+        owners.contains(&id).then(|| (id, object.facts.uid.clone()))
+    });
+    named.collect()
+}
+
+/// Replicas by workload, as a journal holds them.
+pub type Replicas = BTreeMap<WorkloadRef, i32>;

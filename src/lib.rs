@@ -14,6 +14,7 @@ pub mod object;
 pub mod observe;
 pub mod observed;
 pub mod plan;
+pub mod publish;
 pub mod rancher;
 pub mod run;
 pub mod status;

@@ -1,1 +1,148 @@
-//! observe
+//! One pass of reads over backup and cluster.
+//!
+//! Reads only: nothing here holds a writer. The backup comes first, since it says which lists are needed.
+
+mod backup;
+mod dependents;
+mod facts;
+mod lists;
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use crate::backup::BackupName;
+use crate::cluster::{ClusterError, ClusterReader};
+use crate::object::protect::Guarded;
+use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
+use crate::plan::{self, Request};
+use crate::store::{Spool, SpoolLimits, Store, StoreError};
+
+/// Largest backup that is fetched. The largest that is known of has some tens of MiB.
+const MAX_BACKUP_BYTES: u64 = 8 << 30;
+
+/// Where things are in this cluster, from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    pub rancher_namespace: String,
+    pub rancher_deployment: String,
+    pub operator_namespace: String,
+    /// Folder for the spooled backup.
+    pub spool_dir: PathBuf,
+}
+
+/// Why looking at backup and cluster came to no end. What a gate judges is not among it.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error("cannot look at the cluster")]
+    Cluster(#[from] ClusterError),
+    #[error("cannot read the backup")]
+    Store(#[from] StoreError),
+    #[error("cannot read the spooled backup again")]
+    Spool(#[source] std::io::Error),
+    #[error("reading the backup was interrupted")]
+    Interrupted,
+}
+
+/// A backup that was looked for, and its bytes when it is there.
+pub struct Found {
+    pub seen: BackupSeen,
+    /// `None` when there is no such file.
+    pub spool: Option<Spool>,
+}
+
+/// Fetches the backup and checks it whole.
+///
+/// # Errors
+///
+/// `Store` when the store does not answer or refuses us; a file that is missing or not whole is data.
+pub async fn fetch_backup(store: &Store, name: &BackupName, places: &Places) -> Result<Found, ObserveError> {
+    let limits = SpoolLimits { max_bytes: MAX_BACKUP_BYTES };
+    match store.spool(name.as_str(), &places.spool_dir, limits, &|_, _| {}).await {
+        Ok(spool) => {
+            let seen = backup::index(&spool, name).await?;
+            Ok(Found { seen, spool: Some(spool) })
+        }
+        Err(StoreError::NotFound { .. }) => {
+            Ok(Found { seen: BackupSeen::Missing { place: store.describe() }, spool: None })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What of the world outside backup and cluster the plan needs.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    pub ledger: LedgerFacts,
+    pub unfinished_runs: Vec<String>,
+    /// Secrets of the operator's namespace that this manifest names.
+    pub own_secrets: Vec<String>,
+}
+
+/// Looks at the cluster as far as the backup and its selectors ask for.
+///
+/// # Errors
+///
+/// `Cluster` when the API server does not answer; a list that it refuses is data.
+pub async fn observe(
+    reader: &ClusterReader,
+    seen: BackupSeen,
+    request: &Request,
+    places: &Places,
+    known: Known,
+    now: Timestamp,
+) -> Result<Observed, ObserveError> {
+    let catalog = reader.discover().await?;
+    let crds = lists::crds(reader).await?;
+    let mut cluster = facts::cluster(reader, &catalog, places, &crds.webhook_services, controllers(&seen)).await?;
+    cluster.unfinished_runs = known.unfinished_runs;
+    let guarded = guarded(&cluster, places, known.own_secrets);
+    let mut observed = Observed {
+        at: now,
+        backup: seen,
+        cluster,
+        live: Live::default(),
+        ledger: known.ledger,
+        denied: Vec::new(),
+        guarded,
+    };
+    if let BackupSeen::Whole(backup) = &mut observed.backup {
+        let served = lists::served(&catalog, &crds.types);
+        backup.unserved_selectors = lists::unserved_selectors(backup, &catalog);
+        observed.live = lists::live(reader, &catalog, backup, served, crds).await?;
+        let outline = plan::outline(request, &observed);
+        observed.live.dependents = dependents::of_deletions(reader, &catalog, &outline, &observed).await?;
+        observed.cluster.occupied_namespaces = dependents::occupied(&observed.live.dependents);
+        observed.denied = denied(reader, &plan::accesses(&outline, &observed)).await?;
+    }
+    Ok(observed)
+}
+
+fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {
+    match seen {
+        BackupSeen::Whole(backup) => &backup.controllers,
+        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => &[],
+    }
+}
+
+fn guarded(cluster: &ClusterFacts, places: &Places, own_secrets: Vec<String>) -> Guarded {
+    Guarded {
+        rancher_namespace: places.rancher_namespace.clone(),
+        rancher_deployment: places.rancher_deployment.clone(),
+        operator_namespace: places.operator_namespace.clone(),
+        operator_secrets: cluster.operator_secrets.iter().cloned().chain(own_secrets).collect(),
+    }
+}
+
+async fn denied(
+    reader: &ClusterReader,
+    wanted: &std::collections::BTreeSet<Access>,
+) -> Result<Vec<Access>, ObserveError> {
+    let asked: Vec<crate::cluster::Access> =
+        wanted.iter().map(|access| crate::cluster::Access::new(access.verb, &access.group, &access.resource)).collect();
+    let answers = reader.allowed(&asked).await?;
+    Ok(wanted.iter().zip(answers).filter(|(_, (_, allowed))| !allowed).map(|(access, _)| access.clone()).collect())
+}
+
+/// Passes over the spooled backup once more, on a blocking thread.
+pub use backup::{ObjectPass, index, pass};

@@ -64,17 +64,8 @@ pub struct BackupObject {
     pub summary: Summary,
 }
 
-/// An object whatever the version it was read at.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identity {
-    pub group: Arc<str>,
-    pub plural: Arc<str>,
-    pub namespace: Option<Arc<str>>,
-    pub name: Arc<str>,
-}
-
 /// One live object that matters: it is in the backup, a selector of the backup matches it, or it owns one that is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LiveObject {
     pub key: ObjectKey,
     pub summary: Summary,
@@ -158,6 +149,8 @@ pub struct ClusterFacts {
     pub workloads: Vec<Workload>,
     /// Live `Restore` objects of the rancher-backup operator.
     pub restores: Vec<UpstreamRestore>,
+    /// Secrets that a live Backup or Restore of the operator names.
+    pub operator_secrets: BTreeSet<String>,
     pub terminating_namespaces: BTreeSet<String>,
     /// Namespaces that hold Pods or PersistentVolumeClaims.
     pub occupied_namespaces: BTreeMap<String, u64>,

@@ -159,10 +159,7 @@ impl<R: Read> Pass<R> {
 
     fn object(&mut self, path: &[u8], object: &ObjectPath<'_>) -> Result<Entry, Failure> {
         if !self.seen.insert(identity(object)) {
-            return Err(fault(
-                path,
-                "is an object that came before (by whatever version, and however its path was written)",
-            ));
+            return Err(fault(path, "is an object that came before (by whatever version, and however its path was written)"));
         }
         let value = self.parsed(path)?;
         let key = object.key(self.resource(object));

@@ -118,9 +118,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_digits() {
-        for exact in
-            ["9007199254740993", "-9223372036854775808", "18446744073709551615", "0.1", "1.7976931348623157e308"]
-        {
+        for exact in ["9007199254740993", "-9223372036854775808", "18446744073709551615", "0.1", "1.7976931348623157e308"] {
             assert_eq!(parse(exact.as_bytes()).unwrap().to_string(), exact.replace("e308", "e+308"), "{exact}");
         }
     }
@@ -141,10 +139,7 @@ mod tests {
     #[test]
     fn no_key_is_special() {
         let tricked = r#"{"$serde_json::private::RawValue":"{\"kind\":\"Secret\"}"}"#;
-        assert_eq!(
-            parse(tricked.as_bytes()).unwrap(),
-            json!({"$serde_json::private::RawValue": "{\"kind\":\"Secret\"}"})
-        );
+        assert_eq!(parse(tricked.as_bytes()).unwrap(), json!({"$serde_json::private::RawValue": "{\"kind\":\"Secret\"}"}));
     }
 
     #[test]

@@ -85,8 +85,7 @@ pub(super) fn directory(path: &[u8]) -> Result<(), &'static str> {
 
 /// `plural.group#version`; the group is empty for the core one.
 fn resource_parts(folder: &str) -> Result<(&str, &str, &str), &'static str> {
-    let (resource, version) =
-        folder.split_once('#').ok_or("is not an object: its folder has no `#` before a version")?;
+    let (resource, version) = folder.split_once('#').ok_or("is not an object: its folder has no `#` before a version")?;
     let (plural, group) = resource.split_once('.').ok_or("is not an object: its folder has no `.` before a group")?;
     if version.contains('#') {
         return Err("is not an object: its folder has more than one `#`");
@@ -204,9 +203,7 @@ mod tests {
         ];
         let said: Vec<String> = paths
             .iter()
-            .map(|path| {
-                format!("{} {}", path[..path.len().min(32)].escape_ascii(), EntryPath::parse(path).unwrap_err())
-            })
+            .map(|path| format!("{} {}", path[..path.len().min(32)].escape_ascii(), EntryPath::parse(path).unwrap_err()))
             .collect();
         insta::assert_snapshot!(said.join("\n"), @"");
     }

@@ -67,6 +67,11 @@ fn change(key: &ObjectKey, backup: &Summary, live: Option<&LiveObject>, observed
     }
 }
 
+/// Whether the status of objects of a type is written: of custom resources with the status subresource.
+pub fn writes_status(backup: &Backup, served: &Served, resource: &Resource) -> bool {
+    Types::new(backup, served).get(resource).is_some_and(|kind| kind.status)
+}
+
 /// Whether a type is served, and whether its status is written.
 struct Types<'a> {
     served: &'a Served,

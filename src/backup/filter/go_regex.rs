@@ -87,12 +87,15 @@ fn escape(chars: &mut Rest<'_>, out: &mut String, place: Place) -> Result<(), &'
         ('S', _) => out.push_str(r"[^\t\n\f\r ]"),
         ('W', _) => out.push_str("[^0-9A-Za-z_]"),
         ('b', Place::Outside) => out.push_str(r"(?-u:\b)"),
-        // On both sides of a byte in the middle of a character Go does not look, and `(?-u:\B)` would.
-        ('B', Place::Outside) => out.push_str(r"(?:(?-u:\b{start-half})(?-u:\b{end-half})|[^\x00-\x{10FFFF}])"),
+        ('B', Place::Outside) => out.push_str(r"(?-u:\B)"),
         ('Q', Place::Outside) => quoted(chars, out),
         ('p' | 'P', _) => unicode_class(c, chars, out),
         ('0'..='7', _) => octal(c, chars, out)?,
-        ('A' | 'z', Place::Outside) | ('a' | 'f' | 'n' | 'r' | 't' | 'v' | 'x', _) => out.extend(['\\', c]),
+        ('x', _) => {
+            out.push_str(r"\x");
+            out.extend(chars.next_if_eq(&'{')); // no repetition
+        }
+        ('A' | 'z', Place::Outside) | ('a' | 'f' | 'n' | 'r' | 't' | 'v', _) => out.extend(['\\', c]),
         (c, _) if c.is_ascii_punctuation() => literal(c, out),
         _ => return Err("an escape that Go does not have"),
     }
@@ -127,10 +130,7 @@ fn unicode_class(c: char, chars: &mut Rest<'_>, out: &mut String) {
         return;
     }
     out.extend(['\\', c]);
-    // Its brace is no repetition.
-    if chars.peek() == Some(&'{') {
-        out.extend(chars.next());
-    }
+    out.extend(chars.next_if_eq(&'{')); // no repetition
 }
 
 /// Up to three octal digits. A single one that is not zero would be a reference back, which Go does not have either.
@@ -154,26 +154,46 @@ fn class(chars: &mut Rest<'_>, out: &mut String) -> Result<(), &'static str> {
     out.push('[');
     out.extend(chars.next_if_eq(&'^'));
     let mut first = true;
-    loop {
-        let c = chars.next().ok_or("a class without its end")?;
-        match c {
-            ']' if !first => break,
-            '\\' => escape(chars, out, Place::InClass)?,
-            '[' if chars.peek() == Some(&':') && posix(chars, out) => {}
-            // `-` makes a range but at the ends, where both take it for itself.
-            '-' if !first && chars.peek().is_some_and(|next| *next != ']') => out.push('-'),
-            _ => literal(c, out),
-        }
+    while first || chars.peek() != Some(&']') {
         first = false;
+        let is_range = class_item(chars, out)? && chars.peek() == Some(&'-') && chars.clone().nth(1) != Some(']');
+        if is_range {
+            out.extend(chars.next());
+            if !class_item(chars, out)? {
+                return Err("a range that does not end in a character");
+            }
+        }
     }
-    out.push(']');
+    out.extend(chars.next());
     Ok(())
+}
+
+/// One item of a class, and whether it is a single character, at which a range may begin and end.
+fn class_item(chars: &mut Rest<'_>, out: &mut String) -> Result<bool, &'static str> {
+    match chars.next().ok_or("a class without its end")? {
+        '\\' => {
+            let is_set = chars.peek().is_some_and(|c| matches!(c, 'd' | 'D' | 's' | 'S' | 'w' | 'W' | 'p' | 'P'));
+            escape(chars, out, Place::InClass)?;
+            // The crate wants all of `\x{…}` here, for what follows is looked at.
+            while out.ends_with(r"\x{") || (out.rfind(r"\x{") > out.rfind('}') && !is_set) {
+                out.push(chars.next().ok_or("a class without its end")?);
+            }
+            Ok(!is_set)
+        }
+        '[' if posix(chars, out) => Ok(false),
+        c => {
+            literal(c, out);
+            Ok(true)
+        }
+    }
 }
 
 /// `[:alpha:]` or `[:^alpha:]`, whose `[` has been taken. Without its end it is only characters.
 fn posix(chars: &mut Rest<'_>, out: &mut String) -> bool {
     let mut ahead = chars.clone();
-    ahead.next();
+    if ahead.next() != Some(':') {
+        return false;
+    }
     let mut name: String = ahead.next_if_eq(&'^').into_iter().collect();
     name.extend(std::iter::from_fn(|| ahead.next_if(char::is_ascii_lowercase)));
     if ahead.next() != Some(':') || ahead.next() != Some(']') {
@@ -210,5 +230,42 @@ fn flags(mut chars: Rest<'_>) -> Result<(), &'static str> {
     match flags.into_iter().all(|flag| matches!(flag, 'i' | 'm' | 's' | 'U' | '-')) {
         true => Ok(()),
         false => Err("a flag that Go does not have"),
+    }
+}
+
+#[cfg(test)]
+mod differential {
+    #[test]
+    fn tmp_go_table() {
+        let text = std::fs::read_to_string("/tmp/bkgo/table.jsonl").unwrap();
+        let mut lines = text.lines();
+        let inputs: Vec<String> = serde_json::from_str(lines.next().unwrap()).unwrap();
+        let (mut refused, mut taken, mut differ, mut same) = (vec![], vec![], vec![], 0);
+        for line in lines {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let p = row["p"].as_str().unwrap();
+            match (row["ok"].as_bool().unwrap(), super::compile(p)) {
+                (true, Err(e)) => refused.push(format!("{p}   {e}  {:?}", super::translate(p))),
+                (false, Ok(_)) => taken.push(p.to_owned()),
+                (true, Ok(re)) => {
+                    for (i, input) in inputs.iter().enumerate() {
+                        if re.is_match(input) != row["m"][i].as_bool().unwrap() {
+                            differ.push(format!("{p:?} on {input:?} go={} {:?}", row["m"][i], super::translate(p)));
+                            break;
+                        }
+                    }
+                    same += 1;
+                }
+                _ => same += 1,
+            }
+        }
+        println!("same {same} refused {} taken {} differ {}", refused.len(), taken.len(), differ.len());
+        for (name, list) in [("refused", refused), ("differ", differ), ("taken", taken)] {
+            let mut list = list;
+            list.sort_by_key(|l| l.len());
+            for l in list.iter().take(40) {
+                println!("{name}: {l}");
+            }
+        }
     }
 }

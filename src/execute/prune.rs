@@ -1,0 +1,167 @@
+//! Prune: what the plan deletes, wave by wave; finalizers are given their time, then removed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::objects::{Pace, interrupted};
+use super::write::Unwritten;
+use super::{Executor, LaidOut, StepError, Work};
+use crate::cluster::{ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target};
+use crate::journal::Step;
+use crate::object::ObjectKey;
+use crate::plan::{DeleteWave, Deletion};
+use crate::run::ObjectError;
+
+/// Between looks at an object that waits for its finalizers.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// An object without finalizers is gone at once, but for the API server's own work.
+const GONE_WITHIN: Duration = Duration::from_secs(15);
+
+/// The writer's half of a deletion.
+#[derive(Clone)]
+struct Deleter {
+    reader: ClusterReader,
+    writer: ClusterWriter,
+    /// How long finalizers may take.
+    patience: Duration,
+}
+
+impl Executor {
+    pub(super) async fn prune(&self, work: &mut Work) -> Result<(), StepError> {
+        let laid_out = self.lay_out(work).await?;
+        let waves = [
+            DeleteWave::CustomResources,
+            DeleteWave::Namespaced,
+            DeleteWave::ClusterScoped,
+            DeleteWave::Namespaces,
+            DeleteWave::Crds,
+        ];
+        let mut pace = Pace::new(Step::Prune, laid_out.plan.deletions.len() as u64);
+        let failed_before = work.counts.failed;
+        for wave in waves {
+            let deletions = laid_out.plan.deletions.iter().filter(|deletion| deletion.wave == wave);
+            self.delete_all(&laid_out, deletions.collect(), &mut pace, work).await?;
+        }
+        let failed = work.counts.failed - failed_before;
+        match failed == 0 || self.settings.ignore_errors {
+            true => Ok(()),
+            false => Err(StepError::failed("ObjectsFailed", format!("{failed} objects could not be deleted"))),
+        }
+    }
+
+    async fn delete_all(
+        &self,
+        laid_out: &Arc<LaidOut>,
+        deletions: Vec<&Deletion>,
+        pace: &mut Pace,
+        work: &mut Work,
+    ) -> Result<(), StepError> {
+        let deleter = Deleter {
+            reader: self.reader.clone(),
+            writer: self.writer.clone(),
+            patience: self.settings.delete_timeout,
+        };
+        let quiet = self.quiet(work).await?;
+        let mut tasks: JoinSet<(ObjectKey, Result<bool, Unwritten>)> = JoinSet::new();
+        let mut waiting = deletions.into_iter();
+        loop {
+            while tasks.len() < self.settings.concurrency && !*self.stop.borrow() {
+                let Some(deletion) = waiting.next() else { break };
+                let live = &laid_out.observed.live.objects[deletion.live as usize];
+                let (deleter, quiet) = (deleter.clone(), Arc::clone(&quiet));
+                let (key, uid, wave) = (live.key.clone(), live.facts.uid.clone(), deletion.wave);
+                tasks.spawn(async move {
+                    quiet.wait().await;
+                    let outcome = deleter.delete(&key, &uid, wave).await;
+                    (key, outcome)
+                });
+            }
+            let Some(done) = tasks.join_next().await else { break };
+            let (key, outcome) = done.map_err(|_| interrupted())?;
+            match outcome {
+                Ok(deleted) => work.counts.deleted += u64::from(deleted),
+                Err(Unwritten::BrokenOff(error)) => return Err(StepError::BrokenOff(error)),
+                Err(Unwritten::Refused(message)) => {
+                    warn!(object = %key, "not deleted: {message}");
+                    work.counts.failed += 1;
+                    work.recorder.add_error(ObjectError { object: key.to_string(), message });
+                }
+            }
+            if let Some(progress) = pace.tick() {
+                work.recorder.update(&self.writer, |run| run.status.get_or_insert_default().progress = Some(progress.clone())).await?;
+            }
+        }
+        match *self.stop.borrow() {
+            true => Err(StepError::Stopped),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Deleter {
+    /// Deletes one object; false when it was gone already, or another one has its name.
+    async fn delete(&self, key: &ObjectKey, uid: &str, wave: DeleteWave) -> Result<bool, Unwritten> {
+        let target = Target::new(&key.resource, key.namespace.as_deref(), &key.name);
+        let preconditions = Preconditions { uid: Some(uid), resource_version: None };
+        match self.writer.delete(&target, preconditions, Some(Propagation::Background), None).await {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                Some(FailureKind::NotFound | FailureKind::Conflict) => return Ok(false),
+                _ => return Err(error.into()),
+            },
+        }
+        // A namespace goes when all in it has gone, which may take until Rancher answers again; `verify` looks.
+        if wave != DeleteWave::Namespaces {
+            self.until_gone(&target, uid).await?;
+        }
+        Ok(true)
+    }
+
+    async fn until_gone(&self, target: &Target<'_>, uid: &str) -> Result<(), Unwritten> {
+        let began = Instant::now();
+        let mut stripped = false;
+        while let Some(live) = self.still_there(target, uid).await? {
+            if !stripped && began.elapsed() >= self.patience && has_finalizers(&live) {
+                self.remove_finalizers(target, &live).await?;
+                stripped = true;
+                continue;
+            }
+            if began.elapsed() >= self.patience + GONE_WITHIN {
+                return Err(Unwritten::Refused("it is deleted and does not go away".to_owned()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    async fn still_there(&self, target: &Target<'_>, uid: &str) -> Result<Option<Value>, Unwritten> {
+        let live = self.reader.get(target).await?.map(|answer| answer.value().unwrap_or(Value::Null));
+        Ok(live.filter(|live| live["metadata"]["uid"] == uid))
+    }
+
+    /// As upstream does after the same time; only objects that the plan listed come here.
+    async fn remove_finalizers(&self, target: &Target<'_>, live: &Value) -> Result<(), Unwritten> {
+        let metadata = &live["metadata"];
+        let patch = json!({ "metadata": {
+            "finalizers": null,
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        }});
+        match self.writer.merge_patch(target, &patch).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                Some(FailureKind::NotFound | FailureKind::Conflict) => Ok(()),
+                _ => Err(error.into()),
+            },
+        }
+    }
+}
+
+fn has_finalizers(live: &Value) -> bool {
+    live.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
+}

@@ -1,0 +1,135 @@
+//! Resume: replicas given back. Verify: what was given back is Ready, and what was to go is gone.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::quiesce::{is_conflict, resource_of};
+use super::{Executor, StepError, Work};
+use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, rollout_is_ready};
+use crate::journal::WorkloadRef;
+use crate::object::Resource;
+use crate::object::normal::REPLICAS_ANNOTATION;
+use crate::plan::DeleteWave;
+
+const CONFLICT_TRIES: usize = 5;
+/// Rancher's own probes give it 5 minutes before it is restarted; twice that is an end.
+const READY_WITHIN: Duration = Duration::from_secs(600);
+/// Namespaces that prune deleted; a warning, not a failure, past that.
+const NAMESPACES_GONE_WITHIN: Duration = Duration::from_secs(60);
+
+impl Executor {
+    pub(super) async fn resume(&self, work: &mut Work) -> Result<(), StepError> {
+        work.quiet = None;
+        for (workload, replicas) in work.recorder.replicas() {
+            self.give_back(&workload, replicas, work).await?;
+        }
+        Ok(())
+    }
+
+    /// The annotation beats the journal: a workload of the backup was written with the backup's number in it.
+    async fn give_back(&self, workload: &WorkloadRef, journaled: i32, work: &mut Work) -> Result<(), StepError> {
+        for _ in 0..CONFLICT_TRIES {
+            let Some(seen) = self.look_at(workload).await? else {
+                work.recorder.warn(&format!("{workload} is gone: nothing to give {journaled} replicas back to"));
+                return Ok(());
+            };
+            let replicas = match (seen.recorded, seen.replicas) {
+                (Some(recorded), _) => recorded,
+                // Given back already, by this run before it was broken off or by a person.
+                (None, live) if live > 0 => return Ok(()),
+                (None, _) => journaled,
+            };
+            if seen.recorded.is_none() && replicas == seen.replicas {
+                return Ok(());
+            }
+            let resource = resource_of(workload);
+            let target = Target::new(&resource, Some(&workload.namespace), &workload.name);
+            let annotation = ReplicasAnnotation { key: REPLICAS_ANNOTATION, value: None };
+            let wanted = u32::try_from(replicas).unwrap_or_default();
+            match self.writer.scale(&target, wanted, Some(annotation), Some(&seen.resource_version)).await {
+                Ok(_) => {
+                    info!("gave {workload} its {replicas} replicas back");
+                    return Ok(());
+                }
+                Err(error) if is_conflict(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StepError::failed("ResumeFailed", format!("{workload} changes faster than it can be scaled up")))
+    }
+
+    pub(super) async fn verify(&self, work: &mut Work) -> Result<(), StepError> {
+        let deadline = Instant::now() + READY_WITHIN.min(self.time_left(work));
+        for workload in work.recorder.replicas().into_keys() {
+            let is_rancher = self.is_rancher(&workload);
+            let ready = self.until_ready(&workload, deadline).await?;
+            match (ready, is_rancher) {
+                (true, _) => {}
+                (false, false) => work.recorder.warn(&format!("{workload} is not Ready yet")),
+                (false, true) => {
+                    return Err(StepError::failed("RancherNotReady", format!("{workload} did not get Ready in time")));
+                }
+            }
+        }
+        self.namespaces_gone(work).await?;
+        match work.counts.failed {
+            0 => Ok(()),
+            failed => Err(StepError::failed("ObjectsFailed", format!("{failed} objects could not be restored"))),
+        }
+    }
+
+    fn is_rancher(&self, workload: &WorkloadRef) -> bool {
+        let places = &self.settings.places;
+        workload.namespace == places.rancher_namespace && workload.name == places.rancher_deployment
+    }
+
+    async fn until_ready(&self, workload: &WorkloadRef, deadline: Instant) -> Result<bool, StepError> {
+        let resource = resource_of(workload);
+        let field = format!("metadata.name={}", workload.name);
+        let watched = Watched {
+            resource: &resource,
+            namespace: Some(&workload.namespace),
+            label_selector: "",
+            field_selector: &field,
+        };
+        let ready = |value: &Value| {
+            value.pointer("/metadata/annotations").is_none_or(|all| all.get(REPLICAS_ANNOTATION).is_none())
+                && rollout_is_ready(value)
+        };
+        let mut stop = self.stop.clone();
+        let waited = tokio::select! {
+            waited = self.reader.wait_until(&watched, deadline, |found| found.values().all(ready)) => waited?,
+            _ = stop.wait_for(|stop| *stop) => return Err(StepError::Stopped),
+        };
+        Ok(matches!(waited, Waited::Met(_)))
+    }
+
+    async fn namespaces_gone(&self, work: &mut Work) -> Result<(), StepError> {
+        let Some(laid_out) = work.laid_out.clone() else { return Ok(()) };
+        let deleted = laid_out.plan.deletions.iter().filter(|deletion| deletion.wave == DeleteWave::Namespaces);
+        let objects = deleted.map(|deletion| &laid_out.observed.live.objects[deletion.live as usize]);
+        let gone: Vec<(String, String)> =
+            objects.map(|object| (object.key.name.to_string(), object.facts.uid.to_string())).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let resource = Resource::new("", "v1", "namespaces");
+        let is_there = |present: &crate::cluster::Present, (name, uid): &(String, String)| {
+            present.get(&(String::new(), name.clone())).is_some_and(|live| live["metadata"]["uid"] == uid.as_str())
+        };
+        let deadline = Instant::now() + NAMESPACES_GONE_WITHIN;
+        let watched = Watched::all(&resource);
+        let waited = self.reader.wait_until(&watched, deadline, |present| {
+            !gone.iter().any(|namespace| is_there(present, namespace))
+        });
+        if let Waited::Late(present) = waited.await? {
+            for namespace in gone.iter().filter(|namespace| is_there(&present, namespace)) {
+                work.recorder.warn(&format!("namespace {} is still Terminating", namespace.0));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! Reading the spooled backup: the first pass checks and indexes it, later ones bring the objects.
+
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+
+use serde_json::Value;
+
+use super::ObserveError;
+use crate::backup::{self, BackupError, BackupName, Entry, Facts, Limits, ReadError, ResourceSet};
+use crate::git::blocking;
+use crate::journal::WorkloadRef;
+use crate::object::{self, Interner, ObjectKey};
+use crate::observed::{Backup, BackupObject, BackupSeen};
+use crate::store::Spool;
+
+/// Checks a backup whole and indexes it.
+pub async fn index(spool: &Spool, name: &BackupName) -> Result<BackupSeen, ObserveError> {
+    let (reader, size) = (spool.reader(), spool.size());
+    let outcome = blocking(move || {
+        let mut indexer = Indexer::default();
+        backup::read(reader, size, &Limits::default(), |entry| indexer.take(entry)).map(|_| indexer)
+    })
+    .await;
+    let sha256 = spool.sha256().to_string();
+    Ok(match outcome {
+        Ok(indexer) => indexer.into_backup(name.clone(), sha256, size),
+        Err(ReadError::Corrupt(error)) => corrupt(&error),
+        Err(ReadError::Visit(Unfit { object, problem })) => {
+            BackupSeen::Corrupt { message: format!("entry {object}: {problem}") }
+        }
+        Err(ReadError::Source(error)) => return Err(ObserveError::Spool(error)),
+    })
+}
+
+fn corrupt(error: &BackupError) -> BackupSeen {
+    BackupSeen::Corrupt { message: error.to_string() }
+}
+
+/// An object whose metadata is not as Kubernetes has it.
+#[derive(Debug)]
+struct Unfit {
+    object: String,
+    problem: object::ObjectError,
+}
+
+#[derive(Default)]
+struct Indexer {
+    interner: Interner,
+    objects: Vec<BackupObject>,
+    facts: Facts,
+    filters: Option<ResourceSet>,
+    encrypted: Option<(String, String)>,
+}
+
+impl Indexer {
+    fn take(&mut self, entry: Entry) -> Result<(), Unfit> {
+        match entry {
+            Entry::Object { key, value } => self.object(key, value)?,
+            Entry::Filters(filters) => self.filters = Some(filters),
+            Entry::Encrypted { key, provider } => {
+                self.encrypted.get_or_insert_with(|| (key.to_string(), provider));
+            }
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, key: ObjectKey, value: Value) -> Result<(), Unfit> {
+        self.facts.note(&key, &value);
+        let summary = object::summarise(&key.resource, value, &mut self.interner)
+            .map_err(|problem| Unfit { object: key.to_string(), problem })?;
+        let key = ObjectKey {
+            resource: key.resource,
+            namespace: key.namespace.map(|namespace| self.interner.text(&namespace)),
+            name: key.name,
+        };
+        self.objects.push(BackupObject { key, summary });
+        Ok(())
+    }
+
+    fn into_backup(self, name: BackupName, sha256: String, size_bytes: u64) -> BackupSeen {
+        if let Some((entry, provider)) = self.encrypted {
+            return BackupSeen::Encrypted { entry, provider };
+        }
+        let controllers = self.filters.iter().flat_map(|filters| &filters.controller_references);
+        let controllers = controllers
+            .map(|reference| WorkloadRef {
+                api_version: reference.api_version.clone(),
+                resource: reference.resource.clone(),
+                namespace: reference.namespace.clone(),
+                name: reference.name.clone(),
+            })
+            .collect();
+        let selectors = match self.filters.map(|filters| filters.compile()).transpose() {
+            Ok(selectors) => selectors,
+            Err(error) => return BackupSeen::Corrupt { message: format!("entry filters/filters.json: {error}") },
+        };
+        BackupSeen::Whole(Box::new(Backup {
+            name,
+            sha256,
+            size_bytes,
+            facts: self.facts,
+            objects: self.objects,
+            selectors,
+            controllers,
+            unserved_selectors: Vec::new(),
+        }))
+    }
+}
+
+/// A further pass over a backup that was checked whole before.
+///
+/// Objects come in the order of the archive, which is that of [`Backup::objects`], with their index in it.
+pub type ObjectPass = tokio::sync::mpsc::Receiver<(u32, ObjectKey, Value)>;
+
+/// Objects in flight between the archive and the writers: enough to keep them busy, few enough to cost no memory.
+const AHEAD: usize = 64;
+
+/// Starts a pass that brings the objects for which `wanted` says so.
+///
+/// The pass ends early when the receiver is dropped. A spool is not written after it was checked, so a failure is one
+/// of the disk; the handle returns it.
+pub fn pass(
+    spool: &Spool,
+    wanted: impl Fn(u32) -> bool + Send + 'static,
+) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
+    let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
+    let (reader, size) = (spool.reader(), spool.size());
+    let handle = tokio::task::spawn_blocking(move || {
+        let mut index = 0;
+        let read = backup::read(reader, size, &Limits::default(), |entry| {
+            let Entry::Object { key, value } = entry else { return Ok(()) };
+            let this = index;
+            index += 1;
+            match wanted(this) {
+                true => sender.blocking_send((this, key, value)).map_err(|_| ControlFlow::<Infallible>::Continue(())),
+                false => Ok(()),
+            }
+        });
+        match read {
+            Ok(_) | Err(ReadError::Visit(_)) => Ok(()),
+            Err(ReadError::Source(error)) => Err(ObserveError::Spool(error)),
+            Err(ReadError::Corrupt(error)) => Err(ObserveError::Spool(std::io::Error::other(error.to_string()))),
+        }
+    });
+    (receiver, handle)
+}

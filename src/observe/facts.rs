@@ -1,0 +1,335 @@
+//! What the cluster says of itself, of Rancher and of those who write beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::{ObserveError, Places};
+use crate::cluster::{Catalog, ClusterError, ClusterReader, ListOptions, Target, selector_text};
+use crate::journal::WorkloadRef;
+use crate::object::Resource;
+use crate::object::normal::REPLICAS_ANNOTATION;
+use crate::observed::{ClusterFacts, UpstreamRestore, Workload};
+use crate::rancher::WRITERS;
+
+/// Label of the objects that reinback makes for the operator.
+pub const RUN_LABEL: &str = "reinback.io/run";
+
+/// Gathers what is asked of the cluster as a whole.
+pub async fn cluster(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    places: &Places,
+    conversion_services: &BTreeSet<(String, String)>,
+    controllers: &[WorkloadRef],
+) -> Result<ClusterFacts, ObserveError> {
+    let settings = Settings::read(reader, catalog).await?;
+    let services = webhook_services(reader, conversion_services).await?;
+    let scalers = Scalers::read(reader, catalog).await?;
+    let mut workloads = Vec::new();
+    for reference in writers(places, controllers) {
+        if let Some(found) = workload(reader, &reference, places, &services, &scalers).await? {
+            workloads.push(found);
+        }
+    }
+    let (restores, operator_secrets) = upstream(reader, catalog).await?;
+    Ok(ClusterFacts {
+        uid: reader.cluster_uid().await?.unwrap_or_default(),
+        api_url: reader.api_url().to_owned(),
+        install_uuid: settings.install_uuid,
+        server_url: settings.server_url,
+        server_version: settings.server_version,
+        release_version: None,
+        workloads,
+        restores,
+        operator_secrets,
+        terminating_namespaces: terminating_namespaces(reader).await?,
+        occupied_namespaces: BTreeMap::new(),
+        unfinished_runs: Vec::new(),
+    })
+}
+
+/// Settings of Rancher that a plan compares.
+#[derive(Default)]
+struct Settings {
+    install_uuid: Option<String>,
+    server_url: Option<String>,
+    server_version: Option<String>,
+}
+
+impl Settings {
+    async fn read(reader: &ClusterReader, catalog: &Catalog) -> Result<Self, ObserveError> {
+        let resource = Resource::new("management.cattle.io", "v3", "settings");
+        if catalog.find(&resource).is_none() {
+            return Ok(Self::default());
+        }
+        Ok(Self {
+            install_uuid: setting(reader, &resource, "install-uuid").await?,
+            server_url: setting(reader, &resource, "server-url").await?,
+            server_version: setting(reader, &resource, "server-version").await?,
+        })
+    }
+}
+
+async fn setting(reader: &ClusterReader, resource: &Resource, name: &str) -> Result<Option<String>, ObserveError> {
+    let Some(value) = get(reader, resource, None, name).await? else { return Ok(None) };
+    let text = |field: &str| value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+    Ok(text("value").or_else(|| text("default")).map(str::to_owned))
+}
+
+/// One object, or `None` when it or its type is not there or not ours to see.
+async fn get(
+    reader: &ClusterReader,
+    resource: &Resource,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<Option<Value>, ObserveError> {
+    match reader.get(&Target::new(resource, namespace, name)).await {
+        Ok(answer) => Ok(answer.and_then(|answer| answer.value().ok())),
+        Err(ClusterError::NotServed { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Every object of a type; none when the type is not served.
+async fn all(reader: &ClusterReader, catalog: &Catalog, group: &str, plural: &str) -> Result<Vec<Value>, ObserveError> {
+    let Some(found) = catalog.find_any_version(group, plural) else { return Ok(Vec::new()) };
+    let listed = reader
+        .list(&found.resource, &ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
+        .await;
+    match listed {
+        Ok(listed) => Ok(listed.items),
+        Err(ClusterError::NotServed { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Rancher first, then those that write beside it, those that the backup names, and the rancher-backup operator.
+fn writers(places: &Places, controllers: &[WorkloadRef]) -> Vec<WorkloadRef> {
+    let deployment = |namespace: &str, name: &str| WorkloadRef {
+        api_version: "apps/v1".to_owned(),
+        resource: "deployments".to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    let mut all = vec![deployment(&places.rancher_namespace, &places.rancher_deployment)];
+    let known = WRITERS.iter().map(|writer| deployment(writer.namespace, writer.deployment));
+    let operator = deployment(&places.operator_namespace, "rancher-backup");
+    for reference in known.chain(controllers.iter().cloned()).chain([operator]) {
+        if !all.contains(&reference) {
+            all.push(reference);
+        }
+    }
+    all
+}
+
+async fn workload(
+    reader: &ClusterReader,
+    reference: &WorkloadRef,
+    places: &Places,
+    services: &[Service],
+    scalers: &Scalers,
+) -> Result<Option<Workload>, ObserveError> {
+    let (group, version) = match reference.api_version.split_once('/') {
+        Some((group, version)) => (group, version),
+        None => ("", reference.api_version.as_str()),
+    };
+    let resource = Resource::new(group, version, &reference.resource);
+    let Some(value) = get(reader, &resource, Some(&reference.namespace), &reference.name).await? else {
+        return Ok(None);
+    };
+    Ok(Some(read_workload(reference, &value, places, services, scalers)))
+}
+
+fn read_workload(
+    reference: &WorkloadRef,
+    value: &Value,
+    places: &Places,
+    services: &[Service],
+    scalers: &Scalers,
+) -> Workload {
+    let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok());
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let recorded = value.pointer("/metadata/annotations").and_then(|all| all.get(REPLICAS_ANNOTATION));
+    let mut managers = managers(value);
+    managers.extend(scalers.of(reference));
+    Workload {
+        reference: reference.clone(),
+        rancher: reference.namespace == places.rancher_namespace && reference.name == places.rancher_deployment,
+        uid: text("/metadata/uid").unwrap_or_default().to_owned(),
+        replicas: number("/spec/replicas").unwrap_or(1),
+        ready: number("/status/readyReplicas").unwrap_or(0),
+        recorded: recorded.and_then(Value::as_str).and_then(|text| text.parse().ok()),
+        rolling: is_rolling(value),
+        image: text("/spec/template/spec/containers/0/image").map(str::to_owned),
+        selector: selector_text(value).unwrap_or_default(),
+        managers,
+        serves_webhook: services.iter().any(|service| service.selects(&reference.namespace, value)),
+    }
+}
+
+/// A rollout that makes progress: on the worst day Rancher crashes in a loop, and nobody should wait for that to end.
+fn is_rolling(workload: &Value) -> bool {
+    let conditions = workload.pointer("/status/conditions").and_then(Value::as_array);
+    let progressing = conditions.into_iter().flatten().find(|condition| condition["type"] == "Progressing");
+    progressing.is_some_and(|condition| {
+        condition["status"] == "True"
+            && matches!(condition["reason"].as_str(), Some("ReplicaSetUpdated" | "NewReplicaSetCreated" | "FoundNewReplicaSet"))
+    })
+}
+
+/// Tools that would set the replicas back, by the marks that they leave (each tool's own documentation).
+fn managers(workload: &Value) -> Vec<String> {
+    let mark = |kind: &str, name: &str| {
+        workload.pointer(&format!("/metadata/{kind}")).and_then(|all| all.get(name)).and_then(Value::as_str)
+    };
+    let marks = [
+        ("annotations", "argocd.argoproj.io/tracking-id", "Argo CD"),
+        ("labels", "argocd.argoproj.io/instance", "Argo CD"),
+        ("labels", "kustomize.toolkit.fluxcd.io/name", "Flux Kustomization"),
+        ("labels", "helm.toolkit.fluxcd.io/name", "Flux HelmRelease"),
+        ("annotations", "objectset.rio.cattle.io/id", "Fleet"),
+        ("labels", "fleet.cattle.io/bundle-name", "Fleet"),
+        ("annotations", "helmcharts.helm.cattle.io/configHash", "HelmChart"),
+    ];
+    let found = marks.iter().filter_map(|(kind, name, tool)| mark(kind, name).map(|by| format!("{tool} ({by})")));
+    found.collect()
+}
+
+/// Those that scale workloads by themselves.
+#[derive(Default)]
+struct Scalers {
+    /// Target as (kind, namespace, name), and who scales it.
+    targets: Vec<((String, String, String), String)>,
+}
+
+impl Scalers {
+    async fn read(reader: &ClusterReader, catalog: &Catalog) -> Result<Self, ObserveError> {
+        let mut targets = Vec::new();
+        for (group, plural, tool) in
+            [("autoscaling", "horizontalpodautoscalers", "HorizontalPodAutoscaler"), ("keda.sh", "scaledobjects", "KEDA")]
+        {
+            let found = all(reader, catalog, group, plural).await?;
+            targets.extend(found.iter().filter_map(|scaler| scaled(scaler, tool)));
+        }
+        let charts = all(reader, catalog, "helm.cattle.io", "helmcharts").await?;
+        targets.extend(charts.iter().filter_map(installed_by_chart));
+        Ok(Self { targets })
+    }
+
+    fn of(&self, reference: &WorkloadRef) -> Vec<String> {
+        let kind = match reference.resource.as_str() {
+            "statefulsets" => "StatefulSet",
+            _ => "Deployment",
+        };
+        let is_it = |(of, namespace, name): &(String, String, String)| {
+            of == kind && *namespace == reference.namespace && *name == reference.name
+        };
+        self.targets.iter().filter(|(target, _)| is_it(target)).map(|(_, by)| by.clone()).collect()
+    }
+}
+
+fn scaled(scaler: &Value, tool: &str) -> Option<((String, String, String), String)> {
+    let namespace = scaler.pointer("/metadata/namespace")?.as_str()?;
+    let target = scaler.pointer("/spec/scaleTargetRef")?;
+    let kind = target.get("kind").and_then(Value::as_str).unwrap_or("Deployment");
+    let name = target.get("name")?.as_str()?;
+    let by = format!("{tool} ({namespace}/{})", scaler.pointer("/metadata/name")?.as_str()?);
+    Some(((kind.to_owned(), namespace.to_owned(), name.to_owned()), by))
+}
+
+/// K3s and RKE2 install Rancher from a `HelmChart` of the same name and apply it again when it changes.
+fn installed_by_chart(chart: &Value) -> Option<((String, String, String), String)> {
+    let name = chart.pointer("/metadata/name")?.as_str()?;
+    let namespace = chart.pointer("/spec/targetNamespace")?.as_str()?;
+    let by = format!("HelmChart ({}/{name})", chart.pointer("/metadata/namespace")?.as_str()?);
+    Some((("Deployment".to_owned(), namespace.to_owned(), name.to_owned()), by))
+}
+
+/// A Service that answers webhooks.
+struct Service {
+    namespace: String,
+    selector: Vec<(String, String)>,
+}
+
+impl Service {
+    /// The Service leads to the pods of this workload.
+    fn selects(&self, namespace: &str, workload: &Value) -> bool {
+        let labels = workload.pointer("/spec/template/metadata/labels");
+        let has = |(key, value): &(String, String)| {
+            labels.and_then(|labels| labels.get(key)).and_then(Value::as_str) == Some(value)
+        };
+        self.namespace == namespace && !self.selector.is_empty() && self.selector.iter().all(has)
+    }
+}
+
+async fn webhook_services(
+    reader: &ClusterReader,
+    conversion: &BTreeSet<(String, String)>,
+) -> Result<Vec<Service>, ObserveError> {
+    let mut names = conversion.clone();
+    for plural in ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"] {
+        let resource = Resource::new("admissionregistration.k8s.io", "v1", plural);
+        let listed = reader
+            .list(&resource, &ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
+            .await?;
+        names.extend(listed.items.iter().flat_map(admission_services));
+    }
+    let resource = Resource::new("", "v1", "services");
+    let mut services = Vec::new();
+    for (namespace, name) in names {
+        if let Some(service) = get(reader, &resource, Some(&namespace), &name).await? {
+            let selector = service.pointer("/spec/selector").and_then(Value::as_object);
+            let term = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+            let selector = selector.into_iter().flatten().filter_map(term).collect();
+            services.push(Service { namespace, selector });
+        }
+    }
+    Ok(services)
+}
+
+fn admission_services(configuration: &Value) -> Vec<(String, String)> {
+    let webhooks = configuration.get("webhooks").and_then(Value::as_array);
+    let service = |webhook: &Value| {
+        let service = webhook.pointer("/clientConfig/service")?;
+        Some((service.get("namespace")?.as_str()?.to_owned(), service.get("name")?.as_str()?.to_owned()))
+    };
+    webhooks.into_iter().flatten().filter_map(service).collect()
+}
+
+async fn terminating_namespaces(reader: &ClusterReader) -> Result<BTreeSet<String>, ObserveError> {
+    let resource = Resource::new("", "v1", "namespaces");
+    let options = ListOptions { metadata_only: true, ..ListOptions::default() };
+    let listed = reader
+        .list(&resource, &options, |raw| {
+            let value: Value = serde_json::from_str(raw.get())?;
+            let name = value.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+            Ok(name.filter(|_| value.pointer("/metadata/deletionTimestamp").is_some()))
+        })
+        .await?;
+    Ok(listed.items.into_iter().collect())
+}
+
+/// The operator's Restores, and the Secrets that its Restores and Backups name.
+async fn upstream(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+) -> Result<(Vec<UpstreamRestore>, BTreeSet<String>), ObserveError> {
+    let restores = all(reader, catalog, "resources.cattle.io", "restores").await?;
+    let backups = all(reader, catalog, "resources.cattle.io", "backups").await?;
+    let secrets = restores.iter().chain(&backups).flat_map(secrets_named).collect();
+    let restore = |value: &Value| {
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        UpstreamRestore {
+            name: text("/metadata/name").to_owned(),
+            ours: value.pointer("/metadata/labels").is_some_and(|labels| labels.get(RUN_LABEL).is_some()),
+            finished: !text("/status/restoreCompletionTs").is_empty(),
+        }
+    };
+    Ok((restores.iter().map(restore).collect(), secrets))
+}
+
+fn secrets_named(object: &Value) -> Vec<String> {
+    let pointers = ["/spec/encryptionConfigSecretName", "/spec/storageLocation/s3/credentialSecretName"];
+    pointers.iter().filter_map(|pointer| object.pointer(pointer)?.as_str().map(str::to_owned)).collect()
+}

@@ -1,0 +1,290 @@
+//! The lists that a backup and its selectors ask for, one for each resource type.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::ObserveError;
+use crate::backup::{SelectorQuery, Selectors};
+use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
+use crate::object::owner::OwnerId;
+use crate::object::{self, Interner, ObjectKey, Resource};
+use crate::observed::{Backup, Live, LiveObject, Served, ServedType};
+use crate::plan::diff::{owner_id, wanted};
+
+/// Lists under way at once; more gain nothing, since the API server's CPU is the limit.
+const IN_FLIGHT: usize = 4;
+
+/// What the list of all CRDs says.
+#[derive(Debug, Default)]
+pub struct Crds {
+    objects: Vec<LiveObject>,
+    /// Group and plural of every type that a CRD defines.
+    pub types: HashSet<(String, String)>,
+    /// Namespace and name of Services that convert custom resources.
+    pub webhook_services: BTreeSet<(String, String)>,
+}
+
+fn crd_resource() -> Arc<Resource> {
+    Arc::new(Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions"))
+}
+
+/// Lists every CRD: which types are custom is asked of them all.
+pub async fn crds(reader: &ClusterReader) -> Result<Crds, ObserveError> {
+    let resource = crd_resource();
+    let mut interner = Interner::default();
+    let mut services = BTreeSet::new();
+    let listed = reader
+        .list(&resource, &ListOptions::default(), |raw| {
+            let value: Value = serde_json::from_str(raw.get())?;
+            services.extend(conversion_service(&value));
+            Ok(live_object(&resource, value, &mut interner, "CustomResourceDefinition"))
+        })
+        .await?;
+    let types = listed.items.iter().filter_map(|object| object.summary.crd.as_deref());
+    let types = types.map(|crd| (crd.group.clone(), crd.plural.clone())).collect();
+    Ok(Crds { objects: listed.items, types, webhook_services: services })
+}
+
+fn conversion_service(crd: &Value) -> Option<(String, String)> {
+    let service = crd.pointer("/spec/conversion/webhook/clientConfig/service")?;
+    Some((service.get("namespace")?.as_str()?.to_owned(), service.get("name")?.as_str()?.to_owned()))
+}
+
+/// Discovery in the words of a plan.
+pub fn served(catalog: &Catalog, custom: &HashSet<(String, String)>) -> Served {
+    let types = catalog.resources.iter().map(|found| {
+        let Resource { group, version: _, plural } = found.resource.as_ref();
+        let kind = ServedType {
+            kind: Arc::from(found.kind.as_str()),
+            namespaced: found.namespaced,
+            listable: found.can("list"),
+            status: found.has_status,
+            custom: custom.contains(&(group.clone(), plural.clone())),
+        };
+        (found.resource.as_ref().clone(), kind)
+    });
+    Served { types: types.collect(), failing: catalog.failing.iter().map(ToString::to_string).collect() }
+}
+
+/// Selectors of the backup whose group and version nobody serves.
+pub fn unserved_selectors(backup: &Backup, catalog: &Catalog) -> Vec<String> {
+    let served: BTreeSet<String> = catalog.resources.iter().map(|found| found.resource.api_version()).collect();
+    let selectors = backup.selectors.iter();
+    selectors.flat_map(|all| all.unserved(|version| served.contains(version))).map(str::to_owned).collect()
+}
+
+/// One list: a type, and what its objects are wanted for.
+struct Wish {
+    resource: Arc<Resource>,
+    kind: String,
+    /// The backup has objects of the type, so content is compared.
+    compared: bool,
+    selectors: Vec<SelectorQuery>,
+}
+
+/// What decides whether a listed object is kept.
+struct Keep {
+    backup: HashSet<ObjectKey>,
+    owners: HashSet<OwnerId>,
+    selectors: Option<Selectors>,
+}
+
+/// Lists what the backup and its selectors ask for and keeps what matters of it.
+pub async fn live(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    backup: &Backup,
+    served: Served,
+    crds: Crds,
+) -> Result<Live, ObserveError> {
+    let keep = Arc::new(Keep {
+        backup: backup.objects.iter().map(|object| object.key.clone()).collect(),
+        owners: wanted(backup),
+        selectors: backup.selectors.clone(),
+    });
+    let wishes = wishes(catalog, backup, &keep.owners);
+    let mut unlisted = Vec::new();
+    let mut objects = Vec::new();
+    let mut lists = stream::iter(wishes.into_iter().map(|wish| {
+        let (reader, keep) = (reader.clone(), Arc::clone(&keep));
+        let crds = wish.resource.is_crd().then(|| crds.objects.clone());
+        async move { spawned(reader, wish, keep, crds).await }
+    }))
+    .buffer_unordered(IN_FLIGHT);
+    while let Some(outcome) = lists.next().await {
+        match outcome? {
+            Outcome::Listed(found) => objects.extend(found),
+            Outcome::Refused(resource, message) => unlisted.push((resource, message)),
+        }
+    }
+    drop(lists);
+    objects.sort_by(|a: &LiveObject, b: &LiveObject| a.key.cmp(&b.key));
+    objects.shrink_to_fit();
+    unlisted.sort();
+    let mut live = Live::new(objects, served);
+    live.unlisted = unlisted;
+    Ok(live)
+}
+
+/// Which lists are made. A type is listed once, at the version of the backup where that is served.
+fn wishes(catalog: &Catalog, backup: &Backup, owners: &HashSet<OwnerId>) -> Vec<Wish> {
+    let in_backup: HashSet<&Resource> = backup.objects.iter().map(|object| object.key.resource.as_ref()).collect();
+    let owner_kinds: HashSet<(&str, &str)> = owners.iter().map(|id| (id.group.as_ref(), id.kind.as_ref())).collect();
+    let mut wishes: BTreeMap<(String, String), Wish> = BTreeMap::new();
+    for found in catalog.resources.iter().filter(|found| found.can("list")) {
+        let resource = found.resource.as_ref();
+        let compared = in_backup.contains(resource);
+        let selectors = selector_queries(backup, found);
+        let owns = owner_kinds.contains(&(resource.group.as_str(), found.kind.as_str()));
+        if !compared && selectors.is_empty() && !owns {
+            continue;
+        }
+        let key = (resource.group.clone(), resource.plural.clone());
+        let wish = wishes.entry(key).or_insert_with(|| Wish {
+            resource: Arc::clone(&found.resource),
+            kind: found.kind.clone(),
+            compared: false,
+            selectors: Vec::new(),
+        });
+        if compared {
+            wish.resource = Arc::clone(&found.resource);
+            wish.compared = true;
+        }
+        wish.selectors.extend(selectors);
+    }
+    wishes.into_values().collect()
+}
+
+fn selector_queries(backup: &Backup, found: &ApiResource) -> Vec<SelectorQuery> {
+    let resource = found.resource.as_ref();
+    let queries = |all: &Selectors| all.wants_resource(&resource.api_version(), &found.kind, &resource.plural);
+    backup.selectors.as_ref().map(queries).unwrap_or_default()
+}
+
+enum Outcome {
+    Listed(Vec<LiveObject>),
+    Refused(Resource, String),
+}
+
+/// On a task of its own, so that several lists are taken apart on several cores.
+async fn spawned(
+    reader: ClusterReader,
+    wish: Wish,
+    keep: Arc<Keep>,
+    crds: Option<Vec<LiveObject>>,
+) -> Result<Outcome, ObserveError> {
+    let task = tokio::spawn(async move {
+        match list_one(&reader, &wish, &keep, crds).await {
+            Ok(found) => Ok(Outcome::Listed(found)),
+            // A type that went away holds nothing; one that we may not list leaves the plan incomplete.
+            Err(ClusterError::NotServed { .. }) => Ok(Outcome::Listed(Vec::new())),
+            Err(error @ ClusterError::Api { .. }) => {
+                Ok(Outcome::Refused(wish.resource.as_ref().clone(), error.to_string()))
+            }
+            Err(error) => Err(ObserveError::from(error)),
+        }
+    });
+    task.await.map_err(|_| ObserveError::Interrupted)?
+}
+
+async fn list_one(
+    reader: &ClusterReader,
+    wish: &Wish,
+    keep: &Keep,
+    crds: Option<Vec<LiveObject>>,
+) -> Result<Vec<LiveObject>, ClusterError> {
+    let mut chosen: HashMap<usize, HashSet<(String, String)>> = HashMap::new();
+    for query in wish.selectors.iter().filter(|query| query.needs_own_list) {
+        chosen.insert(query.index, names_selected(reader, &wish.resource, query).await?);
+    }
+    if let Some(crds) = crds {
+        // Labels were not kept of the list of all CRDs; a selector that asks for them needs them read once more.
+        let labelled = wish.selectors.iter().any(|query| query.label_selector.is_some());
+        if !labelled {
+            return Ok(crds.into_iter().filter_map(|object| kept(object, &Value::Null, wish, keep, &chosen)).collect());
+        }
+    }
+    // Protection goes by content (a Secret's type, a label), so even what is only selected is read whole where it may lie.
+    let metadata_only = !wish.compared && wish.resource.group != "" && wish.resource.group != "rbac.authorization.k8s.io"
+        && !wish.resource.is_crd();
+    let options = ListOptions { metadata_only, ..ListOptions::default() };
+    let mut interner = Interner::default();
+    let listed = reader
+        .list(&wish.resource, &options, |raw: &RawValue| {
+            let value: Value = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
+            let labels = value.pointer("/metadata/labels").cloned().unwrap_or(Value::Null);
+            let object = live_object(&wish.resource, value, &mut interner, &wish.kind);
+            Ok(object.and_then(|object| kept(object, &labels, wish, keep, &chosen)))
+        })
+        .await?;
+    Ok(listed.items)
+}
+
+/// Objects that only the API server can select (by fields).
+async fn names_selected(
+    reader: &ClusterReader,
+    resource: &Resource,
+    query: &SelectorQuery,
+) -> Result<HashSet<(String, String)>, ClusterError> {
+    let options = ListOptions {
+        metadata_only: true,
+        label_selector: query.label_selector.as_deref().unwrap_or_default(),
+        field_selector: query.field_selector.as_deref().unwrap_or_default(),
+        ..ListOptions::default()
+    };
+    let listed = reader
+        .list(resource, &options, |raw| {
+            let value: Value = serde_json::from_str(raw.get())?;
+            let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
+            Ok(Some((text("namespace"), text("name"))))
+        })
+        .await?;
+    Ok(listed.items.into_iter().collect())
+}
+
+/// Makes of a listed item what is kept; `None` for one without the metadata that every Kubernetes sets.
+fn live_object(resource: &Arc<Resource>, mut value: Value, interner: &mut Interner, kind: &str) -> Option<LiveObject> {
+    let facts = object::live_facts(&value).ok()?;
+    let metadata = value.get("metadata")?;
+    let namespace = metadata.get("namespace").and_then(Value::as_str).map(|text| interner.text(text));
+    let name = Arc::from(metadata.get("name")?.as_str()?);
+    let key = ObjectKey { resource: Arc::clone(resource), namespace, name };
+    value.as_object_mut()?.insert("kind".to_owned(), Value::from(kind));
+    let summary = object::summarise(resource, value, interner).ok()?;
+    Some(LiveObject { key, summary, facts, selected: false })
+}
+
+fn kept(
+    mut object: LiveObject,
+    labels: &Value,
+    wish: &Wish,
+    keep: &Keep,
+    chosen: &HashMap<usize, HashSet<(String, String)>>,
+) -> Option<LiveObject> {
+    object.selected = is_selected(&object.key, labels, wish, keep, chosen);
+    let matters = object.selected
+        || keep.backup.contains(&object.key)
+        || keep.owners.contains(&owner_id(&object.key, &object.summary.kind));
+    matters.then_some(object)
+}
+
+fn is_selected(
+    key: &ObjectKey,
+    labels: &Value,
+    wish: &Wish,
+    keep: &Keep,
+    chosen: &HashMap<usize, HashSet<(String, String)>>,
+) -> bool {
+    let Some(selectors) = &keep.selectors else { return false };
+    let namespace = key.namespace.as_deref();
+    wish.selectors.iter().any(|query| {
+        let by_fields = chosen.get(&query.index).is_none_or(|names| {
+            names.contains(&(namespace.unwrap_or_default().to_owned(), key.name.to_string()))
+        });
+        by_fields && selectors.matches(query.index, namespace, &key.name, |label| labels.get(label).and_then(Value::as_str))
+    })
+}
