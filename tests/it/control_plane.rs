@@ -7,24 +7,50 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use aws_sdk_s3::config::Credentials;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DeleteParams, PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::json;
 
-use crate::harness::{Cluster, Options, REINBACK, S3Server, eventually, fixture, rancher, skip, temp_dir};
+use crate::harness::{AuditEvent, Cluster, Options, REINBACK, S3Server, eventually, fixture, rancher, skip, temp_dir};
 
 const PLAIN: &str = "plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz";
 const LARGE: &str = "large-56488071-5e68-44dd-b5a1-2f0f8091f490-2026-11-23T05-59-47Z.tar.gz";
 const POD_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_deployment_gets_ready_pods() {
-    let cluster = Cluster::shared();
+async fn a_deployment_gets_ready_pods_and_loses_them_at_zero() {
+    let (cluster, client) = (Cluster::shared(), Cluster::shared().client().await);
     cluster.kubectl(&["create", "deployment", "web", "--image=web:1", "--replicas=3"], "").unwrap();
-    let deployments = Api::<Deployment>::namespaced(cluster.client().await, "default");
+    let deployments = Api::<Deployment>::namespaced(client.clone(), "default");
     eventually(POD_TIMEOUT, || async {
         let status = deployments.get("web").await?.status.context("no status yet")?;
         ensure!(status.ready_replicas == Some(3), "{status:?}");
+        Ok(())
+    })
+    .await;
+
+    cluster.kubectl(&["scale", "deployment", "web", "--replicas=0"], "").unwrap();
+
+    let pods = Api::<Pod>::namespaced(client, "default");
+    eventually(POD_TIMEOUT, || async {
+        let left = pods.list(&ListParams::default().labels("app=web")).await?.items.len();
+        ensure!(left == 0, "{left} pods are left");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_goes_with_what_it_holds() {
+    let (cluster, client) = (Cluster::shared(), Cluster::shared().client().await);
+    cluster.kubectl(&["create", "namespace", "doomed"], "").unwrap();
+    cluster.kubectl(&["create", "configmap", "inside", "--namespace=doomed"], "").unwrap();
+    let namespaces = Api::<Namespace>::all(client);
+
+    namespaces.delete("doomed", &DeleteParams::default()).await.unwrap();
+
+    eventually(POD_TIMEOUT, || async {
+        ensure!(namespaces.get_opt("doomed").await?.is_none(), "the namespace is still there");
         Ok(())
     })
     .await;
@@ -73,17 +99,32 @@ async fn the_audit_log_shows_who_asked_for_what() {
 }
 
 #[tokio::test]
+async fn other_programs_come_in_by_the_kubeconfig() {
+    let cluster = Cluster::shared();
+    let kubeconfig = cluster.kubeconfig().to_str().unwrap();
+    let whoami = ["--kubeconfig", kubeconfig, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"];
+    assert_eq!(cluster.kubectl(&whoami, "").unwrap(), "admin");
+    assert!(Path::new(REINBACK).is_file());
+
+    let is_ours = |event: &AuditEvent| {
+        event.user_agent.starts_with("kubectl/") && event.object_ref.resource == "selfsubjectreviews"
+    };
+    eventually(POD_TIMEOUT, || async { cluster.audit().into_iter().find(is_ours).context("no request of kubectl") })
+        .await;
+}
+
+#[tokio::test]
 async fn a_user_has_no_rights_until_some_are_bound() {
     let cluster = Cluster::shared();
     let user = cluster.user("reader");
     let maps = Api::<ConfigMap>::namespaced(user.client().await, "kube-system");
-    let refused = maps.list(&Default::default()).await.unwrap_err();
+    let refused = maps.list(&ListParams::default()).await.unwrap_err();
     assert!(matches!(refused, kube::Error::Api(status) if status.code == 403));
 
     let role = ["create", "clusterrolebinding", "reader", "--clusterrole=view", "--user=reader"];
     cluster.kubectl(&role, "").unwrap();
 
-    eventually(POD_TIMEOUT, || async { Ok(maps.list(&Default::default()).await?) }).await;
+    eventually(POD_TIMEOUT, || async { Ok(maps.list(&ListParams::default()).await?) }).await;
 }
 
 #[tokio::test]
@@ -178,7 +219,7 @@ async fn a_seeded_cluster_holds_the_backup_and_a_disturbed_one_does_not() {
     assert_eq!((status.replicas, status.ready_replicas), (Some(3), Some(3)));
 
     let disturbance = rancher::Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
-    let disturbed = rancher::disturb(&client, &items, disturbance).await.unwrap();
+    let disturbed: rancher::Disturbed = rancher::disturb(&client, &items, disturbance).await.unwrap();
     let differences = rancher::differences(&client, &items).await.unwrap();
     for place in disturbed.changed.iter().chain(&disturbed.deleted) {
         assert!(differences.iter().any(|line| line.starts_with(&format!("{place}:"))), "{place} does not differ");
@@ -214,10 +255,11 @@ async fn the_large_backup_is_seeded_in_a_minute() {
 
 #[test]
 fn a_backup_of_the_own_cluster_bears_its_uid() {
-    let folder = temp_dir();
+    let (cluster, folder) = (Cluster::shared(), temp_dir());
+    let uid = cluster.kubectl(&["get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"], "").unwrap();
     let backup = fixture(PLAIN);
-    let name = rancher::backup_as_own("11111111-2222-3333-4444-555555555555", &backup, folder.path()).unwrap();
-    assert_eq!(name, "plain-11111111-2222-3333-4444-555555555555-2026-11-23T05-58-54Z.tar.gz");
+    let name = rancher::backup_as_own(cluster.uid(), &backup, folder.path()).unwrap();
+    assert_eq!(name, format!("plain-{uid}-2026-11-23T05-58-54Z.tar.gz"));
     assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), std::fs::read(backup).unwrap());
 }
 

@@ -110,10 +110,6 @@ impl Cluster {
         &self.kubeconfig
     }
 
-    pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api_port)
-    }
-
     /// A new client of a member of `system:masters`. It belongs to the runtime in which it was made.
     pub async fn client(&self) -> Client {
         client(&self.kubeconfig).await.expect("the kubeconfig was written by us")
