@@ -3,11 +3,15 @@
 //! An entry is durable (in the `Run`) before the effect that it announces. It holds what looking at the cluster
 //! cannot tell: how many replicas a workload had, what was planned and accepted, how far the run came.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::run::{Phase, cut_message};
 
 /// A part of a run, in the order in which they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -112,3 +116,377 @@ pub enum Entry {
     /// Another process took the run over.
     TakenOver { holder: String },
 }
+
+/// Reason of a failure that a person asked for; before the first object write such a run ends `Cancelled`.
+pub const CANCELLED: &str = "Cancelled";
+
+/// Take-overs kept as entries of their own; later ones replace the last, so that a crash loop cannot fill the `Run`.
+const TAKEOVERS_KEPT: usize = 100;
+
+/// What a run does when it fails after its first object write (`reinback.io/on-failure`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+pub enum OnFailure {
+    /// Rancher stays at 0 until a person decides.
+    #[default]
+    Hold,
+    /// Replicas are given back on whatever was written.
+    Resume,
+    /// Goes back by the safety backup.
+    Undo,
+}
+
+impl OnFailure {
+    pub const ALL: &[OnFailure] = &[OnFailure::Hold, OnFailure::Resume, OnFailure::Undo];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hold => "Hold",
+            Self::Resume => "Resume",
+            Self::Undo => "Undo",
+        }
+    }
+}
+
+impl fmt::Display for OnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is not an [`OnFailure`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not Hold, Resume or Undo")]
+pub struct UnknownOnFailure(pub String);
+
+impl FromStr for OnFailure {
+    type Err = UnknownOnFailure;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.iter().copied().find(|word| word.as_str() == text).ok_or_else(|| UnknownOnFailure(text.to_owned()))
+    }
+}
+
+/// What follows from a journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The step has not begun.
+    Run(Step),
+    /// The step began and did not end: the process died in it. Look, and do it again; every step is idempotent.
+    Again(Step),
+    /// It failed before the first object write: [`Step::Resume`] gives the replicas back, then the run has failed.
+    GiveBack { reason: String, message: String },
+    /// It failed after the first object write and `on-failure` says so: [`Step::Resume`], then the run has failed.
+    Resume { reason: String, message: String },
+    /// It failed after the first object write: Rancher stays at 0 and the run ends `Failed`.
+    Hold { step: Step, reason: String, message: String },
+    /// Nothing is left to do.
+    End { phase: Phase, reason: String, message: String },
+}
+
+/// An entry that cannot follow what the journal holds: two processes append, or the executor has a bug.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the journal does not take `{entry}`: {why}")]
+pub struct IllegalTransition {
+    pub entry: String,
+    pub why: String,
+}
+
+/// When a step ran. A step that was taken up again after a crash keeps its first start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepTime {
+    pub step: Step,
+    pub started: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Timestamp>,
+}
+
+/// The entries of one run, oldest first; everything else is a fold over them.
+///
+/// What was read from a `Run` is taken as it is: [`next`] is total, also over a journal that somebody edited.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Journal(Vec<Event>);
+
+impl From<Vec<Event>> for Journal {
+    fn from(events: Vec<Event>) -> Self {
+        Self(events)
+    }
+}
+
+impl From<Journal> for Vec<Event> {
+    fn from(journal: Journal) -> Self {
+        journal.0
+    }
+}
+
+impl Journal {
+    pub fn events(&self) -> &[Event] {
+        &self.0
+    }
+
+    /// Adds `entry`, cut to what a `Run` may hold.
+    ///
+    /// An entry that says nothing new (a step started again after a crash, a workload recorded before) is taken and
+    /// not stored, so that the journal stays small however often the process dies.
+    ///
+    /// # Errors
+    ///
+    /// When the entry cannot follow; the journal is then as it was.
+    pub fn append(&mut self, at: Timestamp, entry: Entry) -> Result<(), IllegalTransition> {
+        let state = State::fold(&self.0);
+        state.permits(&entry).map_err(|why| IllegalTransition { entry: entry.to_string(), why })?;
+        if state.says_already(&entry) {
+            return Ok(());
+        }
+        if matches!(entry, Entry::TakenOver { .. }) && state.takeovers >= TAKEOVERS_KEPT {
+            self.0.pop_if(|last| matches!(last.entry, Entry::TakenOver { .. }));
+        }
+        self.0.push(Event { at, entry: entry.bounded() });
+        Ok(())
+    }
+
+    /// What [`next`] says of it.
+    pub fn next(&self, on_failure: OnFailure) -> Next {
+        next(&self.0, on_failure)
+    }
+
+    /// Replicas that the workloads had before the run. The first number wins: a later one was read after a crash,
+    /// from a workload that this run had scaled to 0 already.
+    pub fn replicas(&self) -> BTreeMap<WorkloadRef, i32> {
+        replicas(&self.0)
+    }
+
+    /// Objects of the backup may have been written or deleted.
+    pub fn first_write_begun(&self) -> bool {
+        State::fold(&self.0).first_write_begun()
+    }
+
+    /// The steps that started, in the order in which they did.
+    pub fn step_times(&self) -> Vec<StepTime> {
+        step_times(&self.0)
+    }
+}
+
+/// [`Journal::replicas`] of borrowed events.
+pub fn replicas(events: &[Event]) -> BTreeMap<WorkloadRef, i32> {
+    let mut first = BTreeMap::new();
+    for event in events {
+        if let Entry::Replicas { workload, replicas } = &event.entry {
+            first.entry(workload.clone()).or_insert(*replicas);
+        }
+    }
+    first
+}
+
+/// [`Journal::step_times`] of borrowed events.
+pub fn step_times(events: &[Event]) -> Vec<StepTime> {
+    let mut times: Vec<StepTime> = Vec::new();
+    for Event { at, entry } in events {
+        let known = |step: &Step| times.iter().position(|time| time.step == *step);
+        match entry {
+            Entry::Started { step } if known(step).is_none() => {
+                times.push(StepTime { step: *step, started: *at, finished: None, failed: None });
+            }
+            Entry::Finished { step } => {
+                if let Some(index) = known(step) {
+                    times[index].finished = Some(*at);
+                }
+            }
+            Entry::Failed { step, .. } => {
+                if let Some(index) = known(step) {
+                    times[index].failed = Some(*at);
+                }
+            }
+            Entry::Started { .. } | Entry::Replicas { .. } | Entry::TakenOver { .. } => {}
+        }
+    }
+    times
+}
+
+/// Says what is next, at a start as after a crash, from the journal alone.
+///
+/// Replicas are given back in every path but `Hold`. A step that failed is never tried again here: how often it was
+/// tried before it failed is the executor's.
+pub fn next(events: &[Event], on_failure: OnFailure) -> Next {
+    let state = State::fold(events);
+    match &state.failure {
+        Some(failure) => state.after_failure(failure, on_failure),
+        None => match Step::ALL.iter().copied().find(|step| !state.finished.contains(step)) {
+            Some(step) if state.started.contains(&step) => Next::Again(step),
+            Some(step) => Next::Run(step),
+            None => Next::End {
+                phase: Phase::Succeeded,
+                reason: "Succeeded".to_owned(),
+                message: "every step finished".to_owned(),
+            },
+        },
+    }
+}
+
+impl Entry {
+    fn bounded(self) -> Self {
+        match self {
+            Self::Failed { step, reason, message } => {
+                Self::Failed { step, reason: cut_message(&reason), message: cut_message(&message) }
+            }
+            Self::TakenOver { holder } => Self::TakenOver { holder: cut_message(&holder) },
+            entry @ (Self::Started { .. } | Self::Replicas { .. } | Self::Finished { .. }) => entry,
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { step } => write!(f, "{step} started"),
+            Self::Replicas { workload, replicas } => write!(f, "{workload} has {replicas} replicas"),
+            Self::Finished { step } => write!(f, "{step} finished"),
+            Self::Failed { step, reason, message: _ } => write!(f, "{step} failed: {reason}"),
+            Self::TakenOver { holder } => write!(f, "taken over by {holder}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Failure {
+    step: Step,
+    reason: String,
+    message: String,
+}
+
+/// What the entries come to.
+#[derive(Debug, Default)]
+struct State {
+    started: BTreeSet<Step>,
+    finished: BTreeSet<Step>,
+    recorded: BTreeSet<WorkloadRef>,
+    takeovers: usize,
+    /// The first failure, which is the run's.
+    failure: Option<Failure>,
+    /// A failure to give replicas back, after another.
+    resume_failure: Option<Failure>,
+}
+
+impl State {
+    fn fold(events: &[Event]) -> Self {
+        let mut state = Self::default();
+        events.iter().for_each(|event| state.take(&event.entry));
+        state
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Started { step } => {
+                self.started.insert(*step);
+            }
+            Entry::Finished { step } => {
+                self.finished.insert(*step);
+            }
+            Entry::Replicas { workload, replicas: _ } => {
+                self.recorded.insert(workload.clone());
+            }
+            Entry::TakenOver { holder: _ } => self.takeovers += 1,
+            Entry::Failed { step, reason, message } => {
+                let failure = Failure { step: *step, reason: reason.clone(), message: message.clone() };
+                match &self.failure {
+                    None => self.failure = Some(failure),
+                    Some(_) if *step == Step::Resume => self.resume_failure = Some(failure),
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
+    fn first_write_begun(&self) -> bool {
+        self.started.iter().any(|step| step.writes_objects())
+    }
+
+    /// The step whose effects may be half done.
+    fn open(&self) -> Option<Step> {
+        let failed = |step| {
+            [&self.failure, &self.resume_failure].into_iter().flatten().any(|failure: &Failure| failure.step == step)
+        };
+        self.started.iter().copied().find(|step| !self.finished.contains(step) && !failed(*step))
+    }
+
+    /// No policy leaves anything to do.
+    fn ended(&self) -> bool {
+        match &self.failure {
+            None => Step::ALL.iter().all(|step| self.finished.contains(step)),
+            Some(failure) => {
+                failure.step >= Step::Resume
+                    || !self.started.contains(&Step::Quiesce)
+                    || self.finished.contains(&Step::Resume)
+                    || self.resume_failure.is_some()
+            }
+        }
+    }
+
+    fn permits(&self, entry: &Entry) -> Result<(), String> {
+        if self.ended() {
+            return Err("the run has ended".to_owned());
+        }
+        match entry {
+            Entry::Started { step } => self.permits_start(*step),
+            Entry::Finished { step } | Entry::Failed { step, .. } if self.open() == Some(*step) => Ok(()),
+            Entry::Finished { step } | Entry::Failed { step, .. } => Err(format!("{step} is not running")),
+            Entry::Replicas { .. } if self.open() != Some(Step::Quiesce) => {
+                Err("replicas are recorded in quiesce only".to_owned())
+            }
+            Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
+            Entry::Replicas { .. } | Entry::TakenOver { .. } => Ok(()),
+        }
+    }
+
+    fn permits_start(&self, step: Step) -> Result<(), String> {
+        if let Some(open) = self.open() {
+            return if open == step { Ok(()) } else { Err(format!("{open} is still running")) };
+        }
+        match &self.failure {
+            Some(_) if step == Step::Resume => Ok(()),
+            Some(failure) => Err(format!("{} failed; only resume may follow", failure.step)),
+            None if self.finished.contains(&step) => Err(format!("{step} has finished")),
+            None => match Step::ALL.iter().find(|earlier| **earlier < step && !self.finished.contains(earlier)) {
+                Some(earlier) => Err(format!("{earlier} comes first")),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn says_already(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Started { step } => self.started.contains(step),
+            Entry::Replicas { workload, replicas: _ } => self.recorded.contains(workload),
+            Entry::Finished { .. } | Entry::Failed { .. } | Entry::TakenOver { .. } => false,
+        }
+    }
+
+    fn after_failure(&self, failure: &Failure, on_failure: OnFailure) -> Next {
+        let Failure { step, reason, message } = failure.clone();
+        if let Some(resume) = &self.resume_failure {
+            let message = format!("{message}; then the replicas could not be given back: {}", resume.message);
+            return Next::End { phase: Phase::Failed, reason, message: cut_message(&message) };
+        }
+        if self.ended() {
+            let cancelled = reason == CANCELLED && !self.first_write_begun();
+            return Next::End { phase: if cancelled { Phase::Cancelled } else { Phase::Failed }, reason, message };
+        }
+        if !self.first_write_begun() {
+            return Next::GiveBack { reason, message };
+        }
+        match on_failure {
+            // Whoever started to resume did so for good: half of the replicas is no state to stop in.
+            OnFailure::Hold | OnFailure::Undo if self.started.contains(&Step::Resume) => {
+                Next::Resume { reason, message }
+            }
+            // A manifest that asks for an undo is held before it runs; should one come here, holding loses nothing.
+            OnFailure::Hold | OnFailure::Undo => Next::Hold { step, reason, message },
+            OnFailure::Resume => Next::Resume { reason, message },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Event, Step};
+use crate::journal::{Event, Step, StepTime};
 use crate::plan::gate::Gate;
 
 /// Namespace of everything that reinback owns in a cluster; outside every pattern of the ResourceSets (invariant 6).
@@ -141,6 +141,13 @@ pub struct RunStatus {
     pub errors_total: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// When each step ran, read off the journal for people; `crate::status::refresh` writes it.
+    #[schemars(schema_with = "any_list")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepTime>,
+    /// What each workload had before the run, read off the journal for people; `crate::status::refresh` writes it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaRecord>,
     /// The intent log (`crate::journal`).
     #[schemars(schema_with = "any_list")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -149,6 +156,38 @@ pub struct RunStatus {
 
 /// Object errors kept in a status; more would make the object too large to store.
 pub const ERRORS_KEPT: usize = 100;
+
+/// Warnings, and gates, kept in a status, for the same reason.
+pub const WARNINGS_KEPT: usize = 100;
+
+/// Longest message kept in a `Run`, in bytes. A hundred errors, warnings and gates of this length, and the manifest,
+/// stay below the 1 MiB that a status file may have and the 1.5 MiB that etcd takes in one request.
+pub const MESSAGE_MAX_BYTES: usize = 1024;
+
+/// `text` on one line and within [`MESSAGE_MAX_BYTES`], as JSON would write it: what is cut ends in `…`.
+///
+/// Control characters become spaces, so that a message can neither forge a line of a commit nor steer a terminal.
+pub fn cut_message(text: &str) -> String {
+    cut(text, MESSAGE_MAX_BYTES)
+}
+
+fn cut(text: &str, max_bytes: usize) -> String {
+    let mut kept = String::with_capacity(text.len().min(max_bytes));
+    let (mut written, mut end) = (0, 0);
+    for character in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        written += if matches!(character, '"' | '\\') { 2 } else { character.len_utf8() };
+        if written > max_bytes {
+            kept.truncate(end);
+            kept.push('…');
+            return kept;
+        }
+        kept.push(character);
+        if written + '…'.len_utf8() <= max_bytes {
+            end = kept.len();
+        }
+    }
+    kept
+}
 
 /// A condition in Flux's shape: `Ready` always, `Reconciling` and `Stalled` only while true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +266,15 @@ pub struct Progress {
     pub seconds_left: Option<u64>,
 }
 
+/// How many replicas a workload had before the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaRecord {
+    /// `deployments/cattle-system/rancher`.
+    pub workload: String,
+    pub replicas: i32,
+}
+
 /// An object that could not be brought to what the plan says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -235,4 +283,22 @@ pub struct ObjectError {
     pub object: String,
     /// What may be told of the API server's message: code, reason, field (invariant 7).
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_and_bounded_as_json_writes_it() {
+        assert_eq!(cut_message("two\nlines\x1b[31m"), "two lines [31m");
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdefg", 6), "abc…");
+        for text in ["é".repeat(2000), "\"\\".repeat(2000), "\u{7}".repeat(2000), "🦀".repeat(2000)] {
+            let cut = cut_message(&text);
+            let json = serde_json::to_string(&cut).expect("a string is JSON");
+            assert!(json.len() <= MESSAGE_MAX_BYTES + 2, "{} bytes", json.len());
+            assert!(cut.ends_with('…'));
+        }
+    }
 }
