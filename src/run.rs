@@ -166,15 +166,21 @@ pub const MESSAGE_MAX_BYTES: usize = 1024;
 
 /// `text` on one line and within [`MESSAGE_MAX_BYTES`], as JSON would write it: what is cut ends in `…`.
 ///
-/// Control characters become spaces, so that a message can neither forge a line of a commit nor steer a terminal.
+/// Characters that could forge a line of a commit, steer a terminal or turn the reading direction become spaces.
 pub fn cut_message(text: &str) -> String {
     cut(text, MESSAGE_MAX_BYTES)
+}
+
+/// Control characters, line separators and the marks that override the direction of text.
+pub(crate) fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn cut(text: &str, max_bytes: usize) -> String {
     let mut kept = String::with_capacity(text.len().min(max_bytes));
     let (mut written, mut end) = (0, 0);
-    for character in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+    for character in text.chars().map(|c| if steers(c) { ' ' } else { c }) {
         written += if matches!(character, '"' | '\\') { 2 } else { character.len_utf8() };
         if written > max_bytes {
             kept.truncate(end);
