@@ -77,6 +77,16 @@ fn any_value(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
 }
 
+/// The API server knows `int64` alone, and warns of `uint64` at every `kubectl apply`; `minimum: 0` stays.
+fn as_int64(schema: &mut schemars::Schema) {
+    let properties = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut);
+    for format in properties.into_iter().flatten().filter_map(|(_, property)| property.get_mut("format")) {
+        if format == "uint64" {
+            *format = "int64".into();
+        }
+    }
+}
+
 fn any_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "array", "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
 }
@@ -107,6 +117,7 @@ pub struct SourceRef {
 /// What the run is at and how it ended.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = as_int64)]
 pub struct RunStatus {
     pub observed_generation: i64,
     pub phase: Phase,
@@ -241,6 +252,7 @@ pub struct BackupRecord {
 /// How many objects met which fate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = as_int64)]
 pub struct Counts {
     pub created: u64,
     pub updated: u64,
@@ -263,6 +275,7 @@ impl Counts {
 /// How far a running step is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = as_int64)]
 pub struct Progress {
     pub step: Step,
     pub done: u64,
