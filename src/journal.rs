@@ -183,6 +183,17 @@ pub enum Next {
     End { phase: Phase, reason: String, message: String },
 }
 
+impl Next {
+    /// The step to run now; `None` when the run is over.
+    pub fn step(&self) -> Option<Step> {
+        match self {
+            Self::Run(step) | Self::Again(step) => Some(*step),
+            Self::GiveBack { .. } | Self::Resume { .. } => Some(Step::Resume),
+            Self::Hold { .. } | Self::End { .. } => None,
+        }
+    }
+}
+
 /// An entry that cannot follow what the journal holds: two processes append, or the executor has a bug.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the journal does not take `{entry}`: {why}")]

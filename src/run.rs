@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Event, Step, StepTime};
+use crate::journal::{Entry, Event, IllegalTransition, Journal, Step, StepTime};
 use crate::plan::gate::Gate;
 
 /// Namespace of everything that reinback owns in a cluster; outside every pattern of the ResourceSets (invariant 6).
@@ -163,6 +163,20 @@ pub struct RunStatus {
     #[schemars(schema_with = "any_list")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub journal: Vec<Event>,
+}
+
+impl RunStatus {
+    /// [`Journal::append`] on the journal of this status.
+    ///
+    /// # Errors
+    ///
+    /// When the entry cannot follow; the journal is then as it was.
+    pub fn record(&mut self, at: Timestamp, entry: Entry) -> Result<(), IllegalTransition> {
+        let mut journal = Journal::from(std::mem::take(&mut self.journal));
+        let appended = journal.append(at, entry);
+        self.journal = journal.into();
+        appended
+    }
 }
 
 /// Object errors kept in a status; more would make the object too large to store.

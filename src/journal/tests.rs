@@ -149,6 +149,17 @@ fn a_cancelled_run_gives_replicas_back_and_ends_cancelled_before_the_first_write
 }
 
 #[test]
+fn a_resume_that_has_begun_goes_on_although_the_policy_is_to_hold() {
+    let mut run = journal(up_to(Step::Namespaced));
+    run.append(at(60), failed(Step::Namespaced, "Timeout")).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::Hold { .. }));
+    run.append(at(61), started(Step::Resume)).expect("a person may have it resumed");
+    assert!(matches!(run.next(OnFailure::Hold), Next::Resume { .. }));
+    run.append(at(62), finished(Step::Resume)).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::End { phase: Phase::Failed, .. }));
+}
+
+#[test]
 fn replicas_that_could_not_be_given_back_end_the_run_with_both_causes() {
     let mut run = journal(up_to(Step::Quiesce));
     for entry in [failed(Step::Quiesce, "Timeout"), started(Step::Resume), failed(Step::Resume, "Forbidden")] {
@@ -335,10 +346,10 @@ impl World {
     /// Goes on until the end or death.
     fn run(&mut self, on_failure: OnFailure) -> Result<Next, Died> {
         loop {
-            match self.stored.next(on_failure) {
-                Next::Run(step) | Next::Again(step) => self.step(step)?,
-                Next::GiveBack { .. } | Next::Resume { .. } => self.step(Step::Resume)?,
-                end @ (Next::Hold { .. } | Next::End { .. }) => return Ok(end),
+            let next = self.stored.next(on_failure);
+            match next.step() {
+                Some(step) => self.step(step)?,
+                None => return Ok(next),
             }
         }
     }

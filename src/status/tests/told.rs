@@ -4,9 +4,7 @@ use super::*;
 fn the_subject_says_what_happened() {
     let giving_back = with(failed_in_crds("monday"), |status| {
         status.phase = Phase::Running;
-        let mut journal = Journal::from(std::mem::take(&mut status.journal));
-        journal.append(after(71), Entry::Started { step: Step::Resume }).expect("legal");
-        status.journal = journal.into();
+        status.record(after(71), Entry::Started { step: Step::Resume }).expect("legal");
     });
     let unchanged = with(succeeded("monday"), |status| {
         status.counts = Some(Counts { skipped: 8_631, ..Counts::default() });
