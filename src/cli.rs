@@ -1,5 +1,7 @@
 //! cli
 
+pub mod crd;
+
 pub fn main() -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }

@@ -53,6 +53,9 @@ mod tests {
         for word in ["$ref", "definitions", "const", "patternProperties", "if"] {
             assert!(schema.get(word).is_none(), "{path} has {word}");
         }
+        let formats = [None, Some("int32"), Some("int64"), Some("date-time")];
+        let format = schema.get("format").and_then(Value::as_str);
+        assert!(formats.contains(&format), "{path} has the format {format:?}, of which the API server warns");
         for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             assert_structural(&format!("{path}.{name}"), property);
         }

@@ -1,0 +1,387 @@
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_795_000_000 + second).expect("a valid time")
+}
+
+fn workload(name: &str) -> WorkloadRef {
+    WorkloadRef {
+        api_version: "apps/v1".to_owned(),
+        resource: "deployments".to_owned(),
+        namespace: "cattle-system".to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+fn started(step: Step) -> Entry {
+    Entry::Started { step }
+}
+
+fn finished(step: Step) -> Entry {
+    Entry::Finished { step }
+}
+
+fn failed(step: Step, reason: &str) -> Entry {
+    Entry::Failed { step, reason: reason.to_owned(), message: format!("{step} gave up") }
+}
+
+fn recorded(name: &str, replicas: i32) -> Entry {
+    Entry::Replicas { workload: workload(name), replicas }
+}
+
+fn journal(entries: impl IntoIterator<Item = Entry>) -> Journal {
+    let mut journal = Journal::default();
+    for (second, entry) in (0..).zip(entries) {
+        journal.append(at(second), entry).expect("a legal entry");
+    }
+    journal
+}
+
+/// All entries of a run that succeeds.
+fn whole() -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for step in Step::ALL {
+        entries.push(started(*step));
+        if *step == Step::Quiesce {
+            entries.extend([recorded("rancher", 3), recorded("rancher-webhook", 1)]);
+        }
+        entries.push(finished(*step));
+    }
+    entries
+}
+
+/// Every step before `step` is done and `step` has started.
+fn up_to(step: Step) -> Vec<Entry> {
+    let mut entries = whole();
+    let end = entries.iter().position(|entry| *entry == started(step)).expect("every step starts");
+    entries.truncate(end + 1);
+    entries
+}
+
+#[test]
+fn every_prefix_of_a_whole_journal_says_what_is_next() {
+    let entries = whole();
+    let said: Vec<String> = (0..=entries.len())
+        .map(|length| {
+            let last = length.checked_sub(1).map_or("nothing".to_owned(), |index| entries[index].to_string());
+            format!("{last} -> {:?}", journal(entries[..length].to_vec()).next(OnFailure::Hold))
+        })
+        .collect();
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    nothing -> Run(Preflight)
+    preflight started -> Again(Preflight)
+    preflight finished -> Run(Announce)
+    announce started -> Again(Announce)
+    announce finished -> Run(Quiesce)
+    quiesce started -> Again(Quiesce)
+    deployments/cattle-system/rancher has 3 replicas -> Again(Quiesce)
+    deployments/cattle-system/rancher-webhook has 1 replicas -> Again(Quiesce)
+    quiesce finished -> Run(Crds)
+    crds started -> Again(Crds)
+    crds finished -> Run(ClusterScoped)
+    cluster-scoped started -> Again(ClusterScoped)
+    cluster-scoped finished -> Run(Namespaced)
+    namespaced started -> Again(Namespaced)
+    namespaced finished -> Run(Prune)
+    prune started -> Again(Prune)
+    prune finished -> Run(Resume)
+    resume started -> Again(Resume)
+    resume finished -> Run(Verify)
+    verify started -> Again(Verify)
+    verify finished -> End { phase: Succeeded, reason: "Succeeded", message: "every step finished" }
+    "#);
+}
+
+#[test]
+fn a_failure_ends_by_where_it_happened_and_what_the_manifest_asks() {
+    let mut said = Vec::new();
+    for step in Step::ALL {
+        let mut failing = journal(up_to(*step));
+        failing.append(at(100), failed(*step, "Timeout")).expect("a running step may fail");
+        for on_failure in OnFailure::ALL {
+            said.push(format!("{step}, {on_failure}: {:?}", failing.next(*on_failure)));
+        }
+    }
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    preflight, Hold: End { phase: Failed, reason: "Timeout", message: "preflight gave up" }
+    preflight, Resume: End { phase: Failed, reason: "Timeout", message: "preflight gave up" }
+    preflight, Undo: End { phase: Failed, reason: "Timeout", message: "preflight gave up" }
+    announce, Hold: End { phase: Failed, reason: "Timeout", message: "announce gave up" }
+    announce, Resume: End { phase: Failed, reason: "Timeout", message: "announce gave up" }
+    announce, Undo: End { phase: Failed, reason: "Timeout", message: "announce gave up" }
+    quiesce, Hold: GiveBack { reason: "Timeout", message: "quiesce gave up" }
+    quiesce, Resume: GiveBack { reason: "Timeout", message: "quiesce gave up" }
+    quiesce, Undo: GiveBack { reason: "Timeout", message: "quiesce gave up" }
+    crds, Hold: Hold { step: Crds, reason: "Timeout", message: "crds gave up" }
+    crds, Resume: Resume { reason: "Timeout", message: "crds gave up" }
+    crds, Undo: Hold { step: Crds, reason: "Timeout", message: "crds gave up" }
+    cluster-scoped, Hold: Hold { step: ClusterScoped, reason: "Timeout", message: "cluster-scoped gave up" }
+    cluster-scoped, Resume: Resume { reason: "Timeout", message: "cluster-scoped gave up" }
+    cluster-scoped, Undo: Hold { step: ClusterScoped, reason: "Timeout", message: "cluster-scoped gave up" }
+    namespaced, Hold: Hold { step: Namespaced, reason: "Timeout", message: "namespaced gave up" }
+    namespaced, Resume: Resume { reason: "Timeout", message: "namespaced gave up" }
+    namespaced, Undo: Hold { step: Namespaced, reason: "Timeout", message: "namespaced gave up" }
+    prune, Hold: Hold { step: Prune, reason: "Timeout", message: "prune gave up" }
+    prune, Resume: Resume { reason: "Timeout", message: "prune gave up" }
+    prune, Undo: Hold { step: Prune, reason: "Timeout", message: "prune gave up" }
+    resume, Hold: End { phase: Failed, reason: "Timeout", message: "resume gave up" }
+    resume, Resume: End { phase: Failed, reason: "Timeout", message: "resume gave up" }
+    resume, Undo: End { phase: Failed, reason: "Timeout", message: "resume gave up" }
+    verify, Hold: End { phase: Failed, reason: "Timeout", message: "verify gave up" }
+    verify, Resume: End { phase: Failed, reason: "Timeout", message: "verify gave up" }
+    verify, Undo: End { phase: Failed, reason: "Timeout", message: "verify gave up" }
+    "#);
+}
+
+#[test]
+fn a_cancelled_run_gives_replicas_back_and_ends_cancelled_before_the_first_write_only() {
+    let mut run = journal(up_to(Step::Quiesce));
+    run.append(at(50), failed(Step::Quiesce, CANCELLED)).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::GiveBack { .. }));
+    run.append(at(51), started(Step::Resume)).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::GiveBack { .. }), "a crash while giving back gives back again");
+    run.append(at(52), finished(Step::Resume)).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::End { phase: Phase::Cancelled, .. }));
+
+    let mut late = journal(up_to(Step::Crds));
+    late.append(at(50), failed(Step::Crds, CANCELLED)).expect("legal");
+    assert!(matches!(late.next(OnFailure::Hold), Next::Hold { step: Step::Crds, .. }));
+}
+
+#[test]
+fn a_resume_that_has_begun_goes_on_although_the_policy_is_to_hold() {
+    let mut run = journal(up_to(Step::Namespaced));
+    run.append(at(60), failed(Step::Namespaced, "Timeout")).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::Hold { .. }));
+    run.append(at(61), started(Step::Resume)).expect("a person may have it resumed");
+    assert!(matches!(run.next(OnFailure::Hold), Next::Resume { .. }));
+    run.append(at(62), finished(Step::Resume)).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::End { phase: Phase::Failed, .. }));
+}
+
+#[test]
+fn replicas_that_could_not_be_given_back_end_the_run_with_both_causes() {
+    let mut run = journal(up_to(Step::Quiesce));
+    for entry in [failed(Step::Quiesce, "Timeout"), started(Step::Resume), failed(Step::Resume, "Forbidden")] {
+        run.append(at(60), entry).expect("legal");
+    }
+    insta::assert_snapshot!(format!("{:?}", run.next(OnFailure::Resume)), @r#"End { phase: Failed, reason: "Timeout", message: "quiesce gave up; then the replicas could not be given back: resume gave up" }"#);
+}
+
+#[test]
+fn the_first_recorded_number_wins_over_a_zero_read_after_a_crash() {
+    let mut run = journal(up_to(Step::Quiesce));
+    run.append(at(10), recorded("rancher", 3)).expect("legal");
+    let before = run.clone();
+    run.append(at(20), recorded("rancher", 0)).expect("legal");
+    assert_eq!(run, before, "the second record is not even stored");
+
+    let edited = Journal::from(vec![
+        Event { at: at(1), entry: recorded("rancher", 3) },
+        Event { at: at(2), entry: recorded("rancher", 0) },
+    ]);
+    assert_eq!(edited.replicas(), BTreeMap::from([(workload("rancher"), 3)]), "nor read, when something stored it");
+}
+
+#[test]
+fn what_cannot_follow_is_refused_and_changes_nothing() {
+    let ended = |step, reason| {
+        let mut entries = up_to(step);
+        entries.push(failed(step, reason));
+        entries
+    };
+    let mut given_back = ended(Step::Quiesce, "Timeout");
+    given_back.extend([started(Step::Resume), finished(Step::Resume)]);
+    let cases = [
+        (vec![], started(Step::Announce)),
+        (vec![], finished(Step::Preflight)),
+        (vec![], recorded("rancher", 3)),
+        (up_to(Step::Preflight), started(Step::Announce)),
+        (up_to(Step::Preflight), recorded("rancher", 3)),
+        (up_to(Step::Quiesce), recorded("rancher", -1)),
+        (up_to(Step::Quiesce), failed(Step::Crds, "Timeout")),
+        (up_to(Step::Crds), started(Step::Quiesce)),
+        (up_to(Step::Crds), recorded("rancher", 0)),
+        (up_to(Step::Crds), started(Step::Resume)),
+        (ended(Step::Crds, "Timeout"), started(Step::ClusterScoped)),
+        (ended(Step::Preflight, "Timeout"), started(Step::Resume)),
+        (ended(Step::Verify, "Timeout"), started(Step::Verify)),
+        (given_back, Entry::TakenOver { holder: "pod-b".to_owned() }),
+        (whole(), started(Step::Preflight)),
+    ];
+    let refused: Vec<String> = cases
+        .into_iter()
+        .map(|(before, entry)| {
+            let mut run = journal(before);
+            let unchanged = run.clone();
+            let error = run.append(at(99), entry).expect_err("an illegal entry");
+            assert_eq!(run, unchanged);
+            error.to_string()
+        })
+        .collect();
+    insta::assert_snapshot!(refused.join("\n"), @r"
+    the journal does not take `announce started`: preflight comes first
+    the journal does not take `preflight finished`: preflight is not running
+    the journal does not take `deployments/cattle-system/rancher has 3 replicas`: replicas are recorded in quiesce only
+    the journal does not take `announce started`: preflight is still running
+    the journal does not take `deployments/cattle-system/rancher has 3 replicas`: replicas are recorded in quiesce only
+    the journal does not take `deployments/cattle-system/rancher has -1 replicas`: replicas are never negative
+    the journal does not take `crds failed: Timeout`: crds is not running
+    the journal does not take `quiesce started`: crds is still running
+    the journal does not take `deployments/cattle-system/rancher has 0 replicas`: replicas are recorded in quiesce only
+    the journal does not take `resume started`: crds is still running
+    the journal does not take `cluster-scoped started`: crds failed; only resume may follow
+    the journal does not take `resume started`: the run has ended
+    the journal does not take `verify started`: the run has ended
+    the journal does not take `taken over by pod-b`: the run has ended
+    the journal does not take `preflight started`: the run has ended
+    ");
+}
+
+#[test]
+fn a_process_that_dies_for_ever_does_not_fill_the_journal() {
+    let mut run = journal(up_to(Step::Quiesce));
+    for attempt in 0..10_000 {
+        run.append(at(attempt), Entry::TakenOver { holder: format!("pod-{attempt}") }).expect("legal");
+        run.append(at(attempt), started(Step::Quiesce)).expect("legal");
+        run.append(at(attempt), recorded("rancher", 0)).expect("legal");
+    }
+    assert!(run.events().len() < 120, "{} entries", run.events().len());
+    assert_eq!(run.next(OnFailure::Hold), Next::Again(Step::Quiesce));
+    assert_eq!(
+        run.events().last().map(|event| event.entry.to_string()).as_deref(),
+        Some("taken over by pod-9999"),
+        "the last holder is told"
+    );
+}
+
+#[test]
+fn a_step_that_was_taken_up_again_keeps_its_first_start() {
+    let mut run = journal(up_to(Step::Announce));
+    run.append(at(30), Entry::TakenOver { holder: "pod-b".to_owned() }).expect("legal");
+    run.append(at(31), started(Step::Announce)).expect("legal");
+    run.append(at(40), failed(Step::Announce, "Timeout")).expect("legal");
+    assert_eq!(
+        run.step_times(),
+        [
+            StepTime { step: Step::Preflight, started: at(0), finished: Some(at(1)), failed: None },
+            StepTime { step: Step::Announce, started: at(2), finished: None, failed: Some(at(40)) },
+        ]
+    );
+}
+
+#[test]
+fn a_journal_reads_back_as_it_was_written() {
+    let mut run = journal(up_to(Step::Crds));
+    run.append(at(30), Entry::TakenOver { holder: "pod-b".to_owned() }).expect("legal");
+    run.append(at(31), failed(Step::Crds, "Timeout")).expect("legal");
+    let json = serde_json::to_string(run.events()).expect("serialises");
+    assert_eq!(serde_json::from_str::<Vec<Event>>(&json).expect("reads"), run.events());
+    let yaml = serde_yaml::to_string(run.events()).expect("serialises");
+    assert_eq!(serde_yaml::from_str::<Vec<Event>>(&yaml).expect("reads"), run.events());
+}
+
+#[test]
+fn on_failure_is_one_of_three_words() {
+    assert_eq!("Resume".parse(), Ok(OnFailure::Resume));
+    insta::assert_snapshot!("resume".parse::<OnFailure>().expect_err("case matters"), @r#""resume" is not Hold, Resume or Undo"#);
+}
+
+/// A cluster and an executor that may die before any single effect, and whose steps may fail.
+struct World {
+    /// Effects left before the process dies.
+    lives: usize,
+    live: BTreeMap<WorkloadRef, i32>,
+    stored: Journal,
+    fails_in: Option<Step>,
+}
+
+struct Died;
+
+impl World {
+    fn new(fails_in: Option<Step>) -> Self {
+        let live = BTreeMap::from([(workload("rancher"), 3), (workload("rancher-webhook"), 1)]);
+        Self { lives: usize::MAX, live, stored: Journal::default(), fails_in }
+    }
+
+    fn effect(&mut self) -> Result<(), Died> {
+        self.lives = self.lives.checked_sub(1).ok_or(Died)?;
+        Ok(())
+    }
+
+    fn record(&mut self, entry: Entry) -> Result<(), Died> {
+        self.effect()?;
+        self.stored.append(at(0), entry).expect("what `next` asks for is legal");
+        Ok(())
+    }
+
+    fn scale(&mut self, workload: &WorkloadRef, replicas: i32) -> Result<(), Died> {
+        self.effect()?;
+        self.live.insert(workload.clone(), replicas);
+        Ok(())
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), Died> {
+        self.record(started(step))?;
+        match step {
+            Step::Quiesce => {
+                for (workload, replicas) in self.live.clone() {
+                    self.record(Entry::Replicas { workload: workload.clone(), replicas })?;
+                    self.scale(&workload, 0)?;
+                }
+            }
+            Step::Resume => {
+                for (workload, replicas) in self.stored.replicas() {
+                    self.scale(&workload, replicas)?;
+                }
+            }
+            Step::Crds | Step::ClusterScoped | Step::Namespaced | Step::Prune => {
+                assert!(self.live.values().all(|replicas| *replicas == 0), "{step} wrote while Rancher ran");
+            }
+            Step::Preflight | Step::Announce | Step::Verify => {}
+        }
+        if self.fails_in == Some(step) { self.record(failed(step, "Timeout")) } else { self.record(finished(step)) }
+    }
+
+    /// Goes on until the end or death.
+    fn run(&mut self, on_failure: OnFailure) -> Result<Next, Died> {
+        loop {
+            let next = self.stored.next(on_failure);
+            match next.step() {
+                Some(step) => self.step(step)?,
+                None => return Ok(next),
+            }
+        }
+    }
+}
+
+#[test]
+fn replicas_are_given_back_wherever_it_dies_and_fails_unless_it_is_to_hold() {
+    let failures = Step::ALL.iter().copied().filter(|step| *step != Step::Resume).map(Some).chain([None]);
+    for (fails_in, on_failure) in failures.flat_map(|step| OnFailure::ALL.iter().map(move |policy| (step, *policy))) {
+        for (first_death, second_death) in (0..60).flat_map(|first| (0..30).step_by(7).map(move |then| (first, then))) {
+            let mut world = World::new(fails_in);
+            world.lives = first_death;
+            let ended = world.run(on_failure).or_else(|Died| {
+                world.lives = second_death;
+                world.run(on_failure).or_else(|Died| {
+                    world.lives = usize::MAX;
+                    world.run(on_failure)
+                })
+            });
+            let Ok(end) = ended else { panic!("nothing kills the third process") };
+            let case = format!("{fails_in:?} {on_failure} {first_death} {second_death}: {end:?}");
+            match end {
+                Next::Hold { step, .. } => {
+                    assert!(step.writes_objects() && on_failure != OnFailure::Resume, "{case}");
+                    assert!(world.live.values().all(|replicas| *replicas == 0), "{case}");
+                }
+                Next::End { phase, .. } => {
+                    assert_eq!(phase, if fails_in.is_some() { Phase::Failed } else { Phase::Succeeded }, "{case}");
+                    assert_eq!(world.live, World::new(None).live, "{case}");
+                }
+                Next::Run(_) | Next::Again(_) | Next::GiveBack { .. } | Next::Resume { .. } => panic!("{case}"),
+            }
+        }
+    }
+}
