@@ -46,10 +46,11 @@ pub struct LedgerEntry {
     pub kind: Kind,
     pub name: String,
     pub content: ContentKey,
-    /// What the document said; `None` where the record does not tell.
+    /// What the document said; `None` where the record does not tell. With it, another default store in the agent's
+    /// configuration, which makes another key, runs nothing.
     pub document: Option<Digest>,
     pub phase: Phase,
-    /// At least one object was written.
+    /// At least one object was written, or nobody can tell any more: what is unknown must not be taken for harmless.
     pub first_write: bool,
     /// When quiesce began.
     pub started: Option<Timestamp>,
