@@ -13,6 +13,8 @@ pub mod order;
 pub mod prune;
 pub mod quiesce;
 pub mod render;
+#[cfg(test)]
+pub mod testing;
 
 use std::collections::{BTreeMap, BTreeSet};
 

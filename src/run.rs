@@ -64,6 +64,9 @@ pub struct RunSpec {
     pub content_key: String,
     pub manifest: ManifestRef,
     pub source: SourceRef,
+    /// Digest of the document as written, 64 hexadecimal digits; empty where it is not known.
+    #[serde(default)]
+    pub document_digest: String,
     /// The manifest's document, as JSON: the run goes by this even when the file is gone.
     #[schemars(schema_with = "any_object")]
     pub document: serde_json::Value,

@@ -26,6 +26,8 @@ pub enum Protection {
     RancherDeployment,
     Builtin,
     ClusterRegistration,
+    /// Only spared by prune.
+    Needed,
 }
 
 impl Protection {
@@ -41,6 +43,7 @@ impl Protection {
             Self::RancherDeployment => "is the Deployment of Rancher, whose version a Restore does not change",
             Self::Builtin => "is built in and kept by Rancher",
             Self::ClusterRegistration => "is made anew by Fleet for each registration",
+            Self::Needed => "holds, defines or owns objects of the backup",
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::journal::WorkloadRef;
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 use crate::observed::{ClusterFacts, UpstreamRestore, Workload};
-use crate::rancher::WRITERS;
+use crate::rancher::{BACKUP_OPERATOR, WRITERS};
 
 /// Label of the objects that reinback makes for the operator.
 pub const RUN_LABEL: &str = "reinback.io/run";
@@ -27,7 +27,7 @@ pub async fn cluster(
     let services = webhook_services(reader, conversion_services).await?;
     let scalers = Scalers::read(reader, catalog).await?;
     let mut workloads = Vec::new();
-    for reference in writers(places, controllers) {
+    for reference in writers(reader, places, controllers).await? {
         if let Some(found) = workload(reader, &reference, places, &services, &scalers).await? {
             workloads.push(found);
         }
@@ -105,22 +105,51 @@ async fn all(reader: &ClusterReader, catalog: &Catalog, group: &str, plural: &st
 }
 
 /// Rancher first, then those that write beside it, those that the backup names, and the rancher-backup operator.
-fn writers(places: &Places, controllers: &[WorkloadRef]) -> Vec<WorkloadRef> {
-    let deployment = |namespace: &str, name: &str| WorkloadRef {
-        api_version: "apps/v1".to_owned(),
-        resource: "deployments".to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    };
-    let mut all = vec![deployment(&places.rancher_namespace, &places.rancher_deployment)];
-    let known = WRITERS.iter().map(|writer| deployment(writer.namespace, writer.deployment));
-    let operator = deployment(&places.operator_namespace, "rancher-backup");
-    for reference in known.chain(controllers.iter().cloned()).chain([operator]) {
+async fn writers(
+    reader: &ClusterReader,
+    places: &Places,
+    controllers: &[WorkloadRef],
+) -> Result<Vec<WorkloadRef>, ObserveError> {
+    let mut all = vec![reference(&places.rancher_namespace, "deployments", &places.rancher_deployment)];
+    let mut known = Vec::new();
+    for writer in WRITERS {
+        match writer.name {
+            Some(name) => known.push(reference(writer.namespace, writer.resource, name)),
+            None => known.extend(workloads_in(reader, writer.namespace, writer.resource).await?),
+        }
+    }
+    let operator = reference(&places.operator_namespace, "deployments", BACKUP_OPERATOR);
+    for reference in known.into_iter().chain(controllers.iter().cloned()).chain([operator]) {
         if !all.contains(&reference) {
             all.push(reference);
         }
     }
-    all
+    Ok(all)
+}
+
+fn reference(namespace: &str, resource: &str, name: &str) -> WorkloadRef {
+    WorkloadRef {
+        api_version: "apps/v1".to_owned(),
+        resource: resource.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+async fn workloads_in(
+    reader: &ClusterReader,
+    namespace: &str,
+    plural: &str,
+) -> Result<Vec<WorkloadRef>, ObserveError> {
+    let resource = Resource::new("apps", "v1", plural);
+    let options = ListOptions { namespace: Some(namespace), metadata_only: true, ..ListOptions::default() };
+    let listed = reader
+        .list(&resource, &options, |raw| {
+            let value: Value = serde_json::from_str(raw.get())?;
+            Ok(value.pointer("/metadata/name").and_then(Value::as_str).map(|name| reference(namespace, plural, name)))
+        })
+        .await?;
+    Ok(listed.items)
 }
 
 async fn workload(

@@ -117,7 +117,7 @@ impl<'a> Owners<'a> {
             wanted.contains(&id).then_some((id, index))
         });
         let live = observed.live.objects.iter().filter_map(|object| {
-            let id = owner_id(&object.key, &object.summary.kind);
+            let id = live_owner_id(object, &observed.live.served);
             wanted.contains(&id).then_some((id, object))
         });
         Self { backup: in_backup.collect(), live: live.collect() }
@@ -154,6 +154,15 @@ pub fn owner_id(key: &ObjectKey, kind: &Arc<str>) -> OwnerId {
         namespace: key.namespace.clone(),
         name: Arc::clone(&key.name),
     }
+}
+
+/// Names a live object as its dependents would. A list of a built-in type does not name the kind on its items.
+pub fn live_owner_id(object: &LiveObject, served: &Served) -> OwnerId {
+    let kind = match object.summary.kind.is_empty() {
+        true => served.types.get(object.key.resource.as_ref()).map_or(&object.summary.kind, |kind| &kind.kind),
+        false => &object.summary.kind,
+    };
+    owner_id(&object.key, kind)
 }
 
 /// An equal object whose owner has another UID, or gets one in this run, is written all the same.

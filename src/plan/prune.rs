@@ -1,10 +1,11 @@
 //! What prune deletes, and what goes along with it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{DeleteWave, Deletion};
+use super::{DeleteWave, Deletion, diff};
 use crate::object::ObjectKey;
+use crate::object::owner::OwnerId;
 use crate::object::protect::{Protection, protection};
 use crate::observed::{Backup, Dependent, LiveObject, Observed};
 
@@ -26,11 +27,12 @@ pub fn prune(backup: &Backup, observed: &Observed) -> Pruned {
             takes_along: Vec::new(),
         })
         .collect();
-    take_along(&mut deletions, observed);
+    // Before what goes along is told out, so that the order of the lists changes neither plan nor digest.
     deletions.sort_by(|a, b| {
         let key = |deletion: &Deletion| &observed.live.objects[deletion.live as usize].key;
         (a.wave, key(a)).cmp(&(b.wave, key(b)))
     });
+    take_along(&mut deletions, observed);
     Pruned { deletions, spared }
 }
 
@@ -39,19 +41,57 @@ fn candidates(backup: &Backup, observed: &Observed) -> (Vec<u32>, Vec<(ObjectKey
     if backup.selectors.is_none() {
         return (Vec::new(), Vec::new());
     }
-    let kept: HashSet<&ObjectKey> = backup.objects.iter().map(|object| &object.key).collect();
+    let kept: HashSet<Identity<'_>> = backup.objects.iter().map(|object| identity(&object.key)).collect();
+    let needed = Needed::new(backup);
+    let mut seen = HashSet::new();
     let mut candidates = Vec::new();
     let mut spared = Vec::new();
     for (index, object) in (0..).zip(&observed.live.objects) {
-        if !object.selected || kept.contains(&object.key) {
+        let identity = identity(&object.key);
+        // Two selectors may list one object at two versions.
+        if !object.selected || kept.contains(&identity) || !seen.insert(identity) {
             continue;
         }
-        match protection(&object.key, &object.summary, true, &observed.guarded) {
+        let protection = protection(&object.key, &object.summary, true, &observed.guarded)
+            .or_else(|| needed.holds(object, observed).then_some(Protection::Needed));
+        match protection {
             Some(protection) => spared.push((object.key.clone(), protection)),
             None => candidates.push(index),
         }
     }
     (candidates, spared)
+}
+
+/// Group, plural, namespace and name: an object is the same one at another version.
+type Identity<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
+
+fn identity(key: &ObjectKey) -> Identity<'_> {
+    (&key.resource.group, &key.resource.plural, key.namespace.as_deref(), &key.name)
+}
+
+/// What objects of the backup cannot be without: a deletion of it would take along what was just written.
+struct Needed<'a> {
+    namespaces: HashSet<&'a str>,
+    types: HashSet<(&'a str, &'a str)>,
+    owners: HashSet<OwnerId>,
+}
+
+impl<'a> Needed<'a> {
+    fn new(backup: &'a Backup) -> Self {
+        let keys = || backup.objects.iter().map(|object| &object.key);
+        Self {
+            namespaces: keys().filter_map(|key| key.namespace.as_deref()).collect(),
+            types: keys().map(|key| (key.resource.group.as_str(), key.resource.plural.as_str())).collect(),
+            owners: diff::wanted(backup),
+        }
+    }
+
+    fn holds(&self, object: &LiveObject, observed: &Observed) -> bool {
+        let crd = object.summary.crd.as_deref();
+        object.key.resource.is_namespace() && self.namespaces.contains(object.key.name.as_ref())
+            || crd.is_some_and(|crd| self.types.contains(&(crd.group.as_str(), crd.plural.as_str())))
+            || self.owners.contains(&diff::live_owner_id(object, &observed.live.served))
+    }
 }
 
 fn wave(object: &LiveObject, observed: &Observed) -> DeleteWave {
@@ -71,6 +111,8 @@ fn wave(object: &LiveObject, observed: &Observed) -> DeleteWave {
 }
 
 /// Fills in what each deletion takes along, each object counted once, with the first deletion that reaches it.
+///
+/// An object with several owners is counted as soon as one of them goes: rather too much is said than too little.
 fn take_along(deletions: &mut [Deletion], observed: &Observed) {
     let objects = &observed.live.objects;
     let deleted: HashSet<ObjectKey> =
@@ -79,12 +121,10 @@ fn take_along(deletions: &mut [Deletion], observed: &Observed) {
     let mut seen: HashSet<&ObjectKey> = HashSet::new();
     for deletion in deletions {
         let object = &objects[deletion.live as usize];
-        for dependent in reach.from(object) {
-            if !deleted.contains(&dependent.key) && seen.insert(&dependent.key) {
-                deletion.takes_along.push(dependent.key.clone());
-            }
-        }
-        deletion.takes_along.sort();
+        let mut along = reach.from(object, &mut seen);
+        along.retain(|key| !deleted.contains(key));
+        along.sort();
+        deletion.takes_along = along;
     }
 }
 
@@ -92,6 +132,7 @@ fn take_along(deletions: &mut [Deletion], observed: &Observed) {
 struct Reach<'a> {
     by_owner: HashMap<&'a str, Vec<&'a Dependent>>,
     by_namespace: HashMap<&'a str, Vec<&'a Dependent>>,
+    /// By group and plural.
     by_type: HashMap<(&'a str, &'a str), Vec<&'a Dependent>>,
 }
 
@@ -111,28 +152,25 @@ impl<'a> Reach<'a> {
         reach
     }
 
-    fn from(&self, object: &LiveObject) -> Vec<&'a Dependent> {
-        let mut found: Vec<&Dependent> = Vec::new();
-        let mut next: VecDeque<&Dependent> = self.directly(object).into();
-        let mut seen: HashSet<&ObjectKey> = HashSet::new();
-        while let Some(dependent) = next.pop_front() {
+    /// What is not in `seen` yet, which grows by it.
+    fn from(&self, object: &LiveObject, seen: &mut HashSet<&'a ObjectKey>) -> Vec<ObjectKey> {
+        let mut found = Vec::new();
+        let mut next = self.directly(&object.key, &object.facts.uid);
+        while let Some(dependent) = next.pop() {
             if seen.insert(&dependent.key) {
-                found.push(dependent);
-                next.extend(self.by_owner.get(dependent.uid.as_ref()).into_iter().flatten());
+                found.push(dependent.key.clone());
+                next.extend(self.directly(&dependent.key, &dependent.uid));
             }
         }
         found
     }
 
-    fn directly(&self, object: &LiveObject) -> Vec<&'a Dependent> {
-        let owned = self.by_owner.get(object.facts.uid.as_ref()).into_iter().flatten();
-        let mut found: Vec<&Dependent> = owned.copied().collect();
-        if object.key.resource.is_namespace() {
-            found.extend(self.by_namespace.get(object.key.name.as_ref()).into_iter().flatten());
-        }
-        if let Some(crd) = &object.summary.crd {
-            found.extend(self.by_type.get(&(crd.group.as_str(), crd.plural.as_str())).into_iter().flatten());
-        }
-        found
+    fn directly(&self, key: &ObjectKey, uid: &str) -> Vec<&'a Dependent> {
+        let of_namespace = key.resource.is_namespace().then(|| self.by_namespace.get(key.name.as_ref())).flatten();
+        // A definition's name is `<plural>.<group>`; the API server sees to it.
+        let defined = key.name.split_once('.').filter(|_| key.resource.is_crd());
+        let of_type = defined.and_then(|(plural, group)| self.by_type.get(&(group, plural)));
+        let found = [self.by_owner.get(uid), of_namespace, of_type];
+        found.into_iter().flatten().flatten().copied().collect()
     }
 }

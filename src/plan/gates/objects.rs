@@ -1,0 +1,257 @@
+//! Gates about the objects that are written or deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{View, count, listed};
+use crate::object::{ObjectKey, Resource};
+use crate::observed::{BackupObject, LiveObject};
+use crate::plan::gate::{Gate, GateCode};
+use crate::plan::{Change, Deletion, Item};
+
+impl<'a> View<'a> {
+    fn items(&self) -> impl Iterator<Item = (&'a Item, &'a BackupObject)> {
+        let objects = self.backup.map_or(&[][..], |backup| backup.objects.as_slice());
+        self.plan.items.iter().filter_map(move |item| Some((item, objects.get(item.backup as usize)?)))
+    }
+
+    fn deletions(&self) -> impl Iterator<Item = (&'a Deletion, &'a LiveObject)> {
+        let objects = &self.observed.live.objects;
+        self.plan.deletions.iter().filter_map(move |deletion| Some((deletion, objects.get(deletion.live as usize)?)))
+    }
+
+    /// All that goes: what is deleted, and what is taken along.
+    fn going(&self) -> impl Iterator<Item = &'a ObjectKey> {
+        self.deletions().flat_map(|(deletion, object)| [&object.key].into_iter().chain(&deletion.takes_along))
+    }
+}
+
+pub(super) fn namespace_terminating(view: &View<'_>) -> Option<Gate> {
+    let terminating = &view.observed.cluster.terminating_namespaces;
+    let needed: BTreeSet<&str> = view
+        .items()
+        .filter(|(item, _)| item.writes())
+        .filter_map(|(_, object)| match object.key.resource.is_namespace() {
+            true => Some(object.key.name.as_ref()),
+            false => object.key.namespace.as_deref(),
+        })
+        .filter(|namespace| terminating.contains(*namespace))
+        .collect();
+    (!needed.is_empty()).then(|| {
+        let names = needed.len();
+        Gate::new(
+            GateCode::NamespaceTerminating,
+            format!("the backup writes into {} on the way out: {}", count(names, "namespace"), listed(needed)),
+            "it begins when they are gone; `kubectl get namespace NAME -o yaml` says what they wait for",
+        )
+    })
+}
+
+pub(super) fn resource_not_served(view: &View<'_>) -> Option<Gate> {
+    let mut types: BTreeMap<&Resource, usize> = BTreeMap::new();
+    for (item, object) in view.items() {
+        if item.change == Change::NotServed {
+            *types.entry(&object.key.resource).or_default() += 1;
+        }
+    }
+    (!types.is_empty()).then(|| {
+        let total = types.values().sum();
+        let counted = types
+            .iter()
+            .map(|(resource, number)| format!("{} {} ({number})", resource.group_resource(), resource.version));
+        let message = format!(
+            "{} of the backup have a type that the cluster does not serve: {}",
+            count(total, "object"),
+            listed(counted)
+        );
+        view.acceptable(
+            GateCode::ResourceNotServed,
+            message,
+            "install what serves it, at the version that the backup has",
+            "skips these objects",
+        )
+    })
+}
+
+pub(super) fn owner_missing(view: &View<'_>) -> Option<Gate> {
+    let missing = &view.plan.missing_owners;
+    (!missing.is_empty()).then(|| {
+        let named = missing.iter().map(|(key, owner)| format!("{key} (owner {owner})"));
+        view.acceptable(
+            GateCode::OwnerMissing,
+            format!(
+                "{} to an owner that is neither in the backup nor in the cluster: {}",
+                match missing.len() {
+                    1 => "1 reference leads".to_owned(),
+                    more => format!("{more} references lead"),
+                },
+                listed(named)
+            ),
+            "name a backup that has the owners",
+            "drops the dead references, so that these objects outlive what made them",
+        )
+    })
+}
+
+pub(super) fn recreates(view: &View<'_>) -> Option<Gate> {
+    let keys: Vec<&ObjectKey> =
+        view.items().filter(|(item, _)| item.change == Change::Recreate).map(|(_, object)| &object.key).collect();
+    (!keys.is_empty()).then(|| {
+        view.acceptable(
+            GateCode::Recreates,
+            format!("{} in a field that never changes: {}", differ(keys.len()), listed(&keys)),
+            "delete them by hand before the restore",
+            "deletes each and makes it anew at once",
+        )
+    })
+}
+
+fn differ(number: usize) -> String {
+    match number {
+        1 => "1 live object differs".to_owned(),
+        more => format!("{more} live objects differ"),
+    }
+}
+
+pub(super) fn object_terminating(view: &View<'_>) -> Option<Gate> {
+    if view.resuming() {
+        return None;
+    }
+    let objects = &view.observed.live.objects;
+    let keys: Vec<&ObjectKey> = view
+        .items()
+        .filter(|(item, _)| item.writes())
+        .filter_map(|(item, object)| Some((&object.key, objects.get(item.live? as usize)?)))
+        .filter(|(_, live)| live.facts.terminating)
+        .map(|(key, _)| key)
+        .collect();
+    (!keys.is_empty()).then(|| {
+        view.acceptable(
+            GateCode::ObjectTerminating,
+            format!("{} of the backup on the way out: {}", count(keys.len(), "live object"), listed(&keys)),
+            "wait until their finalizers are done, so that they are made anew",
+            "updates them as they are; they still vanish when their finalizers are done",
+        )
+    })
+}
+
+pub(super) fn prune_deletes_clusters(view: &View<'_>) -> Option<Gate> {
+    let keys: BTreeSet<&ObjectKey> = view.going().filter(|key| is_cluster(&key.resource)).collect();
+    (!keys.is_empty()).then(|| {
+        view.acceptable(
+            GateCode::PruneDeletesClusters,
+            format!(
+                "prune would delete {} of clusters or of their machines: {}",
+                count(keys.len(), "object"),
+                listed(&keys)
+            ),
+            "set `prune: false`, or delete these clusters in Rancher first, so that it cleans up after them",
+            "deletes them; what they stand for (virtual machines, volumes, load balancers) may be left behind",
+        )
+    })
+}
+
+/// Objects whose deletion destroys a cluster, or cuts it off.
+fn is_cluster(resource: &Resource) -> bool {
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("management.cattle.io" | "provisioning.cattle.io" | "fleet.cattle.io", "clusters")
+        | ("cluster.x-k8s.io", "clusters" | "machines" | "machinesets" | "machinedeployments" | "machinepools")
+        // A virtual machine each, in a type for each provider.
+        | ("rke-machine.cattle.io" | "infrastructure.cluster.x-k8s.io", _) => true,
+        _ => false,
+    }
+}
+
+pub(super) fn prune_deletes_namespaces(view: &View<'_>) -> Option<Gate> {
+    let mut holding: BTreeMap<&str, usize> = BTreeMap::new();
+    for (deletion, object) in view.deletions() {
+        let along = deletion.takes_along.iter().filter(|key| key.resource.is_namespace());
+        let own = [&object.key].into_iter().filter(|key| key.resource.is_namespace());
+        for namespace in own.chain(along) {
+            let name = namespace.name.as_ref();
+            let inside = deletion.takes_along.iter().filter(|key| key.namespace.as_deref() == Some(name));
+            let others = inside.filter(|key| !comes_with_namespace(key)).count();
+            let pods = view.observed.cluster.occupied_namespaces.get(name).copied().unwrap_or_default();
+            let held = others.max(usize::try_from(pods).unwrap_or(usize::MAX));
+            if held > 0 {
+                holding.insert(name, held);
+            }
+        }
+    }
+    (!holding.is_empty()).then(|| {
+        let named = holding.iter().map(|(name, held)| format!("{name} ({})", count(*held, "object")));
+        view.acceptable(
+            GateCode::PruneDeletesNamespaces,
+            format!(
+                "prune would delete {} with objects that no backup of this kind holds: {}",
+                count(holding.len(), "namespace"),
+                listed(named)
+            ),
+            "set `prune: false`, or move what is in them",
+            "deletes these namespaces with all that is in them",
+        )
+    })
+}
+
+/// Kubernetes puts these into every namespace.
+fn comes_with_namespace(key: &ObjectKey) -> bool {
+    match (key.resource.group.as_str(), key.resource.plural.as_str()) {
+        ("", "configmaps") => key.name.as_ref() == "kube-root-ca.crt",
+        ("", "serviceaccounts") => key.name.as_ref() == "default",
+        ("" | "events.k8s.io", "events") => true,
+        _ => false,
+    }
+}
+
+pub(super) fn prune_deletes_crds(view: &View<'_>) -> Option<Gate> {
+    let holding: Vec<String> = view
+        .deletions()
+        .filter(|(deletion, object)| object.key.resource.is_crd() && !deletion.takes_along.is_empty())
+        .map(|(deletion, object)| format!("{} ({})", object.key.name, count(deletion.takes_along.len(), "object")))
+        .collect();
+    (!holding.is_empty()).then(|| {
+        view.acceptable(
+            GateCode::PruneDeletesCrds,
+            format!(
+                "prune would delete {} with objects that no selector of the backup matches: {}",
+                count(holding.len(), "CustomResourceDefinition"),
+                listed(holding)
+            ),
+            "set `prune: false`, or remove what brought these definitions",
+            "deletes these definitions with all objects of their types",
+        )
+    })
+}
+
+pub(super) fn prune_share(view: &View<'_>) -> Option<Gate> {
+    let limit = view.plan.request.max_prune_share_percent;
+    let deleted = view.plan.deletions.len();
+    let selected = view.observed.live.objects.iter().filter(|object| object.selected).count();
+    let exceeds = deleted.saturating_mul(100) > selected.saturating_mul(usize::from(limit));
+    exceeds.then(|| {
+        view.acceptable(
+            GateCode::PruneShare,
+            format!(
+                "prune would delete {deleted} of the {} that the backup's selectors match: more than {limit} %",
+                count(selected, "object")
+            ),
+            "set `prune: false`, name a newer backup, or raise `policy.maxPruneShare`",
+            "deletes them all",
+        )
+    })
+}
+
+pub(super) fn plan_incomplete(view: &View<'_>) -> Option<Gate> {
+    let unlisted = &view.observed.live.unlisted;
+    (!unlisted.is_empty()).then(|| {
+        view.acceptable(
+            GateCode::PlanIncomplete,
+            format!(
+                "{} could not be listed: {}",
+                count(unlisted.len(), "type"),
+                listed(unlisted.iter().map(|(resource, _)| resource))
+            ),
+            "repair what serves them (`kubectl get apiservices`), so that the plan knows what is there",
+            "plans as if there were no such objects: they are written without a comparison, and none of them is pruned",
+        )
+    })
+}

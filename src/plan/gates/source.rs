@@ -1,0 +1,232 @@
+//! Gates about what is asked for, the backup, and what ran before.
+
+use super::{View, listed};
+use crate::observed::BackupSeen;
+use crate::plan::gate::{Gate, GateCode};
+use crate::plan::is_same_cluster;
+use crate::rancher::{self, Version};
+
+pub(super) fn backup_not_found(view: &View<'_>) -> Option<Gate> {
+    let BackupSeen::Missing { place } = &view.observed.backup else { return None };
+    Some(Gate::new(
+        GateCode::BackupNotFound,
+        format!("there is no backup `{}` in {place}", view.plan.request.backup_name),
+        "put the file there, or correct `backupFilename` or `storageLocation` in the manifest",
+    ))
+}
+
+pub(super) fn backup_corrupt(view: &View<'_>) -> Option<Gate> {
+    let BackupSeen::Corrupt { message } = &view.observed.backup else { return None };
+    Some(Gate::new(
+        GateCode::BackupCorrupt,
+        format!("the backup `{}` is corrupt: {message}", view.plan.request.backup_name),
+        "name another backup in the manifest, or put an undamaged copy of this one in its place",
+    ))
+}
+
+pub(super) fn digest_mismatch(view: &View<'_>) -> Option<Gate> {
+    let (pinned, backup) = (view.plan.request.backup_digest.as_ref()?, view.backup?);
+    (!pinned.eq_ignore_ascii_case(&backup.sha256)).then(|| {
+        Gate::new(
+            GateCode::DigestMismatch,
+            format!("the backup `{}` is {}, and the manifest pins {pinned}", backup.name, backup.sha256),
+            format!(
+                "find out who changed the file; if it is the right one, write `reinback.io/backup-digest: {}`",
+                backup.sha256
+            ),
+        )
+    })
+}
+
+pub(super) fn not_supported(view: &View<'_>) -> Option<Gate> {
+    let mut asked = view.plan.request.not_supported.clone();
+    if let BackupSeen::Encrypted { entry, provider } = &view.observed.backup {
+        asked.push(format!("the backup is encrypted ({entry} by {provider}), and this version cannot decrypt"));
+    }
+    (!asked.is_empty()).then(|| {
+        Gate::new(
+            GateCode::NotSupported,
+            asked.join("; "),
+            "take it out of the manifest, or install a version of reinback that can do it",
+        )
+    })
+}
+
+pub(super) fn unsupported_version(view: &View<'_>) -> Option<Gate> {
+    let version: Version = view.backup?.facts.rancher_version.as_ref()?.parse().ok()?;
+    (version.numbers() < rancher::FIRST_WITH_BACKUPS).then(|| {
+        Gate::new(
+            GateCode::UnsupportedVersion,
+            format!("the backup says it is of Rancher {version}, and rancher-backup exists since v2.5.0"),
+            "name a backup that rancher-backup made of Rancher v2.5.0 or newer",
+        )
+    })
+}
+
+pub(super) fn different_cluster(view: &View<'_>) -> Option<Gate> {
+    let backup = view.backup?;
+    if is_same_cluster(backup, view.observed) {
+        return None;
+    }
+    let cluster = &view.observed.cluster;
+    let unknown = |text: &Option<String>| text.as_deref().unwrap_or("unknown").to_owned();
+    let message = match backup.name.parts() {
+        Some(parts) => format!(
+            "the backup is of the cluster whose kube-system has the UID {}; here it is {}; prune is off",
+            parts.cluster_uid, cluster.uid
+        ),
+        None => format!(
+            "the backup's name does not say of which cluster it is; the install-uuid of its Rancher is {}; here it is {}; \
+             prune is off",
+            unknown(&backup.facts.install_uuid),
+            unknown(&cluster.install_uuid)
+        ),
+    };
+    Some(view.acceptable(
+        GateCode::DifferentCluster,
+        message,
+        "name a backup of this cluster",
+        "restores it here, without prune whatever the manifest says",
+    ))
+}
+
+pub(super) fn different_server_url(view: &View<'_>) -> Option<Gate> {
+    let backup = view.backup?.facts.server_url.as_ref()?;
+    let cluster = &view.observed.cluster;
+    let live = cluster.server_url.as_ref().or(view.plan.request.rancher_url.as_ref())?;
+    (normal_url(backup) != normal_url(live)).then(|| {
+        view.acceptable(
+            GateCode::DifferentServerUrl,
+            format!("the backup's server-url is {}; here it is {}", shown_url(backup), shown_url(live)),
+            "name a backup of this Rancher",
+            "the setting becomes the backup's, so its host must lead here, or agents of other clusters do not find Rancher",
+        )
+    })
+}
+
+/// Without what the same place may be written with or without.
+fn normal_url(text: &str) -> String {
+    match url::Url::parse(text) {
+        Ok(url) => url.as_str().trim_end_matches('/').to_owned(),
+        Err(_) => text.trim_end_matches('/').to_owned(),
+    }
+}
+
+/// A URL may hold a password, which no gate shows.
+fn shown_url(text: &str) -> String {
+    match url::Url::parse(text) {
+        Ok(url) => match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{}://{host}:{port}", url.scheme()),
+            (Some(host), None) => format!("{}://{host}", url.scheme()),
+            (None, _) => "no URL with a host".to_owned(),
+        },
+        Err(_) => "not a URL".to_owned(),
+    }
+}
+
+pub(super) fn version_mismatch(view: &View<'_>) -> Option<Gate> {
+    let backup = view.backup?;
+    let running = running(view)?;
+    let there = backup.facts.rancher_version.as_deref();
+    let same = match (there.map(str::parse::<Version>), running.text.parse::<Version>()) {
+        (Some(Ok(backup)), Ok(live)) => backup == live,
+        (Some(_), _) => there == Some(running.text),
+        (None, _) => false,
+    };
+    (!same).then(|| {
+        view.acceptable(
+            GateCode::VersionMismatch,
+            format!(
+                "the backup is of Rancher {}; here runs {} (by {})",
+                there.unwrap_or("of an unknown version"),
+                running.text,
+                running.by
+            ),
+            "name a backup of the version that runs, or bring Rancher to the backup's version first",
+            "Rancher starts on data of another version and may change it for good",
+        )
+    })
+}
+
+pub(super) fn version_boundary(view: &View<'_>) -> Option<Gate> {
+    let backup: Version = view.backup?.facts.rancher_version.as_ref()?.parse().ok()?;
+    let live: Version = running(view)?.text.parse().ok()?;
+    let boundary = rancher::crosses_boundary(&live, &backup)?;
+    let (major, minor, patch) = boundary.first_newer;
+    Some(view.acceptable(
+        GateCode::VersionBoundary,
+        format!(
+            "from Rancher {live} to data of {backup} lies a boundary at v{major}.{minor}.{patch}: {}",
+            boundary.what
+        ),
+        "restore into a cluster that was cleaned of Rancher (rancher-cleanup), as for a migration",
+        "tries it in place, where objects of the newer form may be refused or mangled",
+    ))
+}
+
+struct Running<'a> {
+    text: &'a str,
+    by: &'static str,
+}
+
+/// What runs: the first of image tag, release and setting that is a version, else the first that says anything.
+fn running<'a>(view: &View<'a>) -> Option<Running<'a>> {
+    let cluster = &view.observed.cluster;
+    let image = cluster.workloads.iter().find(|workload| workload.rancher).and_then(|rancher| rancher.image.as_deref());
+    let said = [
+        (image.and_then(rancher::image_tag), "the tag of its image"),
+        (cluster.release_version.as_deref(), "its Helm release"),
+        (cluster.server_version.as_deref(), "the setting server-version"),
+    ];
+    let mut known = said.into_iter().filter_map(|(text, by)| Some(Running { text: text?, by }));
+    let first = known.next()?;
+    match first.text.parse::<Version>() {
+        Ok(_) => Some(first),
+        Err(_) => Some(known.find(|running| running.text.parse::<Version>().is_ok()).unwrap_or(first)),
+    }
+}
+
+pub(super) fn ambiguous(view: &View<'_>) -> Option<Gate> {
+    let others = &view.observed.ledger.as_new;
+    (!others.is_empty()).then(|| {
+        Gate::new(
+            GateCode::Ambiguous,
+            format!("one commit brings several manifests that may run; beside this one: {}", listed(others)),
+            "remove all but one of them, or change the one that shall run in a commit of its own",
+        )
+    })
+}
+
+pub(super) fn already_run(view: &View<'_>) -> Option<Gate> {
+    let before = view.observed.ledger.same_content_ran_as.as_ref()?;
+    Some(view.acceptable(
+        GateCode::AlreadyRun,
+        format!("the same content ran before, under the name {before}"),
+        "if it shall run again, set `reinback.io/requested-at` to the time of now; if not, remove the manifest",
+        "runs it once more, under this name",
+    ))
+}
+
+pub(super) fn ledger_mismatch(view: &View<'_>) -> Option<Gate> {
+    let (ledger, cluster) = (&view.observed.ledger, &view.observed.cluster);
+    let (message, other_way) = match &ledger.branch_cluster_uid {
+        Some(uid) if *uid != cluster.uid => (
+            format!(
+                "the status branch was written by the cluster whose kube-system has the UID {uid}; here it is {}",
+                cluster.uid
+            ),
+            "give this cluster another name (`cluster`) or another branch (`status.branch`) in the configuration",
+        ),
+        None if !ledger.branch_exists && ledger.runs_in_cluster > 0 => (
+            format!("the status branch is gone, and the cluster knows {} runs", ledger.runs_in_cluster),
+            "push the status branch again from a clone that has it",
+        ),
+        Some(_) | None => return None,
+    };
+    Some(view.acceptable(
+        GateCode::LedgerMismatch,
+        message,
+        other_way,
+        "goes on with the branch as it is; what is recorded in it or in the cluster still never runs twice",
+    ))
+}
