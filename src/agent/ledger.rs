@@ -1,0 +1,147 @@
+//! The ledger: what ran, by the cluster's `Run` objects and the status files of Git together.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::PassError;
+use crate::cluster::{ClusterError, ClusterReader, ListOptions};
+use crate::config::Config;
+use crate::desired::{Ledger, LedgerEntry, RunKey};
+use crate::execute::runs;
+use crate::journal::Journal;
+use crate::manifest::{Digest, Kind};
+use crate::observed::LedgerFacts;
+use crate::publish::Publisher;
+use crate::run::{NAMESPACE, Phase, Run, RunStatus};
+use crate::status;
+
+/// Everything that is known of runs.
+#[derive(Debug, Default)]
+pub struct Books {
+    /// By key; where cluster and Git know one, the further of the two.
+    pub runs: BTreeMap<RunKey, Run>,
+    pub ledger: Ledger,
+    pub facts: LedgerFacts,
+    /// UID of this cluster's namespace kube-system.
+    pub cluster_uid: String,
+    /// Status files that cannot be read: what they stand for may have run.
+    pub unreadable: Vec<String>,
+}
+
+impl Books {
+    /// Reads both halves.
+    ///
+    /// # Errors
+    ///
+    /// `Status` when Git, `Runs` when the cluster does not answer.
+    pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
+        let mut books = Self::of_cluster(reader, config).await?;
+        let branch = publisher.load().await.map_err(PassError::Status)?;
+        books.facts.branch_exists = branch.exists;
+        books.facts.branch_cluster_uid = branch.cluster_uid;
+        books.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
+        for run in branch.runs {
+            books.enter(run);
+        }
+        books.ledger = ledger(&books.runs);
+        Ok(books)
+    }
+
+    /// Reads the cluster's half alone, for when Git does not answer.
+    ///
+    /// # Errors
+    ///
+    /// `Runs`.
+    pub async fn of_cluster(reader: &ClusterReader, config: &Config) -> Result<Self, PassError> {
+        let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
+        let mut books = Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() };
+        let known = list_runs(reader).await?;
+        books.facts.runs_in_cluster = known.len();
+        for run in known.into_iter().filter(|run| run.spec.cluster == config.cluster) {
+            books.enter(run);
+        }
+        books.ledger = ledger(&books.runs);
+        Ok(books)
+    }
+
+    /// There is no status branch and no run: what lies in Git is older than reinback here.
+    pub fn first_look(&self) -> bool {
+        !self.facts.branch_exists && self.runs.is_empty()
+    }
+
+    pub fn has_running(&self) -> bool {
+        self.ledger.entries.values().any(|entry| entry.phase == Phase::Running)
+    }
+
+    fn enter(&mut self, run: Run) {
+        let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
+        match self.runs.get(&key) {
+            Some(known) if !is_further(&run, known) => {}
+            _ => drop(self.runs.insert(key, run)),
+        }
+    }
+}
+
+/// All `Run` objects; one that cannot be read is passed over with its name.
+///
+/// # Errors
+///
+/// `NoCrd`, and `Runs` when the API server does not answer.
+pub async fn list_runs(reader: &ClusterReader) -> Result<Vec<Run>, PassError> {
+    let options = ListOptions { namespace: Some(NAMESPACE), ..ListOptions::default() };
+    let listed = reader
+        .list(&runs(), &options, |raw| {
+            let value: Value = serde_json::from_str(raw.get())?;
+            let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            match status::run_from_value(value) {
+                Ok(run) => Ok(Some(run)),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "run {name} cannot be read");
+                    Ok(None)
+                }
+            }
+        })
+        .await;
+    match listed {
+        Ok(listed) => Ok(listed.items),
+        Err(ClusterError::NotServed { .. }) => Err(PassError::NoCrd),
+        Err(error) => Err(PassError::Runs(error)),
+    }
+}
+
+fn status_of(run: &Run) -> RunStatus {
+    run.status.clone().unwrap_or_default()
+}
+
+/// An end beats everything, then the longer journal; the cluster is written before Git, so it was entered first and stays.
+fn is_further(run: &Run, known: &Run) -> bool {
+    let rank = |run: &Run| {
+        let status = status_of(run);
+        (status.phase.is_terminal(), status.journal.len(), status.phase != Phase::Pending)
+    };
+    rank(run) > rank(known)
+}
+
+fn ledger(runs: &BTreeMap<RunKey, Run>) -> Ledger {
+    Ledger { entries: runs.iter().filter_map(|(key, run)| Some((*key, entry(run)?))).collect() }
+}
+
+fn entry(run: &Run) -> Option<LedgerEntry> {
+    let status = status_of(run);
+    let kind = match run.spec.manifest.kind.as_str() {
+        "Restore" => Kind::Restore,
+        "Rollback" => Kind::Rollback,
+        _ => return None,
+    };
+    let started = status.started_at;
+    Some(LedgerEntry {
+        kind,
+        name: run.spec.manifest.name.clone(),
+        content: run.spec.content_key.parse().ok()?,
+        document: Digest::from_hex(&run.spec.document_digest),
+        phase: status.phase,
+        first_write: Journal::from(status.journal).first_write_begun(),
+        started,
+    })
+}
