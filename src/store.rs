@@ -1,1 +1,219 @@
-//! store
+//! Stores: where backups lie. Bytes in, bytes out; what is in a backup is not looked at.
+//!
+//! A store is only read. Fetching a backup takes `s3:GetObject` on it, and listing `s3:ListBucket`, which nothing else
+//! needs. Settings of one location (roots, skipped verification, credentials) hold for its [`Store`] alone.
+//!
+//! What the AWS SDK logs at `TRACE` holds signed requests: telemetry applies [`LOG_FILTER`] on top of any wish of the
+//! user's.
+
+mod directory;
+mod error;
+mod location;
+mod s3;
+mod spool;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use error::{Cause, StoreError};
+pub use location::{AwsConfig, BucketLookup, ClientConfig, DEFAULT_REGION, S3Credentials, S3Location};
+pub use spool::{NotADigest, Sha256, Spool, SpoolLimits, SpoolReader};
+
+/// Directives, in the form of `tracing_subscriber::EnvFilter`, that keep credentials out of every log: below `INFO` the
+/// SDK prints requests with their `authorization` and `x-amz-security-token` headers, and answers of credential services.
+pub const LOG_FILTER: &str = "aws_config=info,aws_credential_types=info,aws_runtime=info,aws_sdk_s3=info,\
+    aws_sdk_sts=info,aws_sigv4=info,aws_smithy_http=info,aws_smithy_http_client=info,aws_smithy_runtime=info,\
+    aws_smithy_runtime_api=info,h2=info,hyper=info,hyper_util=info,rustls=info";
+
+/// Most entries of a folder that a listing looks at, so that a bucket shared with millions of objects ends in an error
+/// that says so. A backup an hour fills it in eleven years.
+const MAX_ENTRIES: usize = 100_000;
+
+/// Longest name of a file (Linux `NAME_MAX`) and so of a backup, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// A place where backups lie.
+#[derive(Debug, Clone)]
+pub enum Location {
+    Directory(PathBuf),
+    S3 {
+        location: S3Location,
+        /// `None`: the SDK's default chain (environment, profile, web identity, instance).
+        credentials: Option<S3Credentials>,
+    },
+}
+
+/// How long to wait for an S3 server, and how often to ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a connection, with name lookup and TLS handshake.
+    pub connect: Duration,
+    /// For the head of an answer, and for each next piece of its body.
+    pub read: Duration,
+    /// Tries of one request, and of a download in a row that bring no byte.
+    pub tries: u32,
+    /// Wait before the second try, doubled before each further one.
+    pub backoff: Duration,
+    /// Longest wait between two tries.
+    pub max_backoff: Duration,
+}
+
+impl Default for Patience {
+    /// A server that is restarted is waited for; one that is gone is given up after about two minutes.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            read: Duration::from_secs(30),
+            tries: 4,
+            backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a store says of a backup without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Bytes, as stored.
+    pub size: u64,
+    pub modified: Option<Timestamp>,
+    /// S3's mark of this content, as the server writes it; a directory has none.
+    pub etag: Option<String>,
+}
+
+/// An opened [`Location`].
+#[derive(Debug)]
+pub struct Store(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Directory(directory::Directory),
+    S3(s3::Bucket),
+}
+
+impl Store {
+    /// Opens `location`. S3 is not asked yet; a directory must be there.
+    ///
+    /// # Errors
+    ///
+    /// `BadLocation`, `BadEndpoint`, `BadCertificate` or `Directory`.
+    pub async fn open(location: &Location) -> Result<Self, StoreError> {
+        Self::open_with(location, Patience::default()).await
+    }
+
+    /// [`Store::open`] with other time-outs.
+    pub async fn open_with(location: &Location, patience: Patience) -> Result<Self, StoreError> {
+        let kind = match location {
+            Location::Directory(path) => Kind::Directory(directory::Directory::open(path).await?),
+            Location::S3 { location, credentials } => {
+                Kind::S3(s3::Bucket::open(location, credentials.as_ref(), patience).await?)
+            }
+        };
+        Ok(Self(kind))
+    }
+
+    /// Names the place for people; holds no secret.
+    pub fn describe(&self) -> String {
+        match &self.0 {
+            Kind::Directory(directory) => directory.describe(),
+            Kind::S3(bucket) => bucket.describe(),
+        }
+    }
+
+    /// Looks at the backup `name`; `None` when it is not there.
+    pub async fn stat(&self, name: &str) -> Result<Option<Stat>, StoreError> {
+        check_name(name)?;
+        match &self.0 {
+            Kind::Directory(directory) => directory.stat(name).await,
+            Kind::S3(bucket) => bucket.stat(name).await,
+        }
+    }
+
+    /// All backups of the folder, by name: `*.tar.gz` and `*.tar.gz.enc` directly in it.
+    ///
+    /// # Errors
+    ///
+    /// `TooManyEntries` past 100,000 entries of any name; `AccessDenied` without `s3:ListBucket`.
+    pub async fn list(&self) -> Result<Vec<(String, Stat)>, StoreError> {
+        let mut backups = match &self.0 {
+            Kind::Directory(directory) => directory.list().await?,
+            Kind::S3(bucket) => bucket.list().await?,
+        };
+        backups.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(backups)
+    }
+
+    /// Copies the backup `name` into an unlinked file in `spool_dir`; `progress` hears of bytes done and bytes in all.
+    ///
+    /// A broken download goes on where it broke. Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `TooLarge` and `NoSpace` before a byte is read; `Changed` when the backup was replaced meanwhile.
+    pub async fn spool(
+        &self,
+        name: &str,
+        spool_dir: &Path,
+        limits: SpoolLimits,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<Spool, StoreError> {
+        check_name(name)?;
+        match &self.0 {
+            Kind::Directory(directory) => directory.spool(name, spool_dir, limits, progress).await,
+            Kind::S3(bucket) => bucket.spool(name, spool_dir, limits, progress).await,
+        }
+    }
+}
+
+/// A name stays in its folder and on its line, whoever chose it.
+fn check_name(name: &str) -> Result<(), StoreError> {
+    let wrong = if name.is_empty() || name == "." {
+        "it is empty"
+    } else if name.len() > MAX_NAME_BYTES {
+        "it is longer than 255 bytes"
+    } else if name.contains('/') {
+        "it holds a `/`; the folder is part of the storage location"
+    } else if name.contains("..") {
+        "it holds `..`"
+    } else if name.chars().any(char::is_control) {
+        "it holds a control character"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::BadName { name: name.escape_debug().take(MAX_NAME_BYTES).collect(), reason: wrong })
+}
+
+/// Whether a listing shows `name`. What cannot be named in a manifest is not shown.
+fn is_backup(name: &str) -> bool {
+    check_name(name).is_ok()
+        && [".tar.gz", ".tar.gz.enc"].iter().any(|end| name.strip_suffix(end).is_some_and(|stem| !stem.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused() {
+        for name in ["", ".", "..", "../a.tar.gz", "a/b.tar.gz", "/etc/passwd", "a\0.tar.gz", "a\n.tar.gz", &"a".repeat(256)] {
+            assert!(matches!(check_name(name), Err(StoreError::BadName { .. })), "{name:?}");
+        }
+        assert!(check_name("nightly-2026-11-23T09-00-00Z.tar.gz").is_ok());
+        insta::assert_snapshot!(check_name("../a\u{7}").unwrap_err(), @r"`../a\u{7}` is no name of a backup: it holds a `/`; the folder is part of the storage location");
+    }
+
+    #[test]
+    fn a_listing_shows_backups_only() {
+        assert!(is_backup("a.tar.gz") && is_backup("a.tar.gz.enc"));
+        for other in [".tar.gz", "a.tar", "a.tar.gz.sha256", "a.TAR.GZ", "a\n.tar.gz"] {
+            assert!(!is_backup(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_log_filter_is_one_that_the_subscriber_understands() {
+        assert!(tracing_subscriber::EnvFilter::try_new(LOG_FILTER).is_ok());
+    }
+}
