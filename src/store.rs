@@ -197,7 +197,9 @@ mod tests {
 
     #[test]
     fn a_name_that_leads_elsewhere_is_refused() {
-        for name in ["", ".", "..", "../a.tar.gz", "a/b.tar.gz", "/etc/passwd", "a\0.tar.gz", "a\n.tar.gz", &"a".repeat(256)] {
+        for name in
+            ["", ".", "..", "../a.tar.gz", "a/b.tar.gz", "/etc/passwd", "a\0.tar.gz", "a\n.tar.gz", &"a".repeat(256)]
+        {
             assert!(matches!(check_name(name), Err(StoreError::BadName { .. })), "{name:?}");
         }
         assert!(check_name("nightly-2026-11-23T09-00-00Z.tar.gz").is_ok());

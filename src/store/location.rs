@@ -90,7 +90,10 @@ impl S3Credentials {
     ///
     /// `BadLocation` when one is absent, empty or not printable ASCII.
     pub fn from_secret(access_key: Option<&[u8]>, secret_key: Option<&[u8]>) -> Result<Self, StoreError> {
-        Ok(Self { access_key: key_of_secret("accessKey", access_key)?, secret_key: key_of_secret("secretKey", secret_key)? })
+        Ok(Self {
+            access_key: key_of_secret("accessKey", access_key)?,
+            secret_key: key_of_secret("secretKey", secret_key)?,
+        })
     }
 }
 
@@ -140,7 +143,8 @@ impl S3Location {
 
     /// The same place in one spelling: what equals it after this is the same backups under the same keys.
     pub fn normalised(&self) -> Self {
-        let trimmed = |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+        let trimmed =
+            |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
         let lookup = self.lookup();
         let aws = self.dual_stack().then_some(AwsConfig { dual_stack: true });
         let bucket_lookup = (lookup != BucketLookup::Auto).then_some(lookup);
@@ -280,7 +284,8 @@ impl Endpoint {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(bad("it holds a user or a password; they belong into the Secret of credentialSecretName"));
         }
-        if url.host().is_none() || !matches!(url.path(), "/" | "") || url.query().is_some() || url.fragment().is_some() {
+        if url.host().is_none() || !matches!(url.path(), "/" | "") || url.query().is_some() || url.fragment().is_some()
+        {
             return Err(bad("it goes on behind the host; bucket and folder have fields of their own"));
         }
         Ok(Self(url))

@@ -70,12 +70,9 @@ impl Bucket {
             Err(error) => Some((Answer::of(&error), fault::store_error(&self.place, &error))),
         };
         match told {
-            Some((Some(Answer { status: 404, code }), error)) => match code.as_deref() {
-                Some("NoSuchBucket") => Err(error),
-                Some(_) | None => Ok(None),
-            },
+            Some((Some(answer), _)) if answer.is_missing_object() => Ok(None),
             Some((_, error)) => Err(error),
-            None if answer.is_some_and(|answer| answer.status == 404) => Ok(None),
+            None if answer.is_some_and(|answer| answer.is_missing_object()) => Ok(None),
             None => Err(fault::store_error(&self.place, &error)),
         }
     }
@@ -165,7 +162,12 @@ impl Download<'_> {
             if idle >= self.bucket.patience.tries || resumes > MAX_RESUMES {
                 return Err(self.given_up(broken));
             }
-            tracing::debug!(backup.name = self.name, received_bytes = self.received, "download of {} broke off", self.name);
+            tracing::debug!(
+                backup.name = self.name,
+                received_bytes = self.received,
+                "download of {} broke off",
+                self.name
+            );
             tokio::time::sleep(wait(self.bucket.patience, idle)).await;
         }
         Ok(())
@@ -193,10 +195,11 @@ impl Download<'_> {
 
     /// Gone, or no longer what was looked at: both are a backup that was replaced.
     fn refused(&self, error: &SdkError<GetObjectError>) -> StoreError {
-        match Answer::of(error) {
-            Some(Answer { status: 404 | 412 | 416, code }) if code.as_deref() != Some("NoSuchBucket") => self.changed(),
-            Some(_) | None => fault::store_error(&self.bucket.place, error),
+        let replaced = |answer: Answer| answer.is_missing_object() || matches!(answer.status, 412 | 416);
+        if Answer::of(error).is_some_and(replaced) {
+            return self.changed();
         }
+        fault::store_error(&self.bucket.place, error)
     }
 
     /// Spools the answer's bytes, but for the first `skipped`, which are in the spool.

@@ -298,6 +298,9 @@ mod tests {
     async fn a_spool_that_cannot_fit_is_refused_before_a_byte_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let refused = SpoolWriter::create(dir.path(), u64::MAX).await.err();
-        assert!(matches!(refused, Some(StoreError::NoSpace { needed: u64::MAX, available: Some(_), .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Some(StoreError::NoSpace { needed: u64::MAX, available: Some(_), .. })),
+            "{refused:?}"
+        );
     }
 }

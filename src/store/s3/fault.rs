@@ -30,6 +30,11 @@ impl Answer {
         let code = refused.err().code().filter(|code| is_code(code)).map(str::to_owned);
         Some(Self { status: refused.raw().status().as_u16(), code })
     }
+
+    /// Whether bucket and keys are right and the object is not there. Some servers answer 404 to an unknown key, too.
+    pub(super) fn is_missing_object(&self) -> bool {
+        self.status == 404 && matches!(self.code.as_deref(), None | Some("NoSuchKey"))
+    }
 }
 
 fn is_code(code: &str) -> bool {
@@ -64,9 +69,9 @@ fn refusal(place: String, answer: Answer, region: Option<&str>) -> StoreError {
         (Some("NoSuchBucket"), _) => StoreError::NoBucket { place },
         (Some("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException"), _)
         | (_, 301 | 307) => StoreError::WrongRegion { place, region: region.map(str::to_owned) },
-        (Some("ExpiredToken" | "InvalidToken" | "RequestTimeTooSkewed"), _) | (_, 401 | 403) => {
-            StoreError::AccessDenied { place, code }
-        }
+        (Some("AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch"), _)
+        | (Some("ExpiredToken" | "InvalidToken" | "RequestTimeTooSkewed"), _)
+        | (_, 401 | 403) => StoreError::AccessDenied { place, code },
         _ => StoreError::Refused { place, status, code },
     }
 }
@@ -116,6 +121,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_do() {
         insta::assert_snapshot!(refused(403, "InvalidAccessKeyId", None), @"s3 bucket b at h denies access (InvalidAccessKeyId): it does not know the accessKey");
+        assert_eq!(refused(404, "InvalidAccessKeyId", None), refused(403, "InvalidAccessKeyId", None));
         insta::assert_snapshot!(refused(403, "SignatureDoesNotMatch", None), @"s3 bucket b at h denies access (SignatureDoesNotMatch): the secretKey does not fit the accessKey, or region is wrong");
         insta::assert_snapshot!(refused(403, "AccessDenied", None), @"s3 bucket b at h denies access (AccessDenied): see the permissions of the credentials. S3 also answers 403 for a missing object where s3:ListBucket is not granted");
         insta::assert_snapshot!(refused(403, "RequestTimeTooSkewed", None), @"s3 bucket b at h denies access (RequestTimeTooSkewed): the clocks of this machine and of the server differ by more than 15 minutes");
@@ -130,7 +136,9 @@ mod tests {
         let transient = |status, code: &str| {
             refusal(String::new(), Answer { status, code: Some(code.to_owned()) }, None).transient()
         };
-        assert!(transient(503, "SlowDown") && transient(500, "InternalError") && transient(403, "RequestTimeTooSkewed"));
+        assert!(
+            transient(503, "SlowDown") && transient(500, "InternalError") && transient(403, "RequestTimeTooSkewed")
+        );
         assert!(!transient(403, "AccessDenied") && !transient(404, "NoSuchBucket") && !transient(400, "BadRequest"));
     }
 
