@@ -3,8 +3,7 @@
 //! A store is only read. Fetching a backup takes `s3:GetObject` on it, and listing `s3:ListBucket`, which nothing else
 //! needs. Settings of one location (roots, skipped verification, credentials) hold for its [`Store`] alone.
 //!
-//! What the AWS SDK logs at `TRACE` holds signed requests: telemetry applies [`LOG_FILTER`] on top of any wish of the
-//! user's.
+//! What the AWS SDK logs at `TRACE` holds access keys: telemetry puts [`LOG_FILTER`] behind whatever level a user asks for.
 
 mod directory;
 mod error;
@@ -22,7 +21,7 @@ pub use location::{AwsConfig, BucketLookup, ClientConfig, DEFAULT_REGION, S3Cred
 pub use spool::{NotADigest, Sha256, Spool, SpoolLimits, SpoolReader};
 
 /// Directives, in the form of `tracing_subscriber::EnvFilter`, that keep credentials out of every log: below `INFO` the
-/// SDK prints requests with their `authorization` and `x-amz-security-token` headers, and answers of credential services.
+/// SDK prints its credentials (the access key in clear), requests, and answers, those of credential services included.
 pub const LOG_FILTER: &str = "aws_config=info,aws_credential_types=info,aws_runtime=info,aws_sdk_s3=info,\
     aws_sdk_sts=info,aws_sigv4=info,aws_smithy_http=info,aws_smithy_http_client=info,aws_smithy_runtime=info,\
     aws_smithy_runtime_api=info,h2=info,hyper=info,hyper_util=info,rustls=info";

@@ -1,9 +1,9 @@
 //! A backup as it is stored, in an unlinked temporary file: written once, read as often as a run has passes.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -201,7 +201,11 @@ struct Draft {
 
 impl Draft {
     fn create(dir: PathBuf, size: u64) -> Result<Self, StoreError> {
-        let opened = tempfile::tempfile_in(&dir).and_then(|file| Ok((available(&file)?, file)));
+        let opened = tempfile::tempfile_in(&dir).and_then(|file| {
+            // A file that never had a name is made with the mode of the umask.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            Ok((available(&file)?, file))
+        });
         let (available, file) = opened.map_err(|error| spool_error(&dir, size, error))?;
         if available < size {
             return Err(StoreError::NoSpace { dir, needed: size, available: Some(available) });

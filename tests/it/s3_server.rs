@@ -39,7 +39,7 @@ pub struct S3Server {
     authority: Option<Authority>,
     /// A folder a bucket.
     data: PathBuf,
-    _supervisor: Child,
+    supervisor: Child,
 }
 
 impl S3Server {
@@ -63,7 +63,7 @@ impl S3Server {
             let address = free_address();
             let mut supervisor = supervise(&server, &root, address, files);
             if listens(address, &mut supervisor) {
-                return Self { address, authority, data: root.join("data"), _supervisor: supervisor };
+                return Self { address, authority, data: root.join("data"), supervisor };
             }
         }
         panic!("{} does not start: run it by hand to see why", server.display());
@@ -93,17 +93,35 @@ impl S3Server {
 
     /// Uploads an object, which gets an ETag. Only over HTTP.
     pub async fn put(&self, bucket: &str, key: &str, content: &[u8]) {
-        let client = aws_sdk_s3::Client::from_conf(
-            Config::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .endpoint_url(format!("http://{}", self.address))
-                .force_path_style(true)
-                .region(Region::new("us-east-1"))
-                .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test"))
-                .build(),
-        );
         let body = content.to_vec().into();
-        client.put_object().bucket(bucket).key(key).body(body).send().await.unwrap();
+        self.client().put_object().bucket(bucket).key(key).body(body).send().await.unwrap();
+    }
+
+    /// An account that may `s3:GetObject` in `bucket`, and nothing else. Only over HTTP.
+    pub async fn reader(&self, bucket: &str) -> S3Credentials {
+        let (access, secret) = (format!("AKREADER{}", bucket.to_uppercase()), "r3ader-s3cr3t");
+        let mut admin = Command::new(binary());
+        admin.args(["admin", "--access", ACCESS_KEY, "--secret", SECRET_KEY]);
+        admin.args(["--endpoint-url", &format!("http://{}", self.address)]);
+        let made =
+            admin.args(["create-user", "--access", &access, "--secret", secret, "--role", "user"]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let policy = format!(
+            r#"{{"Version": "2012-10-17", "Statement": [{{"Effect": "Allow", "Principal": {{"AWS": ["{access}"]}},
+                "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::{bucket}/*"]}}]}}"#
+        );
+        self.client().put_bucket_policy().bucket(bucket).policy(policy).send().await.unwrap();
+        S3Credentials { access_key: access.into(), secret_key: secret.into() }
+    }
+
+    fn client(&self) -> aws_sdk_s3::Client {
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(format!("http://{}", self.address))
+            .force_path_style(true)
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test"));
+        aws_sdk_s3::Client::from_conf(config.build())
     }
 }
 
@@ -190,4 +208,13 @@ impl Authority {
         };
         (write("leaf.crt", leaf.pem()), write("leaf.key", key.serialize_pem()))
     }
+}
+
+#[test]
+fn a_server_ends_with_the_process_that_started_it() {
+    let mut server = S3Server::start(None);
+    drop(server.supervisor.stdin.take()); // as the kernel does at the end of a process
+    server.supervisor.wait().unwrap();
+    assert!(TcpStream::connect(server.address).is_err());
+    assert!(!server.data.exists());
 }
