@@ -60,7 +60,8 @@ pub struct Patience {
 }
 
 impl Default for Patience {
-    /// A server that is restarted is waited for; one that is gone is given up after about two minutes.
+    /// A server that is restarted is waited for. A request that is never answered is given up after about two minutes,
+    /// a download after four such requests in a row.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
@@ -89,7 +90,7 @@ pub struct Store(Kind);
 #[derive(Debug)]
 enum Kind {
     Directory(directory::Directory),
-    S3(s3::Bucket),
+    S3(Box<s3::Bucket>),
 }
 
 impl Store {
@@ -107,7 +108,7 @@ impl Store {
         let kind = match location {
             Location::Directory(path) => Kind::Directory(directory::Directory::open(path).await?),
             Location::S3 { location, credentials } => {
-                Kind::S3(s3::Bucket::open(location, credentials.as_ref(), patience).await?)
+                Kind::S3(Box::new(s3::Bucket::open(location, credentials.as_ref(), patience).await?))
             }
         };
         Ok(Self(kind))
@@ -211,6 +212,17 @@ mod tests {
         for other in [".tar.gz", "a.tar", "a.tar.gz.sha256", "a.TAR.GZ", "a\n.tar.gz"] {
             assert!(!is_backup(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_store_is_used_from_any_thread() {
+        fn any_thread(_: &(impl Send + ?Sized)) {}
+        let spool = |store: &'static Store| {
+            any_thread(store);
+            any_thread(&store.spool("a", Path::new("/"), SpoolLimits { max_bytes: 0 }, &|_, _| {}));
+            any_thread(&store.list());
+        };
+        let _ = spool;
     }
 
     #[test]

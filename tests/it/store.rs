@@ -365,6 +365,73 @@ async fn a_server_that_is_not_there_is_unreachable() {
 }
 
 #[tokio::test]
+async fn a_list_that_breaks_off_is_asked_for_again() {
+    let server = S3Server::plain();
+    let location = server.bucket("listed");
+    for n in 0..100 {
+        server.place("listed", &format!("b-{n}.tar.gz"), b"x");
+    }
+    let proxy = Proxy::start(server.address, [Fault::CutAfter(4000)], Fault::None);
+    assert_eq!(behind(&proxy, "listed").await.list().await.unwrap().len(), 100);
+    proxy.set_rest(Fault::CutAfter(4000));
+    let store = open(S3Location { endpoint: Some(format!("http://{}", proxy.address)), ..location }).await;
+    let error = store.list().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }) && error.transient(), "{error:?}");
+}
+
+/// A server that answers every request with `head`, and then with spaces without end.
+fn endless(head: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let _ = client.read(&mut [0; 4096]);
+                let _ = client.write_all(head.as_bytes());
+                while client.write_all(&[b' '; 4096]).is_ok() {}
+            });
+        }
+    });
+    endpoint
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_read_to_its_end() {
+    for head in ["HTTP/1.1 200 OK\r\n\r\n<?xml version=\"1.0\"?>", "HTTP/1.1 400 Bad Request\r\n\r\n<Error>"] {
+        let location = S3Location { endpoint: Some(endless(head)), ..S3Server::plain().bucket("endless") };
+        let error = open(location).await.list().await.unwrap_err();
+        assert!(matches!(error, StoreError::NotS3 { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_s3_is_said_to_be_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\nconnection: close\r\n\r\n<html>Welcome</html>");
+        }
+    });
+    let store = open(S3Location { endpoint, ..S3Server::plain().bucket("html") }).await;
+    let error = store.list().await.unwrap_err();
+    assert!(matches!(error, StoreError::NotS3 { .. }) && !error.transient(), "{error:?}");
+}
+
+#[tokio::test]
+async fn without_credentials_the_default_chain_is_asked() {
+    let location = S3Server::plain().bucket("chain");
+    let store = Store::open_with(&Location::S3 { location, credentials: None }, HASTY).await.unwrap();
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
+        return says_skipped("store: no credentials at all, for AWS_ACCESS_KEY_ID is set");
+    }
+    let error = store.list().await.unwrap_err();
+    insta::assert_snapshot!(chain(&error, S3Server::plain()), @"no credentials for s3 bucket chain at HOST: set credentialSecretName, or give the agent's environment or identity some");
+}
+
+#[tokio::test]
 async fn a_backup_that_is_replaced_between_two_pieces_is_noticed() {
     let server = S3Server::plain();
     server.bucket("replaced");

@@ -18,6 +18,7 @@ use secrecy::ExposeSecret;
 use super::super::location::Endpoint;
 use super::super::{Patience, S3Credentials, S3Location, StoreError};
 
+mod limit;
 mod unverified;
 
 /// Whole of one request but for an object's bytes: a page of a list has 1,000 entries, some 300 KiB.
@@ -45,6 +46,7 @@ pub(super) async fn build(
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         // A stalled download is noticed, and resumed, by the one who reads it.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(limit::AnswerLimit)
         .timeout_config(timeouts(patience))
         .retry_config(retries(patience));
     match own_endpoint {

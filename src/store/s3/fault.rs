@@ -16,6 +16,8 @@ const MAX_CODE_CHARS: usize = 64;
 /// Deepest cause that is looked at.
 const MAX_CAUSES: usize = 32;
 
+const NO_LIST: &str = "a text that is not a list";
+
 /// What a server that refuses says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
@@ -57,7 +59,7 @@ where
             refusal(place, Answer::of(error).unwrap_or(Answer { status, code: None }), region)
         }
         SdkError::TimeoutError(_) => unreachable(place, "no answer in time"),
-        SdkError::ResponseError(_) => StoreError::NotS3 { place, reason: "an answer that cannot be read" },
+        SdkError::ResponseError(_) => not_read(place, error),
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => not_sent(place, error),
         _ => unreachable(place, "the request was not sent"),
     }
@@ -72,12 +74,24 @@ fn refusal(place: String, answer: Answer, region: Option<&str>) -> StoreError {
         (Some("AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch"), _)
         | (Some("ExpiredToken" | "InvalidToken" | "RequestTimeTooSkewed"), _)
         | (_, 401 | 403) => StoreError::AccessDenied { place, code },
+        (_, 200..300) => StoreError::NotS3 { place, reason: NO_LIST },
         _ => StoreError::Refused { place, status, code },
     }
 }
 
 fn is_region(text: &str) -> bool {
     text.len() <= MAX_CODE_CHARS && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// An answer that broke off, or one that S3 does not give.
+fn not_read(place: String, error: &(dyn Error + 'static)) -> StoreError {
+    if causes(error).any(|cause| cause.is::<http_body_util::LengthLimitError>()) {
+        return StoreError::NotS3 { place, reason: "more than 8 MiB for a page of a list or an error" };
+    }
+    match causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()) {
+        Some(broken) => StoreError::Unreachable { place, source: broken.to_string().into() },
+        None => StoreError::NotS3 { place, reason: NO_LIST },
+    }
 }
 
 /// The SDK nests what went wrong six deep, and calls by one name what a user can and cannot mend.
