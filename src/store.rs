@@ -22,9 +22,8 @@ pub use spool::{NotADigest, Sha256, Spool, SpoolLimits, SpoolReader};
 
 /// Directives, in the form of `tracing_subscriber::EnvFilter`, that keep credentials out of every log: below `INFO` the
 /// SDK prints its credentials (the access key in clear), requests, and answers, those of credential services included.
-pub const LOG_FILTER: &str = "aws_config=info,aws_credential_types=info,aws_runtime=info,aws_sdk_s3=info,\
-    aws_sdk_sts=info,aws_sigv4=info,aws_smithy_http=info,aws_smithy_http_client=info,aws_smithy_runtime=info,\
-    aws_smithy_runtime_api=info,h2=info,hyper=info,hyper_util=info,rustls=info";
+/// A directive holds for all targets that begin with its own.
+pub const LOG_FILTER: &str = "aws=info,h2=info,hyper=info,rustls=info";
 
 /// Most entries of a folder that a listing looks at, so that a bucket shared with millions of objects ends in an error
 /// that says so. A backup an hour fills it in eleven years.

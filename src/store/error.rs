@@ -10,7 +10,7 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 /// Why a store did not do as asked. No text holds a credential; `place` is [`Store::describe`](super::Store::describe).
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("backup {name} is not in {place}")]
+    #[error("backup {name} is not in {place}: see backupFilename and the storage location")]
     NotFound { place: String, name: String },
 
     #[error("{place} denies access{}: {}", code_text(.code.as_deref()), denied(.code.as_deref()))]
@@ -118,6 +118,7 @@ fn denied(code: Option<&str>) -> &'static str {
         Some("InvalidAccessKeyId") => "it does not know the accessKey",
         Some("SignatureDoesNotMatch") => "the secretKey does not fit the accessKey, or region is wrong",
         Some("RequestTimeTooSkewed") => "the clocks of this machine and of the server differ by more than 15 minutes",
+        Some("InvalidObjectState") => "the backup lies in an archive class: bring it back from there first",
         Some("ExpiredToken" | "InvalidToken") => "the session of the credentials has ended",
         _ => {
             "see the permissions of the credentials. \

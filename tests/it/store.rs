@@ -20,6 +20,9 @@ use crate::s3_server::{ACCESS_KEY, Authority, S3Server, SECRET_KEY, at, credenti
 const LIMITS: SpoolLimits = SpoolLimits { max_bytes: 1 << 30 };
 const MIB: usize = 1024 * 1024;
 
+/// Waits that a busy machine does not use up.
+const CALM: Patience = Patience { connect: Duration::from_secs(10), read: Duration::from_secs(10), ..HASTY };
+
 /// Short waits, so that a test of what never answers takes a second.
 const HASTY: Patience = Patience {
     connect: Duration::from_millis(500),
@@ -30,7 +33,7 @@ const HASTY: Patience = Patience {
 };
 
 async fn open(location: S3Location) -> Store {
-    Store::open_with(&at(location), HASTY).await.unwrap()
+    Store::open_with(&at(location), CALM).await.unwrap()
 }
 
 async fn directory(path: &Path) -> Store {
@@ -166,7 +169,7 @@ async fn a_backup_that_is_missing_is_told_from_a_bucket_that_is() {
     assert_eq!(store.stat("monday.tar.gz").await.unwrap(), None);
     let error = fetch(&store, "monday.tar.gz").await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { .. }) && !error.transient());
-    insta::assert_snapshot!(chain(&error, server), @"backup monday.tar.gz is not in s3 bucket missing at HOST");
+    insta::assert_snapshot!(chain(&error, server), @"backup monday.tar.gz is not in s3 bucket missing at HOST: see backupFilename and the storage location");
 
     let store = open(S3Location { bucket_name: "nowhere".to_owned(), ..location }).await;
     for error in [store.stat("monday.tar.gz").await.unwrap_err(), store.list().await.unwrap_err()] {
@@ -184,10 +187,10 @@ async fn wrong_keys_are_told_apart() {
         location: location.clone(),
         credentials: Some(S3Credentials { access_key: access.into(), secret_key: secret.into() }),
     };
-    let store = Store::open_with(&with("AKNOBODY", SECRET_KEY), HASTY).await.unwrap();
+    let store = Store::open_with(&with("AKNOBODY", SECRET_KEY), CALM).await.unwrap();
     let unknown = fetch(&store, "monday.tar.gz").await.unwrap_err();
     insta::assert_snapshot!(chain(&unknown, server), @"s3 bucket keys at HOST denies access (InvalidAccessKeyId): it does not know the accessKey");
-    let store = Store::open_with(&with(ACCESS_KEY, "wr0ng"), HASTY).await.unwrap();
+    let store = Store::open_with(&with(ACCESS_KEY, "wr0ng"), CALM).await.unwrap();
     let unsigned = fetch(&store, "monday.tar.gz").await.unwrap_err();
     insta::assert_snapshot!(chain(&unsigned, server), @"s3 bucket keys at HOST denies access (SignatureDoesNotMatch): the secretKey does not fit the accessKey, or region is wrong");
     for error in [unknown, unsigned, store.list().await.unwrap_err()] {
@@ -203,7 +206,7 @@ async fn reading_objects_is_the_only_permission_that_a_spool_needs() {
     let location = server.bucket("reader");
     server.put("reader", "monday.tar.gz", b"x").await;
     let reader = Location::S3 { location, credentials: Some(server.reader("reader").await) };
-    let store = Store::open_with(&reader, HASTY).await.unwrap();
+    let store = Store::open_with(&reader, CALM).await.unwrap();
     assert_eq!(content(&fetch(&store, "monday.tar.gz").await.unwrap()), b"x");
     let error = store.list().await.unwrap_err();
     insta::assert_snapshot!(chain(&error, server), @"s3 bucket reader at HOST denies access (AccessDenied): see the permissions of the credentials. S3 also answers 403 for a missing object where s3:ListBucket is not granted");
@@ -269,10 +272,11 @@ async fn the_wrong_scheme_is_said_to_be_a_matter_of_the_scheme() {
     assert!(matches!(error, StoreError::Unreachable { .. } | StoreError::Refused { status: 400, .. }), "{error:?}");
 }
 
-/// A proxy before the plain server, and a store that goes through it to `bucket`.
-async fn behind(proxy: &Proxy, bucket: &str) -> Store {
+/// A store that reaches `bucket` of the plain server through `proxy`.
+async fn behind(proxy: &Proxy, bucket: &str, patience: Patience) -> Store {
     let endpoint = Some(format!("http://{}", proxy.address));
-    open(S3Location { endpoint, ..S3Server::plain().bucket(bucket) }).await
+    let location = S3Location { endpoint, ..S3Server::plain().bucket(bucket) };
+    Store::open_with(&at(location), patience).await.unwrap()
 }
 
 #[tokio::test]
@@ -283,7 +287,7 @@ async fn a_download_that_breaks_again_and_again_goes_on_where_it_broke() {
     server.put("broken", "monday.tar.gz", &backup).await;
     let proxy = Proxy::start(server.address, [], Fault::CutAfter(4 * MIB as u64));
     let sent = Mutex::new(Vec::new());
-    let store = behind(&proxy, "broken").await;
+    let store = behind(&proxy, "broken", CALM).await;
     let spool = watch(&store, "monday.tar.gz", |bytes, _| sent.lock().unwrap().push(bytes));
     let spool = spool.await.unwrap();
     assert_eq!(*spool.sha256(), Sha256::of(&backup));
@@ -300,7 +304,7 @@ async fn a_download_that_stalls_is_taken_up_on_a_new_connection() {
     let backup = noise(2 * MIB);
     server.put("stalled", "monday.tar.gz", &backup).await;
     let proxy = Proxy::start(server.address, [Fault::StallAfter(MIB as u64)], Fault::None);
-    let spool = fetch(&behind(&proxy, "stalled").await, "monday.tar.gz").await.unwrap();
+    let spool = fetch(&behind(&proxy, "stalled", HASTY).await, "monday.tar.gz").await.unwrap();
     assert_eq!(*spool.sha256(), Sha256::of(&backup));
 }
 
@@ -311,7 +315,7 @@ async fn a_slow_download_is_not_taken_for_a_stalled_one() {
     let backup = noise(MIB);
     server.put("slow", "monday.tar.gz", &backup).await;
     let proxy = Proxy::start(server.address, [], Fault::Delay(Duration::from_millis(60)));
-    let spool = fetch(&behind(&proxy, "slow").await, "monday.tar.gz").await.unwrap();
+    let spool = fetch(&behind(&proxy, "slow", HASTY).await, "monday.tar.gz").await.unwrap();
     assert_eq!(*spool.sha256(), Sha256::of(&backup));
     assert!(proxy.connections() <= 2);
 }
@@ -322,7 +326,7 @@ async fn a_connection_that_is_lost_for_good_ends_with_what_was_received() {
     server.bucket("lost");
     server.put("lost", "monday.tar.gz", &noise(4 * MIB)).await;
     let proxy = Proxy::start(server.address, [], Fault::CutAfter(MIB as u64));
-    let store = behind(&proxy, "lost").await;
+    let store = behind(&proxy, "lost", CALM).await;
     let started = Instant::now();
     let error = watch(&store, "monday.tar.gz", |_, _| proxy.set_rest(Fault::Refuse));
     let error = error.await.unwrap_err();
@@ -345,7 +349,8 @@ async fn a_server_that_never_answers_is_given_up_after_bounded_time() {
         },
     ] {
         let started = Instant::now();
-        let error = open(location).await.stat("monday.tar.gz").await.unwrap_err();
+        let store = Store::open_with(&at(location), HASTY).await.unwrap();
+        let error = store.stat("monday.tar.gz").await.unwrap_err();
         assert!(matches!(error, StoreError::Unreachable { .. }) && error.transient(), "{error:?}");
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
@@ -367,15 +372,14 @@ async fn a_server_that_is_not_there_is_unreachable() {
 #[tokio::test]
 async fn a_list_that_breaks_off_is_asked_for_again() {
     let server = S3Server::plain();
-    let location = server.bucket("listed");
+    server.bucket("listed");
     for n in 0..100 {
         server.place("listed", &format!("b-{n}.tar.gz"), b"x");
     }
     let proxy = Proxy::start(server.address, [Fault::CutAfter(4000)], Fault::None);
-    assert_eq!(behind(&proxy, "listed").await.list().await.unwrap().len(), 100);
+    assert_eq!(behind(&proxy, "listed", CALM).await.list().await.unwrap().len(), 100);
     proxy.set_rest(Fault::CutAfter(4000));
-    let store = open(S3Location { endpoint: Some(format!("http://{}", proxy.address)), ..location }).await;
-    let error = store.list().await.unwrap_err();
+    let error = behind(&proxy, "listed", CALM).await.list().await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }) && error.transient(), "{error:?}");
 }
 
@@ -423,7 +427,7 @@ async fn a_server_that_is_not_s3_is_said_to_be_none() {
 #[tokio::test]
 async fn without_credentials_the_default_chain_is_asked() {
     let location = S3Server::plain().bucket("chain");
-    let store = Store::open_with(&Location::S3 { location, credentials: None }, HASTY).await.unwrap();
+    let store = Store::open_with(&Location::S3 { location, credentials: None }, CALM).await.unwrap();
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
         return says_skipped("store: no credentials at all, for AWS_ACCESS_KEY_ID is set");
     }
@@ -437,7 +441,7 @@ async fn a_backup_that_is_replaced_between_two_pieces_is_noticed() {
     server.bucket("replaced");
     server.put("replaced", "monday.tar.gz", &noise(4 * MIB)).await;
     let proxy = Proxy::start(server.address, [], Fault::CutAfter(MIB as u64));
-    let store = behind(&proxy, "replaced").await;
+    let store = behind(&proxy, "replaced", CALM).await;
     let replaced = std::sync::Once::new();
     let error = watch(&store, "monday.tar.gz", |_, _| {
         replaced.call_once(|| {
@@ -547,7 +551,7 @@ async fn all_sorts(location: S3Location) {
     fetch(&store, "monday.tar.gz").await.unwrap();
     fetch(&store, "tuesday.tar.gz").await.unwrap_err();
     let wrong = S3Credentials { access_key: ACCESS_KEY.into(), secret_key: "wr0ng".into() };
-    let store = Store::open_with(&Location::S3 { location, credentials: Some(wrong) }, HASTY).await.unwrap();
+    let store = Store::open_with(&Location::S3 { location, credentials: Some(wrong) }, CALM).await.unwrap();
     fetch(&store, "monday.tar.gz").await.unwrap_err();
 }
 

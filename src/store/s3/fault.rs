@@ -74,7 +74,7 @@ fn refusal(place: String, answer: Answer, region: Option<&str>) -> StoreError {
         (Some("AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch"), _)
         | (Some("ExpiredToken" | "InvalidToken" | "RequestTimeTooSkewed"), _)
         | (_, 401 | 403) => StoreError::AccessDenied { place, code },
-        (_, 200..300) => StoreError::NotS3 { place, reason: NO_LIST },
+        (_, 200..=299) => StoreError::NotS3 { place, reason: NO_LIST },
         _ => StoreError::Refused { place, status, code },
     }
 }
