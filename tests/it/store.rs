@@ -424,6 +424,33 @@ async fn a_server_that_is_not_s3_is_said_to_be_none() {
     assert!(matches!(error, StoreError::NotS3 { .. }) && !error.transient(), "{error:?}");
 }
 
+/// The environment is that of a process: the test runs itself in one of its own.
+#[tokio::test]
+async fn keys_of_the_environment_are_taken_when_no_secret_is_named() {
+    const ENDPOINT: &str = "REINBACK_TEST_ENDPOINT";
+    if let Ok(endpoint) = std::env::var(ENDPOINT) {
+        let location =
+            S3Location { endpoint: Some(endpoint), bucket_name: "environment".to_owned(), ..S3Location::default() };
+        let store = Store::open_with(&Location::S3 { location, credentials: None }, CALM).await.unwrap();
+        let work = async { assert_eq!(content(&fetch(&store, "monday.tar.gz").await.unwrap()), b"x") };
+        let log = Log::of(&format!("trace,{LOG_FILTER}"), work).await;
+        return assert!(!log.contains(ACCESS_KEY) && !log.contains(SECRET_KEY), "{log}");
+    }
+    let server = S3Server::plain();
+    let location = server.bucket("environment");
+    server.put("environment", "monday.tar.gz", b"x").await;
+    let mut itself = std::process::Command::new(std::env::current_exe().unwrap());
+    itself.args(["--exact", "store::keys_of_the_environment_are_taken_when_no_secret_is_named"]);
+    itself.env(ENDPOINT, location.endpoint.unwrap());
+    itself
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        .env_remove("AWS_SESSION_TOKEN");
+    let output = itself.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
 async fn without_credentials_the_default_chain_is_asked() {
     let location = S3Server::plain().bucket("chain");
