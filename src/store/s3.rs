@@ -23,6 +23,9 @@ use fault::Answer;
 /// Most times that one download goes on after a break: a link that carries 1 MiB at a time still carries 100 MiB.
 const MAX_RESUMES: u32 = 100;
 
+/// Most pages of one list without an entry. Servers that filter as they go send some.
+const MAX_EMPTY_PAGES: u32 = 100;
+
 #[derive(Debug)]
 pub(super) struct Bucket {
     client: Client,
@@ -83,19 +86,20 @@ impl Bucket {
 
     pub(super) async fn list(&self) -> Result<Vec<(String, Stat)>, StoreError> {
         let mut backups = Vec::new();
-        let (mut seen, mut token) = (0, None);
+        let (mut seen, mut empty, mut token) = (0, 0, None);
         loop {
             let page = self.page(token.take()).await?;
-            seen += page.contents().len() + page.common_prefixes().len();
+            let entries = page.contents().len() + page.common_prefixes().len();
+            seen += entries;
+            empty += u32::from(entries == 0);
             if seen > MAX_ENTRIES {
                 return Err(StoreError::TooManyEntries { place: self.place.clone(), limit: MAX_ENTRIES });
             }
-            let empty = page.contents().is_empty() && page.common_prefixes().is_empty();
             let encoded = page.encoding_type() == Some(&EncodingType::Url);
             backups.extend(page.contents().iter().filter_map(|object| self.backup(object, encoded)));
             match (page.is_truncated(), page.next_continuation_token) {
-                (Some(true), Some(next)) if !empty => token = Some(next),
-                (Some(true), _) => return Err(self.not_s3("a page of a list that no page follows, though one should")),
+                (Some(true), Some(next)) if empty < MAX_EMPTY_PAGES => token = Some(next),
+                (Some(true), _) => return Err(self.not_s3("a list that does not end")),
                 (Some(false) | None, _) => return Ok(backups),
             }
         }
