@@ -1,0 +1,262 @@
+use std::collections::HashSet;
+use std::io::Read;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::error::{BackupError, EntryName, ReadError, shown};
+use super::path::{EntryPath, ObjectPath};
+use super::unpack::{Bounds, Failure, Member, Unpack, fault};
+use super::{ResourceSet, json};
+use crate::object::{ObjectKey, Resource};
+
+/// Begins what a Kubernetes encryption provider wrote (`k8s.io/apiserver`, `encryptionconfig`).
+const ENCRYPTED_PREFIX: &[u8] = b"k8s:enc:";
+
+/// How much a backup may hold. What is beyond is taken for an attack, not for a large cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest entry, in bytes. etcd takes 1.5 MiB for an object unless told otherwise; encryption and base64 add a third.
+    pub max_entry_bytes: u64,
+    /// Most entries: objects and filters.
+    pub max_entries: u64,
+    /// Most unpacked bytes.
+    pub max_total_bytes: u64,
+    /// Most unpacked bytes for one byte of the file, once 32 MiB are unpacked. JSON reaches 20, zeros a thousand.
+    pub max_ratio: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_entry_bytes: 16 << 20, max_entries: 1_000_000, max_total_bytes: 16 << 30, max_ratio: 1000 }
+    }
+}
+
+/// One entry of a backup, checked.
+#[derive(Debug)]
+pub enum Entry {
+    /// An object. Its `apiVersion`, namespace and name are those of `key`, and it has a `kind`.
+    Object { key: ObjectKey, value: Value },
+    /// The ResourceSet that chose the objects: at any place among the entries, and at most once.
+    Filters(ResourceSet),
+    /// An object that only a key opens; `provider` is `secretbox`, `aesgcm`, `aescbc` or another name.
+    Encrypted { key: ObjectKey, provider: String },
+}
+
+/// What a whole backup held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Objects in the open.
+    pub objects: u64,
+    /// Objects that are encrypted.
+    pub encrypted: u64,
+    /// Without filters there is nothing to prune by, and no controller to stop.
+    pub has_filters: bool,
+    /// Size of the archive when unpacked, its padding included.
+    pub unpacked_bytes: u64,
+}
+
+/// Passes once over a backup, from its first byte to the end of the last gzip member, and hands each entry to `visit` in the order of the archive.
+///
+/// Only after `Ok` is the backup known to be whole; what was visited before may belong to one that is not. `packed_bytes` is the
+/// size of the file. Encrypted entries are recognised by their content, whatever the file is called.
+///
+/// # Errors
+///
+/// `Corrupt` for everything that a backup of the operator never has, with the entry or the byte where it shows.
+/// `Source` when `reader` fails, `Visit` when `visit` does; both end the pass.
+pub fn read<E>(
+    reader: impl Read,
+    packed_bytes: u64,
+    limits: &Limits,
+    mut visit: impl FnMut(Entry) -> Result<(), E>,
+) -> Result<Summary, ReadError<E>> {
+    let mut pass = Pass::new(reader, packed_bytes, *limits);
+    while let Some(entry) = pass.next_entry().map_err(widen)? {
+        visit(entry).map_err(ReadError::Visit)?;
+    }
+    Ok(pass.summary()?)
+}
+
+fn widen<E>(failure: Failure) -> ReadError<E> {
+    match failure {
+        ReadError::Corrupt(error) => ReadError::Corrupt(error),
+        ReadError::Source(error) => ReadError::Source(error),
+        ReadError::Visit(never) => match never {},
+    }
+}
+
+struct Pass<R: Read> {
+    archive: Unpack<R>,
+    limits: Limits,
+    summary: Summary,
+    entries: u64,
+    /// Content of the entry at hand; kept for its allocation.
+    content: Vec<u8>,
+    /// First half of the SHA-256 of each object's identity: as good as the names, and a tenth of their size.
+    seen: HashSet<u128>,
+    /// The folder before: the operator writes one folder after the other, so that a type is allocated once.
+    last_resource: Option<Arc<Resource>>,
+}
+
+impl<R: Read> Pass<R> {
+    fn new(reader: R, packed_bytes: u64, limits: Limits) -> Self {
+        let bounds = Bounds { max_unpacked_bytes: limits.max_total_bytes, packed_bytes, max_ratio: limits.max_ratio };
+        Self {
+            archive: Unpack::new(reader, bounds),
+            limits,
+            summary: Summary::default(),
+            entries: 0,
+            content: Vec::new(),
+            seen: HashSet::new(),
+            last_resource: None,
+        }
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>, Failure> {
+        while let Some(Member { path, size }) = self.archive.next_file()? {
+            self.admit(&path, size)?;
+            self.archive.content(size, &mut self.content)?;
+            let entry = match EntryPath::parse(&path).map_err(|reason| fault(&path, reason))? {
+                EntryPath::Obsolete => continue,
+                EntryPath::Filters => self.filters(&path)?,
+                EntryPath::Object(object) => self.object(&path, &object)?,
+            };
+            return Ok(Some(entry));
+        }
+        Ok(None)
+    }
+
+    /// Checks what can be known before the content is read.
+    fn admit(&mut self, path: &[u8], size: u64) -> Result<(), Failure> {
+        let Limits { max_entry_bytes, max_entries, .. } = self.limits;
+        let too_large = |what| Err(BackupError::TooLarge { entry: Some(EntryName::new(path)), what }.into());
+        self.entries += 1;
+        if self.entries > max_entries {
+            return too_large(format!("more than {max_entries} entries"));
+        }
+        if size > max_entry_bytes {
+            return too_large(format!("{size} bytes in one entry, more than {max_entry_bytes}"));
+        }
+        if size == 0 {
+            return Err(fault(path, "is an empty file"));
+        }
+        Ok(())
+    }
+
+    fn filters(&mut self, path: &[u8]) -> Result<Entry, Failure> {
+        if std::mem::replace(&mut self.summary.has_filters, true) {
+            return Err(fault(path, "is there twice"));
+        }
+        let entry = || EntryName::new(path);
+        let value = self.parsed(path)?;
+        let set = ResourceSet::from_value(value).map_err(|source| BackupError::Filters { entry: entry(), source })?;
+        Ok(Entry::Filters(set))
+    }
+
+    fn object(&mut self, path: &[u8], object: &ObjectPath<'_>) -> Result<Entry, Failure> {
+        if !self.seen.insert(identity(object)) {
+            return Err(fault(
+                path,
+                "is an object that came before, maybe at another version of its resource or by another spelling",
+            ));
+        }
+        let value = self.parsed(path)?;
+        let key = object.key(self.resource(object));
+        if let Value::String(text) = value {
+            let provider = provider(&text)
+                .ok_or_else(|| fault(path, "is neither an object nor encrypted by a provider of Kubernetes"))?;
+            self.summary.encrypted += 1;
+            return Ok(Entry::Encrypted { key, provider });
+        }
+        agrees(&value, object).map_err(|reason| fault(path, reason))?;
+        self.summary.objects += 1;
+        Ok(Entry::Object { key, value })
+    }
+
+    fn parsed(&self, path: &[u8]) -> Result<Value, Failure> {
+        json::parse(&self.content).map_err(|error| fault(path, format!("is not JSON: {}", shown(&error.to_string()))))
+    }
+
+    fn resource(&mut self, object: &ObjectPath<'_>) -> Arc<Resource> {
+        let same = |last: &&Arc<Resource>| {
+            let Resource { group, version, plural } = &***last;
+            group == object.group && version == object.version && plural == object.plural
+        };
+        if let Some(last) = self.last_resource.as_ref().filter(same) {
+            return Arc::clone(last);
+        }
+        Arc::clone(self.last_resource.insert(Arc::new(object.resource())))
+    }
+
+    fn summary(self) -> Result<Summary, BackupError> {
+        let Summary { objects, encrypted, has_filters, unpacked_bytes: _ } = self.summary;
+        if objects + encrypted == 0 {
+            return Err(BackupError::Empty);
+        }
+        Ok(Summary { objects, encrypted, has_filters, unpacked_bytes: self.archive.unpacked_bytes() })
+    }
+}
+
+/// What makes an object one: the version of a resource is only the way it is written.
+fn identity(object: &ObjectPath<'_>) -> u128 {
+    let ObjectPath { plural, group, version: _, namespace, name } = object;
+    let mut hasher = Sha256::new();
+    for part in [plural, group, namespace.as_ref().unwrap_or(&""), name] {
+        hasher.update(part);
+        hasher.update([0]); // in no part, for paths have no control characters
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// The provider named in `k8s:enc:<provider>:…`, which lies in base64 in a JSON string.
+fn provider(text: &str) -> Option<String> {
+    /// Longest name that Kubernetes has is `secretbox`; a KMS says `kms`.
+    const MAX_PROVIDER_BYTES: usize = 63;
+    let bytes = BASE64.decode(text).ok()?;
+    let rest = bytes.strip_prefix(ENCRYPTED_PREFIX)?;
+    let provider = rest.iter().take(MAX_PROVIDER_BYTES + 1).position(|byte| *byte == b':').map(|end| &rest[..end])?;
+    let name = std::str::from_utf8(provider).ok()?;
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    is_name.then(|| name.to_owned())
+}
+
+/// Whether path and content say the same object.
+fn agrees(value: &Value, object: &ObjectPath<'_>) -> Result<(), String> {
+    let Value::Object(fields) = value else {
+        return Err("is not an object: its JSON is no map".to_owned());
+    };
+    if text("kind", fields.get("kind"))?.is_empty() {
+        return Err("has no kind".to_owned());
+    }
+    let version = text("apiVersion", fields.get("apiVersion"))?;
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    same("the group", group, object.group)?;
+    same("the version", version, object.version)?;
+    let metadata = |name| fields.get("metadata").and_then(|metadata| metadata.get(name));
+    same("the name", text("metadata.name", metadata("name"))?, object.name)?;
+    same("the namespace", text("metadata.namespace", metadata("namespace"))?, object.namespace.unwrap_or_default())
+}
+
+/// A field that is text; one that is not there is empty, as in Go.
+fn text<'v>(field: &str, value: Option<&'v Value>) -> Result<&'v str, String> {
+    match value {
+        None | Some(Value::Null) => Ok(""),
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(format!("has something other than text as its {field}")),
+    }
+}
+
+fn same(what: &str, content: &str, path: &str) -> Result<(), String> {
+    if content == path {
+        return Ok(());
+    }
+    Err(format!("says {what} `{}` where its path says `{}`", shown(content), shown(path)))
+}
+
+#[cfg(test)]
+mod tests;
