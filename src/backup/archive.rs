@@ -139,7 +139,7 @@ impl<R: Read> Pass<R> {
             return too_large(format!("more than {max_entries} entries"));
         }
         if size > max_entry_bytes {
-            return too_large(format!("{size} bytes, more than the {max_entry_bytes} of the largest entry,"));
+            return too_large(format!("{size} bytes in one entry, more than {max_entry_bytes}"));
         }
         if size == 0 {
             return Err(fault(path, "is an empty file"));
@@ -159,7 +159,10 @@ impl<R: Read> Pass<R> {
 
     fn object(&mut self, path: &[u8], object: &ObjectPath<'_>) -> Result<Entry, Failure> {
         if !self.seen.insert(identity(object)) {
-            return Err(fault(path, "is an object that came before (by whatever version, and however its path was written)"));
+            return Err(fault(
+                path,
+                "is an object that came before, maybe at another version of its resource or by another spelling",
+            ));
         }
         let value = self.parsed(path)?;
         let key = object.key(self.resource(object));
@@ -244,7 +247,7 @@ fn text<'v>(field: &str, value: Option<&'v Value>) -> Result<&'v str, String> {
     match value {
         None | Some(Value::Null) => Ok(""),
         Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(format!("has a {field} that is not text")),
+        Some(_) => Err(format!("has something other than text as its {field}")),
     }
 }
 
@@ -254,3 +257,6 @@ fn same(what: &str, content: &str, path: &str) -> Result<(), String> {
     }
     Err(format!("says {what} `{}` where its path says `{}`", shown(content), shown(path)))
 }
+
+#[cfg(test)]
+mod tests;

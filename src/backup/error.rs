@@ -11,17 +11,18 @@ const MAX_SHOWN_CHARS: usize = 200;
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// An upload or a download was cut, or the disk of the operator was full.
-    #[error("the backup ends early{}: {unpacked_bytes} bytes could be unpacked, and the archive has no end", within(.entry))]
+    #[error("the backup ends early, after {unpacked_bytes} unpacked bytes{}", within(.entry))]
     Truncated { entry: Option<EntryName>, unpacked_bytes: u64 },
-    #[error("the gzip stream is broken{}, after {unpacked_bytes} unpacked bytes", within(.entry))]
+    #[error("the gzip stream is broken after {unpacked_bytes} unpacked bytes{}", within(.entry))]
     Gzip { entry: Option<EntryName>, unpacked_bytes: u64, source: io::Error },
-    #[error("the tar header at unpacked byte {at_byte} {fault}")]
-    Header { at_byte: u64, fault: Cow<'static, str> },
+    #[error("the tar block at unpacked byte {at_byte} {fault}")]
+    Block { at_byte: u64, fault: Cow<'static, str> },
     #[error("entry {entry} {fault}")]
     Entry { entry: EntryName, fault: Cow<'static, str> },
-    #[error("entry {entry}: {source}")]
+    #[error("entry {entry} holds filters that cannot be used")]
     Filters { entry: EntryName, source: FilterError },
-    #[error("the backup holds {what}{}", within(.entry))]
+    /// Beyond one of [`super::Limits`], or of the fixed ones.
+    #[error("the backup is too large: {what}{}", within(.entry))]
     TooLarge { entry: Option<EntryName>, what: String },
     #[error("the backup holds no object at all")]
     Empty,
@@ -47,6 +48,7 @@ pub struct EntryName(String);
 impl EntryName {
     pub(super) fn new(path: &[u8]) -> Self {
         match std::str::from_utf8(path) {
+            Ok("") => Self("(without a name)".to_owned()),
             Ok(text) => Self(shown(text)),
             Err(_) => Self(shown_chars(path.escape_ascii().map(char::from))),
         }
@@ -62,9 +64,10 @@ impl fmt::Display for EntryName {
 /// `text` with what a terminal or a log would act on escaped, cut at 200 characters.
 pub(super) fn shown(text: &str) -> String {
     shown_chars(text.chars().flat_map(|c| {
-        // Quotes are harmless and common in JSON's messages; all else that is not printed as itself is escaped.
-        let escaped = (c != '"' && c != '\'').then(|| c.escape_debug());
-        escaped.into_iter().flatten().chain((c == '"' || c == '\'').then_some(c))
+        // Quotes and backslashes are harmless, and common in JSON's messages and in regular expressions.
+        let plain = matches!(c, '"' | '\'' | '\\');
+        let escaped = (!plain).then(|| c.escape_debug());
+        escaped.into_iter().flatten().chain(plain.then_some(c))
     }))
 }
 
@@ -77,7 +80,7 @@ fn shown_chars(mut chars: impl Iterator<Item = char>) -> String {
 }
 
 fn within(entry: &Option<EntryName>) -> String {
-    entry.as_ref().map(|entry| format!(" within entry {entry}")).unwrap_or_default()
+    entry.as_ref().map(|entry| format!(", in entry {entry}")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -56,7 +56,12 @@ mod tests {
     fn settings_say_version_url_and_installation() {
         let mut facts = Facts::default();
         note(&mut facts, "management.cattle.io", "server-version", json!({"value": "v2.9.3", "default": "dev"}));
-        note(&mut facts, "management.cattle.io", "server-url", json!({"value": "", "default": "https://rancher.example.org"}));
+        note(
+            &mut facts,
+            "management.cattle.io",
+            "server-url",
+            json!({"value": "", "default": "https://rancher.example.org"}),
+        );
         note(&mut facts, "management.cattle.io", "install-uuid", json!({"value": "", "default": ""}));
         note(&mut facts, "management.cattle.io", "other", json!({"value": "x"}));
         note(&mut facts, "elsewhere.io", "server-version", json!({"value": "v1"}));

@@ -18,7 +18,7 @@ pub use select::{SelectorQuery, Selectors};
 use super::error::shown;
 
 /// Most selectors of a set. Rancher's own full set has 81.
-const MAX_SELECTORS: usize = 2000;
+const MAX_SELECTORS: usize = 1000;
 
 /// `filters/filters.json`. Fields that we do not know are passed over, for other versions of the operator write them;
 /// those of a selector are kept by name in [`ResourceSelector::unknown_fields`].
@@ -138,4 +138,110 @@ fn unknown_fields(selector: &Value) -> Vec<String> {
 /// Go writes an empty list that was never made as `null`.
 fn null_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(selectors: Value) -> ResourceSet {
+        ResourceSet::from_value(json!({"resourceSelectors": selectors})).unwrap()
+    }
+
+    #[test]
+    fn a_whole_resource_set_is_read_and_what_is_new_in_it_is_named() {
+        let set = ResourceSet::from_value(json!({
+            "kind": "ResourceSet", "apiVersion": "resources.cattle.io/v1", "metadata": {"name": "x"}, "later": 1,
+            "resourceSelectors": [
+                {"apiVersion": "v1", "kinds": null, "excludeNamespaces": ["x"], "labelSelectors": null, "fieldSelectors": null},
+            ],
+            "controllerReferences": [
+                {"apiVersion": "apps/v1", "resource": "deployments", "namespace": "cattle-system", "name": "rancher", "replicas": 3},
+            ],
+        }))
+        .unwrap();
+        assert_eq!(set.resource_selectors[0].unknown_fields, ["excludeNamespaces"]);
+        assert_eq!(set.controller_references[0].name, "rancher");
+        let empty = ResourceSet::from_value(json!({"resourceSelectors": null, "controllerReferences": null})).unwrap();
+        assert_eq!(empty, ResourceSet::default());
+    }
+
+    #[test]
+    fn filters_that_cannot_be_used_say_where() {
+        let selector = |fields: Value| {
+            let mut selector = json!({"apiVersion": "v1"});
+            selector.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            json!({"resourceSelectors": [{"apiVersion": "apps/v1"}, selector]})
+        };
+        let said: Vec<String> = [
+            json!([]),
+            json!({"resourceSelectors": "all\u{1b}[2J"}),
+            json!({"resourceSelectors": vec![json!({"apiVersion": "v1"}); 1001]}),
+            selector(json!({"kindsRegexp": "("})),
+            selector(json!({"resourceNameRegexp": "["})),
+            selector(json!({"excludeResourceNameRegexp": "*"})),
+            selector(json!({"namespaceRegexp": "(?x)"})),
+            selector(json!({"labelSelectors": {"matchExpressions": [{"key": "a", "operator": "Is"}]}})),
+            selector(json!({"apiVersion": ""})),
+            selector(json!({"apiVersion": "a/b/c"})),
+        ]
+        .into_iter()
+        .map(|value| ResourceSet::from_value(value).unwrap_err().to_string())
+        .collect();
+        insta::assert_snapshot!(said.join("\n"), @r#"
+        the filters are not a ResourceSet: its JSON is no map
+        the filters are not a ResourceSet: invalid type: string "all\u{1b}[2J", expected a sequence
+        the filters have 1001 selectors, more than 1000
+        resourceSelectors[1] (apiVersion `v1`) has a bad kindsRegexp: `(`: unclosed group
+        resourceSelectors[1] (apiVersion `v1`) has a bad resourceNameRegexp: `[`: a class without its end
+        resourceSelectors[1] (apiVersion `v1`) has a bad excludeResourceNameRegexp: `*`: repetition operator missing expression
+        resourceSelectors[1] (apiVersion `v1`) has a bad namespaceRegexp: `(?x)`: a flag that Go does not have
+        resourceSelectors[1] (apiVersion `v1`) has a bad labelSelectors: the operator `Is` is not one
+        resourceSelectors[1] (apiVersion ``) has a bad apiVersion: it is neither `<version>` nor `<group>/<version>`
+        resourceSelectors[1] (apiVersion `a/b/c`) has a bad apiVersion: it is neither `<version>` nor `<group>/<version>`
+        "#);
+    }
+
+    #[test]
+    fn compiled_selectors_want_and_match() {
+        let selectors = set(json!([
+            {"apiVersion": "v1", "kindsRegexp": "^secrets$", "namespaceRegexp": "^cattle-",
+             "labelSelectors": {"matchExpressions": [{"key": "owner", "operator": "NotIn", "values": ["helm"]}]}},
+            {"apiVersion": "v1", "kinds": ["Secret"], "fieldSelectors": {"type": "a=b,c", "metadata.name": "x"}},
+        ]))
+        .compile()
+        .unwrap();
+        let queries = selectors.wants_resource("v1", "Secret", "secrets");
+        insta::assert_debug_snapshot!(queries, @r#"
+        [
+            SelectorQuery {
+                index: 0,
+                label_selector: Some(
+                    "owner notin (helm)",
+                ),
+                field_selector: None,
+                needs_own_list: false,
+            },
+            SelectorQuery {
+                index: 1,
+                label_selector: None,
+                field_selector: Some(
+                    "metadata.name=x,type=a\\=b\\,c",
+                ),
+                needs_own_list: true,
+            },
+        ]
+        "#);
+        assert!(selectors.matches(0, Some("cattle-system"), "tls", |_| None));
+        assert!(!selectors.matches(0, Some("cattle-system"), "sh.helm", |key| (key == "owner").then_some("helm")));
+        assert!(!selectors.matches(0, Some("default"), "tls", |_| None));
+        assert!(selectors.matches(1, Some("default"), "x", |_| None));
+        assert!(!selectors.matches(1, Some("default"), "y", |_| None));
+        assert!(!selectors.matches(2, None, "x", |_| None));
+        assert!(selectors.wants_resource("v1", "Pod", "pods").is_empty());
+        assert!(selectors.wants_resource("v2", "Secret", "secrets").is_empty());
+        assert_eq!(selectors.unserved(|version| version == "v2"), ["v1"]);
+    }
 }

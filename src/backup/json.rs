@@ -6,11 +6,13 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Most memory that one entry may take when parsed, in bytes as [`Parse::spend`] counts. JSON of 16 MiB can ask for 600 MiB; the
-/// 1.5 MiB that etcd takes for an object (`--max-request-bytes`) come to less than a third of this at their worst.
-const MAX_PARSED_BYTES: usize = 256 * 1024 * 1024;
+/// Most memory that one entry may take when parsed, in bytes as [`Parse::spend`] counts. The 1.5 MiB that etcd takes for an object
+/// (`--max-request-bytes`) come to 146 MiB if they are maps of one key and nothing else; 16 MiB of those would come to 1.5 GiB.
+const MAX_PARSED_BYTES: usize = 160 * 1024 * 1024;
 /// A `Value` in an array that doubles when it grows.
 const VALUE_BYTES: usize = 2 * size_of::<Value>();
+/// The least room that an array takes: four values.
+const ARRAY_BYTES: usize = 4 * size_of::<Value>();
 /// The first node of a map: 11 keys and values, whatever it holds.
 const MAP_BYTES: usize = 11 * (size_of::<Value>() + size_of::<String>());
 
@@ -86,7 +88,7 @@ impl<'de> Visitor<'de> for Parse<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
         while let Some(value) = seq.next_element_seed(self)? {
-            self.spend(VALUE_BYTES)?;
+            self.spend(if values.is_empty() { ARRAY_BYTES } else { VALUE_BYTES })?;
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -118,7 +120,9 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_digits() {
-        for exact in ["9007199254740993", "-9223372036854775808", "18446744073709551615", "0.1", "1.7976931348623157e308"] {
+        for exact in
+            ["9007199254740993", "-9223372036854775808", "18446744073709551615", "0.1", "1.7976931348623157e308"]
+        {
             assert_eq!(parse(exact.as_bytes()).unwrap().to_string(), exact.replace("e308", "e+308"), "{exact}");
         }
     }
@@ -139,13 +143,16 @@ mod tests {
     #[test]
     fn no_key_is_special() {
         let tricked = r#"{"$serde_json::private::RawValue":"{\"kind\":\"Secret\"}"}"#;
-        assert_eq!(parse(tricked.as_bytes()).unwrap(), json!({"$serde_json::private::RawValue": "{\"kind\":\"Secret\"}"}));
+        assert_eq!(
+            parse(tricked.as_bytes()).unwrap(),
+            json!({"$serde_json::private::RawValue": "{\"kind\":\"Secret\"}"})
+        );
     }
 
     #[test]
     fn ten_thousand_levels_are_an_error_and_no_overflow() {
         assert_eq!(error(&"[".repeat(10_000)), "recursion limit exceeded at line 1 column 128");
-        assert_eq!(error(&r#"{"a":"#.repeat(10_000)), "recursion limit exceeded at line 1 column 640");
+        assert_eq!(error(&r#"{"a":"#.repeat(10_000)), "recursion limit exceeded at line 1 column 636");
         assert!(parse(format!("{}1{}", "[".repeat(127), "]".repeat(127)).as_bytes()).is_ok());
     }
 

@@ -101,7 +101,9 @@ fn split_time(stem: &str) -> Option<(&str, Timestamp)> {
     let (date, clock) = local.split_once('T')?;
     // jiff reads more forms than the operator writes; only this one is `-` throughout.
     let fixed = |text: &str, digits: usize| text.bytes().filter(u8::is_ascii_digit).count() == digits;
-    if !(fixed(date, 8) && fixed(clock, 6) && fixed(offset, if offset_bytes == 1 { 0 } else { 4 })) {
+    if local.contains(':')
+        || !(fixed(date, 8) && fixed(clock, 6) && fixed(offset, if offset_bytes == 1 { 0 } else { 4 }))
+    {
         return None;
     }
     let (sign, offset) = offset.split_at_checked(1)?;
@@ -135,8 +137,12 @@ mod tests {
     #[test]
     fn a_name_of_the_operator_says_cluster_and_time() {
         let (prefix, uid, time, encrypted) = parts(&format!("plain-{UID}-2026-11-23T05-58-54Z.tar.gz")).unwrap();
-        assert_eq!((prefix.as_str(), uid.as_str(), time.as_str(), encrypted), ("plain", UID, "2026-11-23T05:58:54Z", false));
-        let (prefix, _, time, encrypted) = parts(&format!("my-daily-1-{UID}-2026-11-23T05-58-54+05-30.tar.gz.enc")).unwrap();
+        assert_eq!(
+            (prefix.as_str(), uid.as_str(), time.as_str(), encrypted),
+            ("plain", UID, "2026-11-23T05:58:54Z", false)
+        );
+        let (prefix, _, time, encrypted) =
+            parts(&format!("my-daily-1-{UID}-2026-11-23T05-58-54+05-30.tar.gz.enc")).unwrap();
         assert_eq!((prefix.as_str(), time.as_str(), encrypted), ("my-daily-1", "2026-11-23T00:28:54Z", true));
         let (.., time, _) = parts(&format!("x-{UID}-2026-11-23T05-58-54-03-00.tar.gz")).unwrap();
         assert_eq!(time, "2026-11-23T08:58:54Z");
@@ -168,7 +174,16 @@ mod tests {
             .iter()
             .map(|name| BackupName::new(name).unwrap_err().to_string().replace(&"x".repeat(200), "x…x"))
             .collect();
-        insta::assert_snapshot!(said.join("\n"), @"");
+        insta::assert_snapshot!(said.join("\n"), @r"
+        `` is not the file name of a backup: it is empty
+        `.` is not the file name of a backup: it names a folder
+        `..` is not the file name of a backup: it names a folder
+        `a/b` is not the file name of a backup: it has a slash; the folder is part of the storage location
+        `../b` is not the file name of a backup: it has a slash; the folder is part of the storage location
+        `a\b` is not the file name of a backup: it has a slash; the folder is part of the storage location
+        `a\nb` is not the file name of a backup: it has control characters
+        `x…x…` is not the file name of a backup: it is longer than 255 bytes
+        ");
         for fine in ["a", "..a", "a..tar.gz", "with space.tar.gz", &"x".repeat(255)] {
             assert_eq!(BackupName::new(fine).unwrap().as_str(), fine);
         }

@@ -85,7 +85,8 @@ pub(super) fn directory(path: &[u8]) -> Result<(), &'static str> {
 
 /// `plural.group#version`; the group is empty for the core one.
 fn resource_parts(folder: &str) -> Result<(&str, &str, &str), &'static str> {
-    let (resource, version) = folder.split_once('#').ok_or("is not an object: its folder has no `#` before a version")?;
+    let (resource, version) =
+        folder.split_once('#').ok_or("is not an object: its folder has no `#` before a version")?;
     let (plural, group) = resource.split_once('.').ok_or("is not an object: its folder has no `.` before a group")?;
     if version.contains('#') {
         return Err("is not an object: its folder has more than one `#`");
@@ -203,9 +204,38 @@ mod tests {
         ];
         let said: Vec<String> = paths
             .iter()
-            .map(|path| format!("{} {}", path[..path.len().min(32)].escape_ascii(), EntryPath::parse(path).unwrap_err()))
+            .map(|path| {
+                format!("{} {}", path[..path.len().min(32)].escape_ascii(), EntryPath::parse(path).unwrap_err())
+            })
             .collect();
-        insta::assert_snapshot!(said.join("\n"), @"");
+        insta::assert_snapshot!(said.join("\n"), @r"
+        readme.json is not an object: it lies in no folder
+        secrets.#v1/ns/x is not an object: its name does not end in `.json`
+        secrets.#v1/ns/x.yaml is not an object: its name does not end in `.json`
+        secrets.v1/ns/x.json is not an object: its folder has no `#` before a version
+        secrets.#v1#v2/ns/x.json is not an object: its folder has more than one `#`
+        secrets#v1/ns/x.json is not an object: its folder has no `.` before a group
+        .#v1/ns/x.json is not an object: its folder is not `<plural>.<group>#<version>`
+        secrets.#/ns/x.json is not an object: its folder is not `<plural>.<group>#<version>`
+        Secrets.#v1/ns/x.json is not an object: its folder is not `<plural>.<group>#<version>`
+        secrets.a..b#v1/ns/x.json is not an object: its folder is not `<plural>.<group>#<version>`
+        secrets.#v1/ns/deeper/x.json is not an object: its path has more than three parts
+        secrets.#v1/Ns/x.json is not an object: its path has a namespace that none can have
+        secrets.#v1/ns/.json is not an object: its path has a name that none can have
+        secrets.#v1/ns/a%2fb.json is not an object: its path has a name that none can have
+        secrets.#v1/ns/xxxxxxxxxxxxxxxxx is not an object: its path has a name that none can have
+        secrets.#v1//x.json has an empty part in its path
+        ././secrets.#v1/ns/x.json has `.` or `..` in its path
+        secrets.#v1/../x.json has `.` or `..` in its path
+        ../secrets.#v1/x.json has `.` or `..` in its path
+        /secrets.#v1/ns/x.json has an absolute path
+        secrets.#v1\\ns\\x.json has a backslash in its path
+        secrets.#v1/ns/x\n.json has control characters in its path
+        secrets.#v1/ns/\xff.json has a path that is not UTF-8
+        filters/other.json is not an object: its folder has no `#` before a version
+        filters.json is not an object: it lies in no folder
+         has an empty part in its path
+        ");
     }
 
     #[test]

@@ -106,7 +106,10 @@ impl<R: Read> Unpack<R> {
         let path = header.path_bytes();
         self.current = Some(EntryName::new(&path));
         if size > MAX_EXTENSION_BYTES {
-            return Err(fault(&path, format!("is an extension header of {size} bytes, which is more than {MAX_EXTENSION_BYTES}")));
+            return Err(fault(
+                &path,
+                format!("is an extension header of {size} bytes, which is more than {MAX_EXTENSION_BYTES}"),
+            ));
         }
         let mut content = Vec::new();
         self.content(size, &mut content)?;
@@ -142,7 +145,7 @@ impl<R: Read> Unpack<R> {
         let Bounds { max_unpacked_bytes, packed_bytes, max_ratio } = self.bounds;
         self.unpacked_bytes += bytes as u64;
         if self.unpacked_bytes > max_unpacked_bytes {
-            return Err(self.too_large(format!("more than {max_unpacked_bytes} bytes")));
+            return Err(self.too_large(format!("more than {max_unpacked_bytes} unpacked bytes")));
         }
         let largest = packed_bytes.saturating_mul(max_ratio).max(RATIO_JUDGED_FROM_BYTES);
         if self.unpacked_bytes > largest {
@@ -206,14 +209,17 @@ impl Extensions {
         self.only_one(&of)?;
         let global = header.entry_type() == EntryType::XGlobalHeader;
         while !records.is_empty() {
-            let (key, value, rest) = pax_record(records).ok_or_else(|| fault(&of, "has a PAX record that is not one"))?;
+            let (key, value, rest) =
+                pax_record(records).ok_or_else(|| fault(&of, "has a PAX record that is not one"))?;
             records = rest;
             match key {
                 b"path" | b"size" if global => return Err(fault(&of, "sets a path or a size for the whole archive")),
                 b"path" if self.path.is_some() => return Err(fault(&of, "has two PAX records for a path")),
                 b"path" => self.path = Some(value.to_vec()),
                 b"size" if self.size.is_some() => return Err(fault(&of, "has two PAX records for a size")),
-                b"size" => self.size = Some(decimal(value).ok_or_else(|| fault(&of, "has a PAX size that is not a number"))?),
+                b"size" => {
+                    self.size = Some(decimal(value).ok_or_else(|| fault(&of, "has a PAX size that is not a number"))?)
+                }
                 key if key.starts_with(b"GNU.sparse.") => return Err(fault(&of, "describes a sparse file")),
                 _ => {} // times, owners and comments say nothing about an object
             }
@@ -250,7 +256,9 @@ impl Extensions {
         let Self { path, size: pax_size, seen: _ } = self;
         let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
         match pax_size {
-            Some(other) if other != size => Err(fault(&path, format!("has two sizes: {size} in its header, {other} in PAX"))),
+            Some(other) if other != size => {
+                Err(fault(&path, format!("has two sizes: {size} in its header, {other} in PAX")))
+            }
             _ => Ok(path),
         }
     }
@@ -318,5 +326,5 @@ pub(super) fn fault(path: &[u8], fault: impl Into<Cow<'static, str>>) -> Failure
 }
 
 fn at(at_byte: u64, fault: impl Into<Cow<'static, str>>) -> Failure {
-    BackupError::Header { at_byte, fault: fault.into() }.into()
+    BackupError::Block { at_byte, fault: fault.into() }.into()
 }

@@ -15,6 +15,7 @@
 //!
 //! What is left: Go refuses some that this takes (`a**`, more than 1,000 repetitions, `\p{Emoji}`). No operator writes them.
 
+use std::cell::Cell;
 use std::iter::Peekable;
 use std::str::Chars;
 
@@ -24,26 +25,49 @@ use super::super::error::shown;
 
 /// Longest expression, in bytes. Rancher's longest has 170.
 const MAX_PATTERN_BYTES: usize = 16 * 1024;
-/// Memory for one compiled expression, in bytes; 2,000 selectors with three each then stay below 1 GiB at the worst, and
-/// Rancher's whole set takes less than 1 MiB.
-const MAX_COMPILED_BYTES: usize = 128 * 1024;
+/// Memory for a compiled expression, in bytes. Rancher's take 1 to 20 KiB each.
+const SMALL_BYTES: usize = 64 * 1024;
+/// Memory for one that needs more, such as `^.{1,253}$`.
+const LARGE_BYTES: usize = 4 * 1024 * 1024;
+/// How many may need more, so that all together stay below 400 MiB with the 1,000 selectors that a set may have.
+const MAX_LARGE: u32 = 32;
 
-/// # Errors
-///
-/// What is wrong with `pattern`, which is repeated.
-pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
-    let refused = |reason: &str| format!("`{}`: {}", shown(pattern), shown(reason));
-    if pattern.len() > MAX_PATTERN_BYTES {
-        return Err(refused("it is longer than 16 KiB"));
+/// Compiles the expressions of one ResourceSet, within a bound for all of them.
+pub(super) struct Compiler {
+    large_left: Cell<u32>,
+}
+
+impl Compiler {
+    pub fn new() -> Self {
+        Self { large_left: Cell::new(MAX_LARGE) }
     }
-    let translated = translate(pattern).map_err(refused)?;
-    let mut builder = RegexBuilder::new(&translated);
-    builder.size_limit(MAX_COMPILED_BYTES).dfa_size_limit(MAX_COMPILED_BYTES);
-    builder.build().map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => refused("it takes too much memory"),
-        // The last line says what; those before draw where, in an expression that we rewrote.
-        other => refused(other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ")),
-    })
+
+    /// # Errors
+    ///
+    /// What is wrong with `pattern`, which is repeated.
+    pub fn compile(&self, pattern: &str) -> Result<Regex, String> {
+        let refused = |reason: &str| format!("`{}`: {}", shown(pattern), shown(reason));
+        if pattern.len() > MAX_PATTERN_BYTES {
+            return Err(refused("it is longer than 16 KiB"));
+        }
+        let translated = translate(pattern).map_err(refused)?;
+        self.build(&translated).map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => refused("it takes too much memory"),
+            // The last line says what; those before draw where, in an expression that we rewrote.
+            other => refused(other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ")),
+        })
+    }
+
+    fn build(&self, pattern: &str) -> Result<Regex, regex::Error> {
+        let within = |bytes| RegexBuilder::new(pattern).size_limit(bytes).dfa_size_limit(SMALL_BYTES).build();
+        match (within(SMALL_BYTES), self.large_left.get().checked_sub(1)) {
+            (Err(regex::Error::CompiledTooBig(_)), Some(left)) => {
+                self.large_left.set(left);
+                within(LARGE_BYTES)
+            }
+            (built, _) => built,
+        }
+    }
 }
 
 /// Rewrites Go's syntax. Errors are only about what the crate would take and Go would not.
@@ -93,7 +117,7 @@ fn escape(chars: &mut Rest<'_>, out: &mut String, place: Place) -> Result<(), &'
         ('0'..='7', _) => octal(c, chars, out)?,
         ('x', _) => {
             out.push_str(r"\x");
-            out.extend(chars.next_if_eq(&'{')); // no repetition
+            argument(chars, out, 2);
         }
         ('A' | 'z', Place::Outside) | ('a' | 'f' | 'n' | 'r' | 't' | 'v', _) => out.extend(['\\', c]),
         (c, _) if c.is_ascii_punctuation() => literal(c, out),
@@ -124,13 +148,31 @@ fn quoted(chars: &mut Rest<'_>, out: &mut String) {
 /// `\pL`, `\p{Greek}` and `\p{^Greek}`.
 fn unicode_class(c: char, chars: &mut Rest<'_>, out: &mut String) {
     let mut ahead = chars.clone();
-    if ahead.next() == Some('{') && ahead.next() == Some('^') {
+    let negated = ahead.next() == Some('{') && ahead.next() == Some('^');
+    out.push_str(if negated == (c == 'p') { r"\P" } else { r"\p" });
+    if negated {
         *chars = ahead;
-        out.push_str(if c == 'p' { r"\P{" } else { r"\p{" });
-        return;
+        out.push('{');
+        return through_brace(chars, out);
     }
-    out.extend(['\\', c]);
-    out.extend(chars.next_if_eq(&'{')); // no repetition
+    argument(chars, out, 1);
+}
+
+/// What an escape takes: `{…}`, or so many characters.
+fn argument(chars: &mut Rest<'_>, out: &mut String, bare: usize) {
+    match chars.peek() {
+        Some('{') => through_brace(chars, out),
+        _ => out.extend(chars.take(bare)),
+    }
+}
+
+fn through_brace(chars: &mut Rest<'_>, out: &mut String) {
+    for c in chars {
+        out.push(c);
+        if c == '}' {
+            return;
+        }
+    }
 }
 
 /// Up to three octal digits. A single one that is not zero would be a reference back, which Go does not have either.
@@ -174,10 +216,6 @@ fn class_item(chars: &mut Rest<'_>, out: &mut String) -> Result<bool, &'static s
         '\\' => {
             let is_set = chars.peek().is_some_and(|c| matches!(c, 'd' | 'D' | 's' | 'S' | 'w' | 'W' | 'p' | 'P'));
             escape(chars, out, Place::InClass)?;
-            // The crate wants all of `\x{…}` here, for what follows is looked at.
-            while out.ends_with(r"\x{") || (out.rfind(r"\x{") > out.rfind('}') && !is_set) {
-                out.push(chars.next().ok_or("a class without its end")?);
-            }
             Ok(!is_set)
         }
         '[' if posix(chars, out) => Ok(false),
@@ -234,38 +272,151 @@ fn flags(mut chars: Rest<'_>) -> Result<(), &'static str> {
 }
 
 #[cfg(test)]
-mod differential {
+mod tests {
+    use super::*;
+
+    /// What Go 1.26 said: each expression with the texts in which it was found. Beside these, 167,000 expressions put together by
+    /// chance were compared on 48 texts; none that both take differed.
     #[test]
-    fn tmp_go_table() {
-        let text = std::fs::read_to_string("/tmp/bkgo/table.jsonl").unwrap();
-        let mut lines = text.lines();
-        let inputs: Vec<String> = serde_json::from_str(lines.next().unwrap()).unwrap();
-        let (mut refused, mut taken, mut differ, mut same) = (vec![], vec![], vec![], 0);
-        for line in lines {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
-            let p = row["p"].as_str().unwrap();
-            match (row["ok"].as_bool().unwrap(), super::compile(p)) {
-                (true, Err(e)) => refused.push(format!("{p}   {e}  {:?}", super::translate(p))),
-                (false, Ok(_)) => taken.push(p.to_owned()),
-                (true, Ok(re)) => {
-                    for (i, input) in inputs.iter().enumerate() {
-                        if re.is_match(input) != row["m"][i].as_bool().unwrap() {
-                            differ.push(format!("{p:?} on {input:?} go={} {:?}", row["m"][i], super::translate(p)));
-                            break;
-                        }
-                    }
-                    same += 1;
-                }
-                _ => same += 1,
-            }
+    fn expressions_find_what_they_find_in_go() {
+        let texts = [
+            "",
+            "a",
+            "A",
+            "b",
+            "cattle-system",
+            "clusters.management.cattle.io",
+            "secrets",
+            "0",
+            "٣",
+            "\u{b}",
+            " ",
+            "é",
+            "aé",
+            "\u{212a}",
+            "γ",
+            "&",
+            "-",
+            "[",
+            "]",
+            "{",
+            "{}",
+            "a{",
+            "a{,3}",
+            "<a>",
+            "a\nb",
+            "a.b",
+            "axb",
+            "aaa",
+        ];
+        let found: &[(&str, &[usize])] = &[
+            (r"^cattle-|^p-|^c-|^user-|^u-", &[4]),
+            (r"management.cattle.io$|project.cattle.io$", &[5]),
+            (
+                r"^.*$",
+                &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25, 26, 27],
+            ),
+            (r"^secrets$", &[6]),
+            (r"\d", &[7, 22]),
+            (r"\D", &[1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]),
+            (r"\s", &[10, 24]),
+            (r"[\s]", &[10, 24]),
+            (r"\w", &[1, 2, 3, 4, 5, 6, 7, 12, 21, 22, 23, 24, 25, 26, 27]),
+            (r"[^\w]", &[4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25]),
+            (r"\bé", &[12]),
+            (r"\Ba", &[4, 5, 27]),
+            (r"(?i)k", &[13]),
+            (r"(?i)\w", &[1, 2, 3, 4, 5, 6, 7, 12, 13, 21, 22, 23, 24, 25, 26, 27]),
+            (r"\Qa.b\E", &[25]),
+            (r"^\Q{", &[19, 20]),
+            (r"\<a\>", &[23]),
+            (r"a{", &[21, 22]),
+            (r"a{,3}", &[22]),
+            (r"^a{1,2}$", &[1]),
+            (r"[a&&b]", &[1, 3, 4, 5, 12, 15, 21, 22, 23, 24, 25, 26, 27]),
+            (r"[+--]", &[4, 16, 22]),
+            (r"[[a]", &[1, 4, 5, 12, 17, 21, 22, 23, 24, 25, 26, 27]),
+            (r"[]a]", &[1, 4, 5, 12, 18, 21, 22, 23, 24, 25, 26, 27]),
+            (r"[a-]", &[1, 4, 5, 12, 16, 21, 22, 23, 24, 25, 26, 27]),
+            (r"^[^]a]$", &[2, 3, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 19]),
+            (r"[[:alpha:]]", &[1, 2, 3, 4, 5, 6, 12, 21, 22, 23, 24, 25, 26, 27]),
+            (r"[[:^alpha:]]", &[4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25]),
+            (r"\p{Greek}", &[14]),
+            (
+                r"\p{^Greek}",
+                &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27],
+            ),
+            (r"^\PL$", &[7, 8, 9, 10, 15, 16, 17, 18, 19]),
+            (r"\x{e9}", &[11, 12]),
+            (r"\xe9", &[11, 12]),
+            (r"^[\x61-\x{63}]$", &[1, 3]),
+            (r"\101", &[2]),
+            (r"^[\101-\103]$", &[2]),
+            (r"(?P<n>a)$", &[1, 27]),
+            (r"(?<n>a)$", &[1, 27]),
+            (r"a$", &[1, 27]),
+            (r"(?m)a$", &[1, 24, 27]),
+            (r"a\z", &[1, 27]),
+            (r"a.b", &[25, 26]),
+            (r"(?s)a.b", &[24, 25, 26]),
+            (r"\{\}", &[20]),
+            (r"}", &[20, 22]),
+        ];
+        for (pattern, expected) in found {
+            let regex = Compiler::new().compile(pattern).unwrap();
+            let found: Vec<usize> = (0..texts.len()).filter(|n| regex.is_match(texts[*n])).collect();
+            assert_eq!(found, *expected, "{pattern}");
         }
-        println!("same {same} refused {} taken {} differ {}", refused.len(), taken.len(), differ.len());
-        for (name, list) in [("refused", refused), ("differ", differ), ("taken", taken)] {
-            let mut list = list;
-            list.sort_by_key(|l| l.len());
-            for l in list.iter().take(40) {
-                println!("{name}: {l}");
-            }
-        }
+    }
+
+    #[test]
+    fn what_go_refuses_is_refused_with_a_reason() {
+        let long = "a".repeat(20_000);
+        let bad = [
+            "(",
+            "[a",
+            r"a\",
+            r"\y",
+            r"\1",
+            "(?x)a",
+            "(?u)a",
+            "*",
+            r"\C",
+            "(?=a)",
+            r"\p{",
+            r"\x{",
+            "[b-a]",
+            "[a-\\d]",
+            r"(\pL{1000}){1000}",
+            &long,
+        ];
+        let said: Vec<String> = bad.iter().map(|pattern| Compiler::new().compile(pattern).unwrap_err()).collect();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        `(`: unclosed group
+        `[a`: a class without its end
+        `a\`: a backslash at its end
+        `\y`: an escape that Go does not have
+        `\1`: a reference back to a group
+        `(?x)a`: a flag that Go does not have
+        `(?u)a`: a flag that Go does not have
+        `*`: repetition operator missing expression
+        `\C`: an escape that Go does not have
+        `(?=a)`: a flag that Go does not have
+        `\p{`: incomplete escape sequence, reached end of pattern prematurely
+        `\x{`: incomplete escape sequence, reached end of pattern prematurely
+        `[b-a]`: invalid character class range, the start must be <= the end
+        `[a-\d]`: a range that does not end in a character
+        `(\pL{1000}){1000}`: it takes too much memory
+        `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`: it is longer than 16 KiB
+        ");
+    }
+
+    #[test]
+    fn a_few_large_expressions_are_taken_and_many_are_not() {
+        let compiler = Compiler::new();
+        assert!(compiler.compile(r"^.{1,253}$").unwrap().is_match("a"));
+        let compiled = (0..100).filter(|n| compiler.compile(&format!(r"\pL{{20}}{n}")).is_ok()).count();
+        assert!((16..=32).contains(&compiled), "{compiled}");
+        assert!(compiler.compile("^small$").is_ok());
     }
 }

@@ -192,7 +192,7 @@ mod tests {
                 {"key": "y", "operator": "DoesNotExist"},
             ],
         }));
-        insta::assert_snapshot!(Labels::new(&all).unwrap().query().unwrap(), @"");
+        insta::assert_snapshot!(Labels::new(&all).unwrap().query().unwrap(), @"app=rancher,fleet.cattle.io/managed in (false,true),owner notin (helm),!y,z");
         assert_eq!(Labels::new(&LabelSelector::default()).unwrap().query(), None);
     }
 
@@ -209,6 +209,14 @@ mod tests {
         ]
         .map(|value| Labels::new(&selector(value)).unwrap_err())
         .to_vec();
-        insta::assert_snapshot!(said.join("\n"), @"");
+        insta::assert_snapshot!(said.join("\n"), @"
+        `In` without values
+        `Exists` with values
+        the operator `Gt` is not one
+        `a,b` is not the value of a label
+        `a=b,c` is not the key of a label
+        `UPPER.io/x` is not the key of a label
+        `` is not the key of a label
+        ");
     }
 }

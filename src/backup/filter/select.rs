@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use regex::Regex;
 
 use super::super::error::shown;
+use super::go_regex::Compiler;
 use super::labels::Labels;
-use super::{FilterError, LabelSelector, ResourceSelector, go_regex};
+use super::{FilterError, LabelSelector, ResourceSelector};
 
 /// Selects everything by kind or by namespace, though no regular expression was asked: the operator knows this one by heart.
 const ALL: &str = ".";
@@ -73,8 +74,9 @@ enum Pattern {
 
 impl Selectors {
     pub(super) fn compile(selectors: &[ResourceSelector]) -> Result<Self, FilterError> {
+        let compiler = Compiler::new();
         let compile = |(index, selector)| {
-            Selector::compile(selector).map_err(|(field, reason)| FilterError::Selector {
+            Selector::compile(selector, &compiler).map_err(|(field, reason)| FilterError::Selector {
                 number: index + 1,
                 api_version: shown(&selector.api_version),
                 field,
@@ -88,6 +90,8 @@ impl Selectors {
     ///
     /// `kind` and `plural` as discovery has them. Subresources (`pods/log`) are never wanted. Several selectors may want one resource;
     /// an object is selected when one of them matches.
+    ///
+    /// Of a resource that can be read but not listed the operator takes `resource_names` one by one; no list can stand for that.
     pub fn wants_resource(&self, api_version: &str, kind: &str, plural: &str) -> Vec<SelectorQuery> {
         let wants = |selector: &Selector| {
             selector.api_version == api_version && !plural.contains('/') && selector.kinds.hold(kind, plural)
@@ -135,7 +139,7 @@ impl Selectors {
 type Fault = (&'static str, String);
 
 impl Selector {
-    fn compile(selector: &ResourceSelector) -> Result<Self, Fault> {
+    fn compile(selector: &ResourceSelector, compiler: &Compiler) -> Result<Self, Fault> {
         let ResourceSelector {
             api_version,
             kinds,
@@ -156,12 +160,12 @@ impl Selector {
         let labels = Labels::new(label_selectors.as_ref().unwrap_or(&LabelSelector::default()));
         Ok(Self {
             api_version: api_version.clone(),
-            kinds: match Terms::new(kinds, "kindsRegexp", kinds_regexp)? {
+            kinds: match Terms::new(compiler, kinds, "kindsRegexp", kinds_regexp)? {
                 None => Kinds::All,
                 Some(terms) => Kinds::These { terms, excluded: exclude_kinds.iter().cloned().collect() },
             },
-            names: Names::new(resource_names, resource_name_regexp, exclude_resource_name_regexp)?,
-            namespaces: Terms::new(namespaces, "namespaceRegexp", namespace_regexp)?,
+            names: Names::new(compiler, resource_names, resource_name_regexp, exclude_resource_name_regexp)?,
+            namespaces: Terms::new(compiler, namespaces, "namespaceRegexp", namespace_regexp)?,
             labels: labels.map_err(|reason| ("labelSelectors", reason))?,
             fields: field_selectors.iter().map(|(field, value)| (field.clone(), value.clone())).collect(),
         })
@@ -195,8 +199,9 @@ impl Kinds {
 }
 
 impl Names {
-    fn new(listed: &[String], regexp: &str, excluded: &str) -> Result<Option<Self>, Fault> {
-        let (by, but) = (regex("resourceNameRegexp", regexp)?, regex("excludeResourceNameRegexp", excluded)?);
+    fn new(compiler: &Compiler, listed: &[String], regexp: &str, excluded: &str) -> Result<Option<Self>, Fault> {
+        let (by, but) =
+            (regex(compiler, "resourceNameRegexp", regexp)?, regex(compiler, "excludeResourceNameRegexp", excluded)?);
         let found = (by.is_some() || but.is_some()).then_some(Found { by, but });
         Ok((!listed.is_empty() || found.is_some()).then(|| Self { listed: listed.iter().cloned().collect(), found }))
     }
@@ -212,10 +217,10 @@ impl Names {
 
 impl Terms {
     /// `None` when they say nothing.
-    fn new(listed: &[String], field: &'static str, regexp: &str) -> Result<Option<Self>, Fault> {
+    fn new(compiler: &Compiler, listed: &[String], field: &'static str, regexp: &str) -> Result<Option<Self>, Fault> {
         let regexp = match regexp {
             ALL => Some(Pattern::All),
-            other => regex(field, other)?.map(Pattern::Regexp),
+            other => regex(compiler, field, other)?.map(Pattern::Regexp),
         };
         Ok((!listed.is_empty() || regexp.is_some()).then(|| Self { listed: listed.iter().cloned().collect(), regexp }))
     }
@@ -235,9 +240,106 @@ impl Pattern {
     }
 }
 
-fn regex(field: &'static str, pattern: &str) -> Result<Option<Regex>, Fault> {
+fn regex(compiler: &Compiler, field: &'static str, pattern: &str) -> Result<Option<Regex>, Fault> {
     if pattern.is_empty() {
         return Ok(None);
     }
-    go_regex::compile(pattern).map(Some).map_err(|reason| (field, reason))
+    compiler.compile(pattern).map(Some).map_err(|reason| (field, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::ResourceSet;
+    use super::*;
+
+    fn compiled(mut selector: Value) -> Selectors {
+        selector["apiVersion"] = json!("v1");
+        ResourceSet::from_value(json!({"resourceSelectors": [selector]})).unwrap().compile().unwrap()
+    }
+
+    fn wanted(selector: Value) -> Vec<&'static str> {
+        let selectors = compiled(selector);
+        let resources =
+            [("Secret", "secrets"), ("Token", "tokens"), ("PodLog", "pods/log"), ("NetworkPolicy", "networkpolicies")];
+        let wants = |(kind, plural): &(&str, &str)| !selectors.wants_resource("v1", kind, plural).is_empty();
+        resources.iter().filter(|resource| wants(resource)).map(|(_, plural)| *plural).collect()
+    }
+
+    fn named(selector: Value) -> Vec<&'static str> {
+        let selectors = compiled(selector);
+        ["a", "ab", "b", "c"].into_iter().filter(|name| selectors.matches(0, Some("ns"), name, |_| None)).collect()
+    }
+
+    fn in_namespaces(selector: Value) -> Vec<Option<&'static str>> {
+        let selectors = compiled(selector);
+        let namespaces = [None, Some("cattle-system"), Some("default")];
+        namespaces.into_iter().filter(|namespace| selectors.matches(0, *namespace, "x", |_| None)).collect()
+    }
+
+    #[test]
+    fn kinds_are_listed_or_found_by_kind_or_plural() {
+        assert_eq!(wanted(json!({})), ["secrets", "tokens", "networkpolicies"]);
+        assert_eq!(wanted(json!({"kindsRegexp": "."})), ["secrets", "tokens", "networkpolicies"]);
+        assert_eq!(wanted(json!({"kinds": ["Secret", "tokens"]})), ["secrets", "tokens"]);
+        assert_eq!(wanted(json!({"kindsRegexp": "^Secret$|^tokens$"})), ["secrets", "tokens"]);
+        assert_eq!(wanted(json!({"kinds": ["secret"]})), [] as [&str; 0]);
+        assert_eq!(wanted(json!({"kinds": ["tokens"], "kindsRegexp": "ies$"})), ["tokens", "networkpolicies"]);
+        assert_eq!(wanted(json!({"kinds": ["pods/log"]})), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn excluded_kinds_take_away_only_what_the_expression_found() {
+        assert_eq!(wanted(json!({"kindsRegexp": ".", "excludeKinds": ["tokens"]})), ["secrets", "networkpolicies"]);
+        assert_eq!(wanted(json!({"kindsRegexp": "s$", "excludeKinds": ["Token"]})), ["secrets", "networkpolicies"]);
+        assert_eq!(
+            wanted(json!({"kinds": ["tokens"], "kindsRegexp": ".", "excludeKinds": ["tokens", "secrets"]})),
+            ["tokens", "networkpolicies"]
+        );
+        assert_eq!(wanted(json!({"excludeKinds": ["tokens"]})), ["secrets", "tokens", "networkpolicies"]);
+    }
+
+    #[test]
+    fn names_are_listed_or_found_and_exclusion_does_not_touch_the_list() {
+        assert_eq!(named(json!({})), ["a", "ab", "b", "c"]);
+        assert_eq!(named(json!({"resourceNames": ["a"]})), ["a"]);
+        assert_eq!(named(json!({"resourceNameRegexp": "b"})), ["ab", "b"]);
+        assert_eq!(named(json!({"resourceNames": ["a"], "resourceNameRegexp": "b"})), ["a", "ab", "b"]);
+        assert_eq!(named(json!({"resourceNameRegexp": "b", "excludeResourceNameRegexp": "^a"})), ["b"]);
+        assert_eq!(
+            named(json!({"resourceNames": ["ab"], "resourceNameRegexp": "b", "excludeResourceNameRegexp": "^a"})),
+            ["ab", "b"]
+        );
+        assert_eq!(named(json!({"excludeResourceNameRegexp": "^a"})), ["b", "c"]);
+    }
+
+    #[test]
+    fn an_exclusion_beside_listed_names_selects_all_others_as_in_the_operator() {
+        assert_eq!(named(json!({"resourceNames": ["ab"], "excludeResourceNameRegexp": "^a"})), ["ab", "b", "c"]);
+    }
+
+    #[test]
+    fn namespaces_do_not_touch_what_has_none() {
+        assert_eq!(in_namespaces(json!({"namespaces": ["default"]})), [None, Some("default")]);
+        assert_eq!(in_namespaces(json!({"namespaceRegexp": "^cattle-"})), [None, Some("cattle-system")]);
+        assert_eq!(in_namespaces(json!({"namespaces": ["default"], "namespaceRegexp": "^cattle-"})).len(), 3);
+        assert_eq!(in_namespaces(json!({"namespaceRegexp": "."})).len(), 3);
+    }
+
+    #[test]
+    fn fields_that_are_not_names_need_a_list_of_their_own() {
+        let query = |fields: Value| {
+            compiled(json!({"fieldSelectors": fields})).wants_resource("v1", "Secret", "secrets").remove(0)
+        };
+        let names = query(json!({"metadata.namespace": "ns", "metadata.name": "x"}));
+        assert_eq!(
+            (names.field_selector.as_deref(), names.needs_own_list),
+            (Some("metadata.name=x,metadata.namespace=ns"), false)
+        );
+        let odd = query(json!({"type": r"a=b,c\d"}));
+        assert_eq!((odd.field_selector.as_deref(), odd.needs_own_list), (Some(r"type=a\=b\,c\\d"), true));
+        let none = query(json!({}));
+        assert_eq!((none.field_selector, none.label_selector, none.needs_own_list), (None, None, false));
+    }
 }
