@@ -1,0 +1,86 @@
+//! All files under the watched path together.
+
+use std::collections::BTreeMap;
+
+use super::document::{Document, parse};
+use super::report::{Problem, Severity};
+use super::text::printable;
+use super::{Limits, Manifest, ManifestId};
+
+/// A file as it lies in Git, or in a folder.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceFile<'a> {
+    /// The path that messages name.
+    pub path: &'a str,
+    /// The object id in Git, in hexadecimal; empty outside Git.
+    pub blob: &'a str,
+    pub content: &'a [u8],
+}
+
+/// What the watched path holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// Every document that names itself as one of ours; of valid ones whose kind and name stand once, the manifest.
+    pub documents: Vec<Document>,
+    pub problems: Vec<Problem>,
+}
+
+impl Tree {
+    /// Reads files, in the order given. Past the limit of files none of them counts, since which manifest is the
+    /// newest cannot be known.
+    pub fn read<'a>(files: impl IntoIterator<Item = SourceFile<'a>>, limits: &Limits) -> Self {
+        let mut tree = Self::default();
+        for (count, file) in files.into_iter().enumerate() {
+            if count == limits.files {
+                let message =
+                    format!("more than {} YAML files under the watched path: watch a narrower one", limits.files);
+                return Self { documents: Vec::new(), problems: vec![Problem::error(file.path, None, message)] };
+            }
+            tree.add(file, limits);
+        }
+        tree.refuse_duplicates();
+        tree
+    }
+
+    /// The manifests that count.
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.documents.iter().filter_map(|document| document.manifest.as_ref())
+    }
+
+    /// Everything could be read: a manifest that is not here is not in Git.
+    pub fn is_whole(&self) -> bool {
+        self.problems.iter().all(|problem| problem.severity == Severity::Warning)
+    }
+
+    fn add(&mut self, file: SourceFile<'_>, limits: &Limits) {
+        let parsed = parse(file.path, file.content, limits);
+        self.problems.extend(parsed.problems);
+        self.documents.extend(parsed.documents.into_iter().map(|mut document| {
+            if let Some(manifest) = &mut document.manifest {
+                manifest.blob = file.blob.to_owned();
+            }
+            document
+        }));
+    }
+
+    /// Neither of two documents of one kind and name counts: which of them was meant cannot be known.
+    fn refuse_duplicates(&mut self) {
+        let mut first: BTreeMap<ManifestId, usize> = BTreeMap::new();
+        for index in 0..self.documents.len() {
+            let Some(&earlier) = first.get(&self.documents[index].id) else {
+                first.insert(self.documents[index].id.clone(), index);
+                continue;
+            };
+            let (there, here) = (&self.documents[earlier], &self.documents[index]);
+            let message = format!(
+                "{} stands twice, here and at {}:{}: neither counts; rename or remove one",
+                here.id,
+                printable(&there.file),
+                there.at.line
+            );
+            self.problems.push(Problem::error(&here.file, Some(here.at), message));
+            self.documents[earlier].manifest = None;
+            self.documents[index].manifest = None;
+        }
+    }
+}
