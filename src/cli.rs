@@ -1,5 +1,7 @@
 //! cli
 
+pub mod check;
+
 pub fn main() -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }

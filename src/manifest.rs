@@ -21,11 +21,11 @@ pub use document::{Document, Parsed, parse};
 pub use options::{Engine, OnFailure, Options, TIMEOUT};
 pub(crate) use report::{Fields, Report, one_of};
 pub use report::{Problem, Severity, duration, humane};
+pub(crate) use restore::S3_FIELDS;
 pub(crate) use restore::s3_location;
 pub use restore::{BucketLookup, MAX_DELETE_TIMEOUT_SECONDS, RestoreSpec, S3Location};
-pub(crate) use restore::{S3_AWS_FIELDS, S3_CLIENT_FIELDS, S3_FIELDS};
 pub use rollback::{RollbackSpec, VersionMethod};
-pub(crate) use text::{printable, quoted, suggestion};
+pub(crate) use text::{printable, quoted};
 pub use tree::{SourceFile, Tree};
 pub use yaml::Place;
 

@@ -30,7 +30,12 @@ pub struct Options {
     pub accept: BTreeSet<GateCode>,
     pub approved_plan: Option<Digest>,
     pub on_failure: Option<OnFailure>,
+    #[serde(serialize_with = "as_written")]
     pub timeout: Option<Duration>,
+}
+
+fn as_written<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&timeout.map(report::humane), serializer)
 }
 
 /// Who writes the objects.

@@ -110,10 +110,6 @@ impl<'a> Fields<'a> {
         Some(Self { path, node, known, report })
     }
 
-    pub fn at(&self) -> Place {
-        self.node.at
-    }
-
     pub fn report(&self) -> &'a Report<'a> {
         self.report
     }
@@ -184,6 +180,23 @@ impl<'a> Fields<'a> {
             }
         }
         None
+    }
+
+    /// A list of words.
+    pub fn words(&self, name: &str) -> Option<Vec<(&'a str, Place)>> {
+        let node = self.get(name)?;
+        let Value::List(items) = &node.value else {
+            self.wrong(name, node, &format!("must be a list, not {}: write [a, b]", node.value));
+            return None;
+        };
+        let word = |item: &'a Node| match &item.value {
+            Value::Text(text) => Some((text.as_str(), item.at)),
+            Value::Null | Value::Bare(_) | Value::List(_) | Value::Map(_) => {
+                self.wrong(name, item, &format!("must list words, not {}", item.value));
+                None
+            }
+        };
+        items.iter().map(word).collect()
     }
 
     /// Text that `parse` takes; its error says what is wrong with the value and what to write instead.

@@ -87,8 +87,8 @@ pub(crate) const S3_FIELDS: &[&str] = &[
     "folder",
     "clientConfig",
 ];
-pub(crate) const S3_CLIENT_FIELDS: &[&str] = &["aws", "bucketLookup"];
-pub(crate) const S3_AWS_FIELDS: &[&str] = &["dualStack"];
+const S3_CLIENT_FIELDS: &[&str] = &["aws", "bucketLookup"];
+const S3_AWS_FIELDS: &[&str] = &["dualStack"];
 
 /// Reads the fields of a restore from the mapping called `field`; the mapping itself must be there.
 pub(super) fn read_field(parent: &Fields<'_>, field: &str) -> Option<RestoreSpec> {

@@ -346,6 +346,13 @@ fn key_defect(node: &Node, seen: &BTreeSet<String>) -> Option<String> {
     }
 }
 
+impl Value {
+    /// What an unquoted word means.
+    pub fn of_word(text: &str) -> Self {
+        plain(text)
+    }
+}
+
 /// An unquoted word as kubectl's YAML (1.1) or YAML 1.2 reads it; where they differ it is `Bare` and the reader of the
 /// field decides, so that `prune: no` is never quietly something else.
 fn plain(text: &str) -> Value {
