@@ -287,3 +287,6 @@ fn already_run(placed: &Placed, ledger: &Ledger) -> Option<RunKey> {
     };
     ledger.entries.iter().find(same).map(|(key, _)| *key)
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,3 +132,6 @@ impl Default for Limits {
         Self { file_bytes: 1024 * 1024, files: 10_000, documents: 1_000, depth: 64, alias_bytes: 64 * 1024 }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::digest::{Digest, NotADigest};
-use super::report::{self, Report, one_of};
+use super::report::{self, Report, not_text, one_of};
 use super::text::{quoted, suggestion};
 use super::yaml::{Node, Value};
 use crate::plan::gate::{GateClass, GateCode};
@@ -84,10 +84,8 @@ pub(super) fn read(annotations: &Node, report: &Report<'_>) -> Option<Options> {
             }
             Value::Null => continue,
             Value::Text(text) => set(&mut options, name, text.trim()),
-            Value::Bare(word) => {
-                Err(format!("must be text, not {}: write it in quotes, \"{word}\"", entry.value.value))
-            }
-            other @ (Value::List(_) | Value::Map(_)) => Err(format!("must be text, not {other}")),
+            value @ Value::Bare(word) => set(&mut options, name, word).and_then(|()| Err(not_text(value))),
+            value @ (Value::List(_) | Value::Map(_)) => Err(not_text(value)),
         };
         if let Err(message) = outcome {
             report.error(entry.value.at, format!("`{}` {message}", entry.key));

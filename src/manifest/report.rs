@@ -137,20 +137,6 @@ impl<'a> Fields<'a> {
         self.report.error(node.at, format!("`{}` {message}", self.path(name)));
     }
 
-    pub fn text(&self, name: &str) -> Option<&'a str> {
-        let node = self.get(name)?;
-        match &node.value {
-            Value::Text(text) => return Some(text),
-            Value::Bare(word) => {
-                self.wrong(name, node, &format!("must be text, not {}: write it in quotes, \"{word}\"", node.value));
-            }
-            Value::Null | Value::List(_) | Value::Map(_) => {
-                self.wrong(name, node, &format!("must be text, not {}", node.value));
-            }
-        }
-        None
-    }
-
     pub fn boolean(&self, name: &str) -> Option<bool> {
         let node = self.get(name)?;
         if let Value::Bare(word) = &node.value {
@@ -200,15 +186,24 @@ impl<'a> Fields<'a> {
     }
 
     /// Text that `parse` takes; its error says what is wrong with the value and what to write instead.
+    ///
+    /// A number or boolean is not text even where it would parse; where it would not, its own error helps more.
     pub fn parsed<T>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text(name)?;
-        parse(text)
-            .map_err(|message| {
-                if let Some(node) = self.get(name) {
-                    self.wrong(name, node, &message);
-                }
-            })
-            .ok()
+        let node = self.get(name)?;
+        let value = match &node.value {
+            Value::Text(text) => parse(text),
+            Value::Bare(word) => parse(word).and_then(|_| Err(not_text(&node.value))),
+            Value::Null | Value::List(_) | Value::Map(_) => Err(not_text(&node.value)),
+        };
+        value.map_err(|message| self.wrong(name, node, &message)).ok()
+    }
+}
+
+/// The end of "`…` must be text, …".
+pub(super) fn not_text(value: &Value) -> String {
+    match value {
+        Value::Bare(word) => format!("must be text, not {value}: write it in quotes, \"{}\"", printable(word)),
+        Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => format!("must be text, not {value}"),
     }
 }
 

@@ -105,7 +105,7 @@ pub(super) fn read_field(parent: &Fields<'_>, field: &str) -> Option<RestoreSpec
     let prune = spec.boolean("prune");
     let delete_timeout = spec.integer("deleteTimeoutSeconds", 0..=u64::from(MAX_DELETE_TIMEOUT_SECONDS));
     let ignore_errors = spec.boolean("ignoreErrors");
-    let encryption_config_secret_name = spec.parsed("encryptionConfigSecretName", name);
+    let encryption_config_secret_name = spec.parsed("encryptionConfigSecretName", secret_name);
     Some(RestoreSpec {
         backup_filename: backup_filename?,
         storage_location,
@@ -125,8 +125,6 @@ fn backup_filename(text: &str) -> Result<String, String> {
         format!("must not contain `..`: {}", quoted(text))
     } else if text.len() > 255 || text.trim() != text || text.chars().any(char::is_control) {
         format!("is not a file name: {}", quoted(text))
-    } else if !(text.ends_with(".tar.gz") || text.ends_with(".tar.gz.enc")) {
-        format!("must end in `.tar.gz` or `.tar.gz.enc`: {}; rancher-backup names its files so", quoted(text))
     } else {
         return Ok(text.to_owned());
     };
@@ -154,7 +152,7 @@ pub(crate) fn s3_location(s3: &Fields<'_>) -> Option<S3Location> {
     let aws = client.as_ref().and_then(|client| client.open_field("aws", S3_AWS_FIELDS));
     let location = S3Location {
         bucket_name: bucket_name.clone().unwrap_or_default(),
-        credential_secret_name: s3.parsed("credentialSecretName", name),
+        credential_secret_name: s3.parsed("credentialSecretName", secret_name),
         credential_secret_namespace: s3.parsed("credentialSecretNamespace", name),
         endpoint: s3.parsed("endpoint", endpoint),
         endpoint_ca: s3.parsed("endpointCA", filled),
@@ -180,6 +178,13 @@ fn bucket_name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("is not a name of a bucket: {}", quoted(text)))
+}
+
+/// A key pasted in the place of a Secret's name must not travel on in a message.
+fn secret_name(text: &str) -> Result<String, String> {
+    name(text).map_err(|_| {
+        "is not the name of a Secret: write lower-case letters, digits, `-` and `.`, and keep the keys themselves in that Secret".to_owned()
+    })
 }
 
 fn endpoint(text: &str) -> Result<String, String> {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use super::text::quoted;
 
@@ -148,7 +148,11 @@ pub fn read(text: &str, bounds: &Bounds) -> Result<Vec<Tree>, Broken> {
 
 fn broken(error: &ScanError) -> Broken {
     let at = Place { line: error.marker().line().max(1), column: error.marker().col() + 1 };
-    Broken { at, message: format!("not YAML: {}", error.info()) }
+    let message = match error.kind() {
+        ErrorKind::RecursionLimitExceeded => format!("nested more than {PARSER_DEPTH} levels deep"),
+        _ => format!("not YAML: {}", error.info()),
+    };
+    Broken { at, message }
 }
 
 /// A mapping or list that is still open.
