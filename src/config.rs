@@ -16,7 +16,7 @@ use crate::desired::StoreDefault;
 use crate::manifest::yaml::{self, Bounds, Node, Place, Value};
 use crate::manifest::{Fields, Limits, OnFailure, Problem, Report, S3_FIELDS, TIMEOUT, duration, one_of, s3_location};
 
-pub use keys::{ConfigArgs, KEYS, Key, Origin, Override};
+pub use keys::{ConfigArgs, KEYS, Key, Origin, Override, Reads};
 
 /// What the agent is told. Every value has passed its check.
 #[derive(Debug, Clone, PartialEq)]
@@ -224,7 +224,7 @@ const POLICY: &[&str] = &[
 fn read(root: &Node, data_dir: &Path, report: &Report<'_>) -> Option<Config> {
     let root = Fields::open(root, "", ROOT, report)?;
     if root.get("cluster").is_none() {
-        missing(&root, "cluster", "name the cluster");
+        missing(&root, "cluster");
     }
     let cluster = root.parsed("cluster", check::cluster);
     let source = source(&root);
@@ -254,24 +254,23 @@ fn read(root: &Node, data_dir: &Path, report: &Report<'_>) -> Option<Config> {
     })
 }
 
-fn missing(fields: &Fields<'_>, name: &str, what: &str) {
+/// `name` may go on into a section that is not there.
+fn missing(fields: &Fields<'_>, name: &str) {
     let path = fields.path(name);
-    let ways = KEYS
-        .iter()
-        .find(|key| key.path == path)
-        .map(|key| format!(": {what} there, by `{}` or by `{}`", key.flag(), key.env));
-    fields.missing(name, ways.as_deref().unwrap_or(what).trim_start_matches(": "));
+    if let Some(key) = KEYS.iter().find(|key| key.path == path) {
+        fields.missing(name, &format!("write it into the file, or give `{}` or `{}`", key.flag(), key.env));
+    }
 }
 
 fn source(root: &Fields<'_>) -> Option<Source> {
     let Some(source) = root.open_field("source", SOURCE) else {
         if root.get("source").is_none() {
-            missing(root, "source.url", "name the repository");
+            missing(root, "source.url");
         }
         return None;
     };
     if source.get("url").is_none() {
-        missing(&source, "url", "name the repository");
+        missing(&source, "url");
     }
     let url = source.parsed("url", check::git_url);
     let branch = source.parsed("branch", check::branch);
@@ -399,3 +398,6 @@ impl Default for Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,7 +194,7 @@ pub fn decide(mut placed: Vec<Placed>, ledger: &Ledger, look: Look) -> Desired {
     placed.sort_by(|a, b| (a.commit.position, &a.manifest.id).cmp(&(b.commit.position, &b.manifest.id)));
     let cancelled = cancelled(&placed, ledger, look);
     let running = running(ledger);
-    let mut desired = Desired { rules: rules(&placed, ledger), ..Desired::default() };
+    let mut desired = Desired { rules: rules(&placed, ledger, look), ..Desired::default() };
     let newest = placed.first().map(|newest| newest.commit.position);
     let by = placed.first().map(|newest| (newest.manifest.id.clone(), newest.key));
     let mut open = Vec::new();
@@ -269,16 +269,24 @@ fn running(ledger: &Ledger) -> Vec<RunKey> {
     running.into_iter().map(|(key, _)| *key).collect()
 }
 
-fn rules(placed: &[Placed], ledger: &Ledger) -> Option<RunKey> {
-    let newest = placed.first()?;
-    let stands = |placed: &&Placed| match standing(placed, ledger) {
-        Standing::Ended(phase) => !matches!(phase, Phase::Superseded | Phase::Cancelled),
-        Standing::Running | Standing::Open => true,
-    };
-    let mut group = placed.iter().take_while(|placed| placed.commit.position == newest.commit.position).filter(stands);
-    let first = group.next()?;
-    // Two that were changed together rule only when one of them alone still stands.
-    group.next().is_none().then_some(first.key)
+/// Of several that were changed together, one that may still run comes before those that have ended; two of a sort
+/// contradict each other, and neither rules.
+fn rules(placed: &[Placed], ledger: &Ledger, look: Look) -> Option<RunKey> {
+    let newest = placed.first()?.commit.position;
+    let (mut open, mut ended) = (Vec::new(), Vec::new());
+    for placed in placed.iter().take_while(|placed| placed.commit.position == newest) {
+        match standing(placed, ledger) {
+            Standing::Ended(Phase::Superseded | Phase::Cancelled) => {}
+            Standing::Ended(_) => ended.push(placed.key),
+            Standing::Running => open.push(placed.key),
+            Standing::Open if look.first => {}
+            Standing::Open => open.push(placed.key),
+        }
+    }
+    match (open.as_slice(), ended.as_slice()) {
+        ([only], _) | ([], [only]) => Some(*only),
+        _ => None,
+    }
 }
 
 fn already_run(placed: &Placed, ledger: &Ledger) -> Option<RunKey> {

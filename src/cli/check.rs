@@ -179,3 +179,152 @@ fn print_json(tree: &Tree, problems: &[Problem], out: &mut dyn Write) -> io::Res
     serde_json::to_writer_pretty(&mut *out, &outcome)?;
     writeln!(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Shown {
+        out: String,
+        err: String,
+        checked: Checked,
+    }
+
+    fn check(paths: &[&Path], output: Output, mut input: &[u8]) -> Shown {
+        let args = CheckArgs { paths: paths.iter().map(|path| path.to_path_buf()).collect(), output };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let checked = run(&args, &mut input, &mut out, &mut err).expect("memory takes everything");
+        let text = |bytes| String::from_utf8(bytes).expect("it is text");
+        Shown { out: text(out), err: text(err), checked }
+    }
+
+    const GOOD: &str =
+        "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata: {name: good}\nspec: {backupFilename: b.tar.gz}\n";
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("it lies in the folder")).expect("a folder");
+            std::fs::write(path, content).expect("a file");
+        }
+        folder
+    }
+
+    fn examples() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
+    }
+
+    #[test]
+    fn every_example_is_valid() {
+        let shown = check(&[&examples()], Output::Text, b"");
+        let out = shown.out.replace(&format!("{}/", examples().display()), "");
+        insta::assert_snapshot!(out, @"
+        migration.yaml:3 Restore restore-migration ok
+        restore-from-folder.yaml:3 Restore back-to-monday ok
+        restore-from-s3.yaml:5 Restore restore-from-s3 ok
+        ");
+        assert_eq!((shown.err.as_str(), shown.checked), ("", Checked::Valid));
+    }
+
+    #[test]
+    fn every_example_of_a_configuration_is_valid() {
+        use crate::config::Config;
+        let mut count = 0;
+        for entry in std::fs::read_dir(examples()).expect("the examples") {
+            let path = entry.expect("an entry").path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("reinback")) {
+                let content = std::fs::read(&path).expect("it can be read");
+                let parsed = Config::parse(Some(("example", &content)), &[], Path::new("/data"));
+                assert!(parsed.is_ok(), "{}: {parsed:?}", path.display());
+                count += 1;
+            }
+        }
+        assert_eq!(count, 3);
+    }
+
+    #[test]
+    fn folders_are_walked_in_order_and_links_and_other_files_passed_over() {
+        let other = folder(&[("linked.yaml", &GOOD.replace("good", "linked"))]);
+        let folder = folder(&[
+            ("b.yml", &GOOD.replace("good", "b")),
+            ("a/z.yaml", &GOOD.replace("good", "z")),
+            ("notes.txt", GOOD),
+            (".git/x.yaml", GOOD),
+        ]);
+        std::os::unix::fs::symlink(other.path(), folder.path().join("link")).expect("a link");
+        std::os::unix::fs::symlink(other.path().join("linked.yaml"), folder.path().join("c.yaml")).expect("a link");
+        let shown = check(&[folder.path(), &folder.path().join("b.yml")], Output::Text, b"");
+        let out = shown.out.replace(&format!("{}/", folder.path().display()), "");
+        insta::assert_snapshot!(out, @"
+        b.yml:1 Restore b ok
+        a/z.yaml:1 Restore z ok
+        ");
+        assert_eq!(shown.checked, Checked::Valid);
+    }
+
+    #[test]
+    fn what_is_wrong_goes_to_stderr_and_the_rest_is_told() {
+        let bad = format!("{GOOD}---\n{}", GOOD.replace("good", "bad").replace("backupFilename", "backupFileName"));
+        let shown = check(&[Path::new("-"), Path::new("/nowhere.yaml")], Output::Text, bad.as_bytes());
+        insta::assert_snapshot!(shown.out, @"
+        <stdin>:1 Restore good ok
+        <stdin>:6 Restore bad invalid
+        ");
+        insta::assert_snapshot!(shown.err, @"
+        /nowhere.yaml: cannot be read: No such file or directory (os error 2)
+        <stdin>:9: unknown field `backupFileName` in `spec`, did you mean `backupFilename`?
+        ");
+        assert_eq!(shown.checked, Checked::Invalid);
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let bad = format!("{GOOD}---\n{}", GOOD.replace("good", "bad").replace("b.tar.gz", "a/b"));
+        let shown = check(&[Path::new("-")], Output::Json, bad.as_bytes());
+        insta::assert_snapshot!(shown.out, @r#"
+        {
+          "manifests": [
+            {
+              "kind": "Restore",
+              "name": "good",
+              "file": "<stdin>",
+              "line": 1,
+              "valid": true
+            },
+            {
+              "kind": "Restore",
+              "name": "bad",
+              "file": "<stdin>",
+              "line": 6,
+              "valid": false
+            }
+          ],
+          "problems": [
+            {
+              "severity": "error",
+              "file": "<stdin>",
+              "line": 9,
+              "column": 24,
+              "message": "`spec.backupFilename` must be a file name, not a path: `a/b`; the folder belongs to `storageLocation.s3.folder`"
+            }
+          ]
+        }
+        "#);
+        assert_eq!((shown.err.as_str(), shown.checked), ("", Checked::Invalid));
+    }
+
+    #[test]
+    fn nothing_to_check_is_told_and_no_error() {
+        let shown = check(&[Path::new("-")], Output::Text, b"kind: ConfigMap\napiVersion: v1\n");
+        assert_eq!((shown.out.as_str(), shown.err.as_str()), ("", "no Restore or Rollback found\n"));
+        assert_eq!(shown.checked, Checked::Valid);
+    }
+
+    #[test]
+    fn a_file_larger_than_the_limit_is_not_read_whole() {
+        let folder = folder(&[("large.yaml", &"#".repeat(Limits::default().file_bytes + 5))]);
+        let shown = check(&[folder.path()], Output::Text, b"");
+        assert!(shown.err.contains("1048577 bytes, more than the 1048576"), "{}", shown.err);
+    }
+}

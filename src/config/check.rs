@@ -42,8 +42,9 @@ pub(super) fn git_url(text: &str) -> Result<Url, String> {
     };
     let secret = url.password().is_some() || (matches!(url.scheme(), "http" | "https") && !url.username().is_empty());
     if secret {
-        return Err("holds credentials: put them into files `username` and `password` of `secretDir`, and remove them from the URL"
-            .to_owned());
+        return Err(
+            "holds credentials: put them into the files of `secretDir`, and remove them from the URL".to_owned()
+        );
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("must not have a query or a fragment (`?` or `#`)".to_owned());

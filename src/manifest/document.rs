@@ -174,10 +174,11 @@ fn report_near_miss(kind: &Entry, word: &str, version: &Entry, api_version: &str
             _ => format!("unknown kind {} of {group}{}", quoted(word), suggestion(word, ["Rollback"])),
         };
         report.error(kind.value.at, message);
-    } else if group == group_of(Kind::Restore) && !matches!(word, "Backup" | "ResourceSet") {
-        if let Some(near) = nearest(word, ["Restore"]) {
-            report.error(kind.value.at, format!("unknown kind {}, did you mean `{near}`?", quoted(word)));
-        }
+    } else if group == group_of(Kind::Restore)
+        && !matches!(word, "Backup" | "ResourceSet")
+        && let Some(near) = nearest(word, ["Restore"])
+    {
+        report.error(kind.value.at, format!("unknown kind {}, did you mean `{near}`?", quoted(word)));
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::text::{choices, printable, quoted, suggestion};
+use super::text::{choices, nearest, printable, quoted, suggestion};
 use super::yaml::{Node, Place, Value};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -99,7 +99,8 @@ impl<'a> Fields<'a> {
     ) -> Option<Self> {
         let path = path.into();
         if !matches!(node.value, Value::Map(_)) {
-            report.error(node.at, format!("`{path}` must be a mapping, not {}", node.value));
+            let what = if path.is_empty() { "the document".to_owned() } else { format!("`{path}`") };
+            report.error(node.at, format!("{what} must be a mapping, not {}", node.value));
             return None;
         }
         for entry in node.entries().iter().filter(|entry| !known.contains(&entry.key.as_str())) {
@@ -129,8 +130,12 @@ impl<'a> Fields<'a> {
         Fields::open(self.get(name)?, self.path(name), known, self.report)
     }
 
+    /// Reports a field that must be there; not where an unknown field was taken for it, which has been told.
     pub fn missing(&self, name: &str, remedy: &str) {
-        self.report.error(self.node.at, format!("`{}` is missing: {remedy}", self.path(name)));
+        let mistyped = |key: &str| !self.known.contains(&key) && nearest(key, self.known.iter().copied()) == Some(name);
+        if !self.node.entries().iter().any(|entry| mistyped(&entry.key)) {
+            self.report.error(self.node.at, format!("`{}` is missing: {remedy}", self.path(name)));
+        }
     }
 
     fn wrong(&self, name: &str, node: &Node, message: &str) {
