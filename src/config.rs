@@ -7,6 +7,7 @@ mod check;
 mod keys;
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ impl Config {
         let content = match &args.file {
             None => None,
             Some(path) => {
-                let content = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                let content = read_some(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
                 Some((path.display().to_string(), content))
             }
         };
@@ -156,6 +157,13 @@ impl Config {
         let problems: Vec<_> = report.into_problems().into_iter().map(|problem| place(problem, overrides)).collect();
         config.filter(|_| problems.is_empty()).ok_or(problems)
     }
+}
+
+/// One byte more than is taken at most, so that `tree` tells of it.
+fn read_some(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(path)?.take(Limits::default().file_bytes as u64 + 1).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// The place of what no file holds.

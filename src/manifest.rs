@@ -26,7 +26,7 @@ pub(crate) use restore::s3_location;
 pub use restore::{BucketLookup, MAX_DELETE_TIMEOUT_SECONDS, RestoreSpec, S3Location};
 pub use rollback::{RollbackSpec, VersionMethod};
 pub(crate) use text::{printable, quoted};
-pub use tree::{SourceFile, Tree};
+pub use tree::{SourceFile, Tree, TreeReader};
 pub use yaml::Place;
 
 /// `apiVersion` of a `Restore`: upstream's.
@@ -126,6 +126,9 @@ pub struct Limits {
     /// Bytes that the aliases of one document may repeat.
     pub alias_bytes: usize,
 }
+
+/// Problems of one file that are told, one by one.
+pub const MAX_PROBLEMS: usize = 100;
 
 impl Default for Limits {
     fn default() -> Self {

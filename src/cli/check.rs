@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::manifest::{Document, Kind, Limits, Problem, Severity, SourceFile, Tree, printable};
+use crate::manifest::{Document, Kind, Limits, Problem, Severity, SourceFile, Tree, TreeReader, printable};
 
 /// Read manifests as the agent would, without a cluster
 ///
@@ -44,15 +44,11 @@ pub enum Checked {
 ///
 /// Only what writing to `out` and `err` gives; a file that cannot be read is a problem like any other.
 pub fn run(args: &CheckArgs, input: &mut dyn Read, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Checked> {
-    let limits = Limits::default();
-    let mut collected = Collected::default();
+    let mut collected = Collected::new(Limits::default());
     for path in &args.paths {
-        collected.take(path, input, &limits);
+        collected.take(path, input);
     }
-    let files = collected.files.iter().map(|(path, content)| SourceFile { path, blob: "", content });
-    let tree = Tree::read(files, &limits);
-    let mut problems = collected.problems;
-    problems.extend(tree.problems.iter().cloned());
+    let (tree, problems) = collected.finish();
     match args.output {
         Output::Text => print_text(&tree, &problems, out, err)?,
         Output::Json => print_json(&tree, &problems, out)?,
@@ -62,28 +58,40 @@ pub fn run(args: &CheckArgs, input: &mut dyn Read, out: &mut dyn Write, err: &mu
 }
 
 /// Files that were read, and paths that could not be.
-#[derive(Default)]
 struct Collected {
-    files: Vec<(String, Vec<u8>)>,
+    limits: Limits,
+    reader: TreeReader,
     problems: Vec<Problem>,
     /// A file that two arguments lead to is one file, not a duplicate of itself.
     seen: BTreeSet<PathBuf>,
 }
 
 impl Collected {
-    fn take(&mut self, path: &Path, input: &mut dyn Read, limits: &Limits) {
+    fn new(limits: Limits) -> Self {
+        Self { limits, reader: TreeReader::new(limits), problems: Vec::new(), seen: BTreeSet::new() }
+    }
+
+    /// The tree, and all problems: of paths first, then of what is in them.
+    fn finish(self) -> (Tree, Vec<Problem>) {
+        let Self { limits: _, reader, mut problems, seen: _ } = self;
+        let tree = reader.finish();
+        problems.extend(tree.problems.iter().cloned());
+        (tree, problems)
+    }
+
+    fn take(&mut self, path: &Path, input: &mut dyn Read) {
         if path == Path::new("-") {
-            let content = read_some(input, limits);
-            self.keep("<stdin>".to_owned(), content);
+            let content = read_some(input, &self.limits);
+            self.keep("<stdin>", content);
         } else if path.is_dir() {
-            self.take_folder(path, limits);
+            self.take_folder(path);
         } else {
-            self.take_file(path, limits);
+            self.take_file(path);
         }
     }
 
     /// Walks a folder in the order of names. Links inside it are passed over, as in Git.
-    fn take_folder(&mut self, folder: &Path, limits: &Limits) {
+    fn take_folder(&mut self, folder: &Path) {
         let mut waiting = vec![folder.to_owned()];
         while let Some(folder) = waiting.pop() {
             let mut entries: Vec<_> = match std::fs::read_dir(&folder).and_then(Iterator::collect) {
@@ -98,9 +106,8 @@ impl Collected {
                 entries.into_iter().partition(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             for entry in others {
                 let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
-                // One more than the limit, so that the reader tells of it.
-                if regular && is_yaml(&entry.path()) && self.files.len() <= limits.files {
-                    self.take_file(&entry.path(), limits);
+                if regular && is_yaml(&entry.path()) && !self.reader.is_full() {
+                    self.take_file(&entry.path());
                 }
             }
             let folders = folders.into_iter().rev().filter(|entry| entry.file_name() != OsStr::new(".git"));
@@ -108,18 +115,18 @@ impl Collected {
         }
     }
 
-    fn take_file(&mut self, path: &Path, limits: &Limits) {
+    fn take_file(&mut self, path: &Path) {
         if path.canonicalize().is_ok_and(|real| !self.seen.insert(real)) {
             return;
         }
-        let content = File::open(path).and_then(|mut file| read_some(&mut file, limits));
-        self.keep(path.to_string_lossy().into_owned(), content);
+        let content = File::open(path).and_then(|mut file| read_some(&mut file, &self.limits));
+        self.keep(&path.to_string_lossy(), content);
     }
 
-    fn keep(&mut self, name: String, content: io::Result<Vec<u8>>) {
+    fn keep(&mut self, path: &str, content: io::Result<Vec<u8>>) {
         match content {
-            Ok(content) => self.files.push((name, content)),
-            Err(error) => self.problem(Path::new(&name), &error),
+            Ok(content) => self.reader.add(SourceFile { path, blob: "", content: &content }),
+            Err(error) => self.problem(Path::new(path), &error),
         }
     }
 

@@ -5,7 +5,7 @@ use super::options::{self, ANNOTATION_PREFIX};
 use super::report::{Fields, Problem, Report, Severity};
 use super::text::{nearest, quoted, suggestion};
 use super::yaml::{self, Bounds, Defect, Entry, Node, Place, Tree, Value};
-use super::{Body, Kind, Limits, Manifest, ManifestId, restore, rollback};
+use super::{Body, Kind, Limits, MAX_PROBLEMS, Manifest, ManifestId, restore, rollback};
 
 /// A document that says it is one of ours and how it is called, valid or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,16 @@ pub fn parse(file: &str, content: &[u8], limits: &Limits) -> Parsed {
             Document { manifest, ..document }
         }));
     }
+    cut(file, &mut parsed.problems);
     parsed
+}
+
+/// Keeps what fits and says how much does not.
+fn cut(file: &str, problems: &mut Vec<Problem>) {
+    if let more @ 1.. = problems.len().saturating_sub(MAX_PROBLEMS) {
+        problems.truncate(MAX_PROBLEMS);
+        problems.push(Problem::error(file, None, format!("{more} more problems are not shown: mend these first")));
+    }
 }
 
 fn trees(content: &[u8], limits: &Limits) -> Result<Vec<Tree>, (Option<Place>, String)> {
@@ -131,8 +140,13 @@ fn set_by_server(path: &[&str]) -> bool {
 /// worst that can happen to a manifest.
 fn classify(root: &Node, report: &Report<'_>) -> Option<Kind> {
     let entry = |key: &str| root.entries().iter().find(|entry| entry.key == key);
-    let kind = entry("kind")?;
-    let word = kind.value.word()?;
+    let Some((kind, word)) = entry("kind").and_then(|kind| Some((kind, kind.value.word()?))) else {
+        let ours = |word: &str| Kind::ALL.into_iter().find(|kind| kind.api_version() == word);
+        if let Some(kind) = entry("apiVersion").and_then(|version| ours(version.value.word()?)) {
+            report.error(root.at, format!("`kind` is missing: write `kind: {kind}`"));
+        }
+        return None;
+    };
     let Some(version) = entry("apiVersion").filter(|entry| !entry.value.is_null()) else {
         if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.as_str() == word) {
             report.error(root.at, format!("`apiVersion` is missing: write `apiVersion: {}`", kind.api_version()));

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::MAX_PROBLEMS;
 use super::text::{choices, nearest, printable, quoted, suggestion};
 use super::yaml::{Node, Place, Value};
 
@@ -62,7 +63,14 @@ impl<'a> Report<'a> {
     }
 
     pub fn error(&self, at: Place, message: impl Into<String>) {
-        self.problems.borrow_mut().push(Problem::error(self.file, Some(at), message));
+        if !self.is_full() {
+            self.problems.borrow_mut().push(Problem::error(self.file, Some(at), message));
+        }
+    }
+
+    /// A person has enough to mend; a hostile file gets no more of our time.
+    fn is_full(&self) -> bool {
+        self.problems.borrow().len() >= MAX_PROBLEMS
     }
 
     pub fn warning(&self, at: Place, message: impl Into<String>) {
@@ -103,7 +111,8 @@ impl<'a> Fields<'a> {
             report.error(node.at, format!("{what} must be a mapping, not {}", node.value));
             return None;
         }
-        for entry in node.entries().iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+        let unknown = node.entries().iter().filter(|entry| !known.contains(&entry.key.as_str()));
+        for entry in unknown.take_while(|_| !report.is_full()) {
             let within = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
             let hint = suggestion(&entry.key, known.iter().copied());
             report.error(entry.at, format!("unknown field {}{within}{hint}", quoted(&entry.key)));
@@ -133,7 +142,7 @@ impl<'a> Fields<'a> {
     /// Reports a field that must be there; not where an unknown field was taken for it, which has been told.
     pub fn missing(&self, name: &str, remedy: &str) {
         let mistyped = |key: &str| !self.known.contains(&key) && nearest(key, self.known.iter().copied()) == Some(name);
-        if !self.node.entries().iter().any(|entry| mistyped(&entry.key)) {
+        if !self.node.entries().iter().take(MAX_PROBLEMS).any(|entry| mistyped(&entry.key)) {
             self.report.error(self.node.at, format!("`{}` is missing: {remedy}", self.path(name)));
         }
     }

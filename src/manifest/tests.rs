@@ -345,7 +345,7 @@ fn near_misses_of_kind_and_version_are_errors_and_not_ignored() {
         &["apiVersion: resources.cattle.io/v2\nkind: Restore", "apiVersion: resource.cattle.io/v1\nkind: Restore", "kind: Restore",
           "apiVersion: resources.cattle.io/v1\nkind: restore", "apiVersion: reinback.io/v1\nkind: Rollback", "kind: Rollback",
           "apiVersion: reinback.io/v1alpha1\nkind: Rolback", "apiVersion: reinback.io/v1alpha1\nkind: Run",
-          "apiVersion: reinback.io/v1alpha1\nkind: Restore", "apiVersion: resources.cattle.io/v1\nkind: Rollback"],
+          "apiVersion: reinback.io/v1alpha1", "apiVersion: reinback.io/v1alpha1\nkind: Restore", "apiVersion: resources.cattle.io/v1\nkind: Rollback"],
         head,
     ), @"
     a.yaml:1: `resources.cattle.io/v2` of kind `Restore` is not known: write `apiVersion: resources.cattle.io/v1`
@@ -356,6 +356,7 @@ fn near_misses_of_kind_and_version_are_errors_and_not_ignored() {
     a.yaml:1: `apiVersion` is missing: write `apiVersion: reinback.io/v1alpha1`
     a.yaml:2: unknown kind `Rolback` of reinback.io, did you mean `Rollback`?
     a.yaml:2: a `Run` is written by reinback and not read from Git: remove it
+    a.yaml:1: `kind` is missing: write `kind: Rollback`
     a.yaml:1: `reinback.io/v1alpha1` of kind `Restore` is not known: write `apiVersion: resources.cattle.io/v1`
     a.yaml:1: `resources.cattle.io/v1` of kind `Rollback` is not known: write `apiVersion: reinback.io/v1alpha1`
     ");
@@ -462,6 +463,17 @@ fn every_limit_says_which_it_is() {
     let tree = Tree::read([file("a"), file("b"), file("c")], &limits);
     assert_snapshot!(lines(&tree.problems), @"c: more than 2 YAML files under the watched path: watch a narrower one");
     assert!(!tree.is_whole());
+}
+
+#[test]
+fn a_flood_of_problems_is_cut() {
+    let unknown: String = (0..500).map(|n| format!("field{n}: 1\n")).collect();
+    let many: String =
+        (0..60).map(|n| format!("---\n{}", spec(&unknown).replace("monday", &format!("n{n}")))).collect();
+    let parsed = read(&many);
+    assert_eq!((parsed.problems.len(), parsed.documents.len()), (MAX_PROBLEMS + 1, 60));
+    assert!(parsed.documents.iter().all(|document| document.manifest.is_none()), "not shown is not forgiven");
+    assert_snapshot!(parsed.problems[MAX_PROBLEMS], @"a.yaml: 5900 more problems are not shown: mend these first");
 }
 
 #[test]
@@ -577,6 +589,51 @@ fn no_input_makes_the_reader_panic() {
             for problem in parse("a.yaml", content, &Limits::default()).problems {
                 assert!(problem.at.is_none_or(|at| at.line > 0 && at.column > 0), "{problem:?}");
             }
+        }
+    }
+}
+
+/// 1 MiB of what is hard for parsers must not keep the agent from its work.
+#[test]
+fn hostile_files_of_the_largest_size_are_read_in_time() {
+    let pieces = [
+        "[",
+        "{",
+        "- ",
+        "? ",
+        "a: ",
+        "&a ",
+        "*a ",
+        "!x ",
+        "\"",
+        "'",
+        "|\n",
+        "a: b\n",
+        "- a\n",
+        "---\n",
+        "[],",
+        "{a: b}, ",
+        "a\n",
+        "#\n",
+        "a: &a [*a]\n",
+        " ",
+        "\n",
+        "x",
+        "\t",
+        "%a\n",
+        "[a,",
+    ];
+    let limits = Limits::default();
+    for piece in pieces {
+        for start in [
+            "apiVersion: resources.cattle.io/v1\nkind: Restore\nspec: [",
+            "kind: Restore\napiVersion: resources.cattle.io/v1\n",
+        ] {
+            let content = start.to_owned() + &piece.repeat((limits.file_bytes - start.len()) / piece.len());
+            let begun = std::time::Instant::now();
+            parse("a.yaml", content.as_bytes(), &limits);
+            let taken = begun.elapsed();
+            assert!(taken < std::time::Duration::from_secs(10), "{piece:?} after {start:?} took {taken:?}");
         }
     }
 }

@@ -25,21 +25,48 @@ pub struct Tree {
     pub problems: Vec<Problem>,
 }
 
-impl Tree {
-    /// Reads files, in the order given. Past the limit of files none of them counts, since which manifest is the
-    /// newest cannot be known.
-    pub fn read<'a>(files: impl IntoIterator<Item = SourceFile<'a>>, limits: &Limits) -> Self {
-        let mut tree = Self::default();
-        for (count, file) in files.into_iter().enumerate() {
-            if count == limits.files {
-                let message =
-                    format!("more than {} YAML files under the watched path: watch a narrower one", limits.files);
-                return Self { documents: Vec::new(), problems: vec![Problem::error(file.path, None, message)] };
-            }
-            tree.add(file, limits);
+/// Takes files one after the other, so that only one has to be in memory.
+#[derive(Debug)]
+pub struct TreeReader {
+    limits: Limits,
+    files: usize,
+    tree: Tree,
+}
+
+impl TreeReader {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, files: 0, tree: Tree::default() }
+    }
+
+    /// Past the limit of files none of them counts, since which manifest is the newest cannot be known.
+    pub fn add(&mut self, file: SourceFile<'_>) {
+        self.files += 1;
+        if self.files <= self.limits.files {
+            self.tree.add(file, &self.limits);
+        } else if self.files == self.limits.files + 1 {
+            let message =
+                format!("more than {} YAML files under the watched path: watch a narrower one", self.limits.files);
+            self.tree = Tree { documents: Vec::new(), problems: vec![Problem::error(file.path, None, message)] };
         }
-        tree.refuse_duplicates();
-        tree
+    }
+
+    /// No file that is added now will be read.
+    pub fn is_full(&self) -> bool {
+        self.files > self.limits.files
+    }
+
+    pub fn finish(mut self) -> Tree {
+        self.tree.refuse_duplicates();
+        self.tree
+    }
+}
+
+impl Tree {
+    /// Reads files, in the order given.
+    pub fn read<'a>(files: impl IntoIterator<Item = SourceFile<'a>>, limits: &Limits) -> Self {
+        let mut reader = TreeReader::new(*limits);
+        files.into_iter().for_each(|file| reader.add(file));
+        reader.finish()
     }
 
     /// The manifests that count.
