@@ -46,10 +46,11 @@ pub struct LedgerEntry {
     pub kind: Kind,
     pub name: String,
     pub content: ContentKey,
-    /// What the document said; `None` where the record does not tell.
+    /// What the document said; `None` where the record does not tell. With it, another default store in the agent's
+    /// configuration, which makes another key, runs nothing.
     pub document: Option<Digest>,
     pub phase: Phase,
-    /// At least one object was written.
+    /// At least one object was written, or nobody can tell any more: what is unknown must not be taken for harmless.
     pub first_write: bool,
     /// When quiesce began.
     pub started: Option<Timestamp>,
@@ -108,8 +109,8 @@ impl Placed {
 pub struct Look {
     /// There is no status branch yet: what lies in Git is older than reinback here, and never runs by itself.
     pub first: bool,
-    /// Every file could be read. If not, a manifest that is missing may be in one that could not, and nothing is
-    /// cancelled for it.
+    /// `Tree::is_whole`. If not, a manifest that is missing may be in what could not be read, and nothing is cancelled
+    /// for it.
     pub whole: bool,
 }
 

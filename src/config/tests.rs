@@ -424,6 +424,20 @@ fn a_flag_says_it_all_without_a_file() {
 }
 
 #[test]
+fn the_flags_stand_beside_those_of_a_command() {
+    #[derive(clap::Parser)]
+    struct Plan {
+        #[command(flatten)]
+        config: ConfigArgs,
+        rev: Option<String>,
+    }
+    let plan = <Plan as clap::Parser>::try_parse_from(["plan", "--config", "f.yaml", "main", "--data-dir=/x"]);
+    let Plan { config, rev } = plan.expect("they are known");
+    assert_eq!((config.file, rev), (Some("f.yaml".into()), Some("main".to_owned())));
+    assert_eq!(config.overrides.iter().map(Override::name).collect::<Vec<_>>(), ["--data-dir"]);
+}
+
+#[test]
 fn a_wrong_flag_or_variable_is_named_as_such() {
     let mut args =
         flags(&["--source-interval", "soon", "--policy-repair", "yes", "--policy-require-approval", "Backups"])
