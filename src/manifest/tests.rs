@@ -612,10 +612,10 @@ fn no_input_makes_the_reader_panic() {
     }
 }
 
-/// 1 MiB of what is hard for parsers must not keep the agent from its work. It takes two seconds at most, unoptimised;
-/// a parser that is quadratic takes hours.
+/// What is hard for parsers must not keep the agent from its work. A quarter of the largest file takes half a second
+/// at most, unoptimised; a reader that is quadratic takes many minutes.
 #[test]
-fn hostile_files_of_the_largest_size_are_read_in_time() {
+fn large_hostile_files_are_read_in_time() {
     let pieces = [
         "[",
         "{",
@@ -649,7 +649,7 @@ fn hostile_files_of_the_largest_size_are_read_in_time() {
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nspec: [",
             "kind: Restore\napiVersion: resources.cattle.io/v1\n",
         ] {
-            let content = start.to_owned() + &piece.repeat((limits.file_bytes - start.len()) / piece.len());
+            let content = start.to_owned() + &piece.repeat(limits.file_bytes / 4 / piece.len());
             let begun = std::time::Instant::now();
             parse("a.yaml", content.as_bytes(), &limits);
             let taken = begun.elapsed();
