@@ -1,6 +1,6 @@
 //! cli
 
-pub mod crd;
+pub mod check;
 
 pub fn main() -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS

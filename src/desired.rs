@@ -109,8 +109,8 @@ impl Placed {
 pub struct Look {
     /// There is no status branch yet: what lies in Git is older than reinback here, and never runs by itself.
     pub first: bool,
-    /// Every file could be read. If not, a manifest that is missing may be in one that could not, and nothing is
-    /// cancelled for it.
+    /// `Tree::is_whole`. If not, a manifest that is missing may be in what could not be read, and nothing is cancelled
+    /// for it.
     pub whole: bool,
 }
 

@@ -25,6 +25,8 @@ pub struct Parsed {
     pub documents: Vec<Document>,
     /// In the order of the file.
     pub problems: Vec<Problem>,
+    /// What could not be read may be a manifest.
+    pub hides: bool,
 }
 
 /// Reads every manifest of a file. `file` is the path that messages name.
@@ -32,7 +34,8 @@ pub fn parse(file: &str, content: &[u8], limits: &Limits) -> Parsed {
     let trees = match trees(content, limits) {
         Ok(trees) => trees,
         Err((at, message)) => {
-            return Parsed { documents: Vec::new(), problems: vec![Problem::error(file, at, message)] };
+            let problems = vec![Problem::error(file, at, message)];
+            return Parsed { documents: Vec::new(), problems, hides: may_be_ours(content, limits) };
         }
     };
     let mut parsed = Parsed::default();
@@ -42,6 +45,7 @@ pub fn parse(file: &str, content: &[u8], limits: &Limits) -> Parsed {
         let problems = report.into_problems();
         let valid = problems.iter().all(|problem| problem.severity == Severity::Warning);
         parsed.problems.extend(problems);
+        parsed.hides |= !valid;
         parsed.documents.extend(document.map(|document| {
             let manifest = document.manifest.filter(|_| valid);
             Document { manifest, ..document }
@@ -49,6 +53,12 @@ pub fn parse(file: &str, content: &[u8], limits: &Limits) -> Parsed {
     }
     cut(file, &mut parsed.problems);
     parsed
+}
+
+/// A Helm template or a broken values file beside the manifests hides none of them.
+fn may_be_ours(content: &[u8], limits: &Limits) -> bool {
+    const WORDS: [&[u8]; 4] = [b"resources.cattle.io", b"reinback.io", b"Restore", b"Rollback"];
+    content.len() > limits.file_bytes || WORDS.iter().any(|word| content.windows(word.len()).any(|part| part == *word))
 }
 
 /// Keeps what fits and says how much does not.
@@ -63,8 +73,7 @@ fn trees(content: &[u8], limits: &Limits) -> Result<Vec<Tree>, (Option<Place>, S
     let Limits { file_bytes, files: _, documents, depth, alias_bytes } = *limits;
     if content.len() > file_bytes {
         let message = format!(
-            "{} bytes, more than the {file_bytes} that are read of one file: split it, or keep it out of the watched path",
-            content.len()
+            "more than the {file_bytes} bytes that are read of one file: split it, or keep it out of the watched path"
         );
         return Err((None, message));
     }

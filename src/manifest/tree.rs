@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::document::{Document, parse};
-use super::report::{Problem, Severity};
+use super::report::Problem;
 use super::text::printable;
 use super::{Limits, Manifest, ManifestId};
 
@@ -23,6 +23,7 @@ pub struct Tree {
     /// Every document that names itself as one of ours; of valid ones whose kind and name stand once, the manifest.
     pub documents: Vec<Document>,
     pub problems: Vec<Problem>,
+    hides: bool,
 }
 
 /// Takes files one after the other, so that only one has to be in memory.
@@ -46,7 +47,8 @@ impl TreeReader {
         } else if self.files == self.limits.files + 1 {
             let message =
                 format!("more than {} YAML files under the watched path: watch a narrower one", self.limits.files);
-            self.tree = Tree { documents: Vec::new(), problems: vec![Problem::error(file.path, None, message)] };
+            let problems = vec![Problem::error(file.path, None, message)];
+            self.tree = Tree { documents: Vec::new(), problems, hides: true };
         }
     }
 
@@ -74,14 +76,15 @@ impl Tree {
         self.documents.iter().filter_map(|document| document.manifest.as_ref())
     }
 
-    /// Everything could be read: a manifest that is not here is not in Git.
+    /// No part that could not be read may be a manifest: one that is not here is not in Git.
     pub fn is_whole(&self) -> bool {
-        self.problems.iter().all(|problem| problem.severity == Severity::Warning)
+        !self.hides
     }
 
     fn add(&mut self, file: SourceFile<'_>, limits: &Limits) {
         let parsed = parse(file.path, file.content, limits);
         self.problems.extend(parsed.problems);
+        self.hides |= parsed.hides;
         self.documents.extend(parsed.documents.into_iter().map(|mut document| {
             if let Some(manifest) = &mut document.manifest {
                 manifest.blob = file.blob.to_owned();
@@ -105,6 +108,7 @@ impl Tree {
                 printable(&there.file),
                 there.at.line
             );
+            self.hides = true;
             self.problems.push(Problem::error(&here.file, Some(here.at), message));
             self.documents[earlier].manifest = None;
             self.documents[index].manifest = None;
