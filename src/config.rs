@@ -14,8 +14,9 @@ use std::time::Duration;
 use url::Url;
 
 use crate::desired::StoreDefault;
+use crate::journal::OnFailure;
 use crate::manifest::yaml::{self, Bounds, Node, Place, Value};
-use crate::manifest::{Fields, Limits, OnFailure, Problem, Report, S3_FIELDS, TIMEOUT, duration, one_of, s3_location};
+use crate::manifest::{Fields, Limits, ON_FAILURE_WORDS, Problem, Report, S3_FIELDS, TIMEOUT, duration, one_of, s3_location};
 
 pub use keys::{ConfigArgs, KEYS, Key, Origin, Override, Reads};
 
@@ -366,7 +367,7 @@ fn policy(root: &Fields<'_>) -> Policy {
             .integer("maxPruneShare", 0..=100)
             .and_then(|share| u8::try_from(share).ok())
             .unwrap_or(default.max_prune_share),
-        on_failure: policy.parsed("onFailure", |text| one_of(text, OnFailure::WORDS)).unwrap_or_default(),
+        on_failure: policy.parsed("onFailure", |text| one_of(text, ON_FAILURE_WORDS)).unwrap_or_default(),
         safety_backup: policy.boolean("safetyBackup").unwrap_or(default.safety_backup),
         safety_backups: SafetyBackups {
             count: kept("count", 1_000, default.safety_backups.count),

@@ -11,34 +11,10 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::manifest::{Digest, Kind, Manifest, ManifestId};
+use crate::run::Phase;
 
 pub use attribution::{Attribution, Change};
 pub use key::{ContentKey, NotAKey, RunKey, StoreDefault, content_key, run_key};
-
-/// The state of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Phase {
-    Pending,
-    /// A gate holds it.
-    Held,
-    Running,
-    Succeeded,
-    Failed,
-    /// A newer manifest took its place before it started.
-    Superseded,
-    /// Its manifest went away, or a person stopped it, before its first write.
-    Cancelled,
-}
-
-impl Phase {
-    /// A key in this phase never runs again.
-    pub fn is_terminal(self) -> bool {
-        match self {
-            Self::Pending | Self::Held | Self::Running => false,
-            Self::Succeeded | Self::Failed | Self::Superseded | Self::Cancelled => true,
-        }
-    }
-}
 
 /// What is known of one key, from Git and from the cluster together.
 #[derive(Debug, Clone, PartialEq, Eq)]

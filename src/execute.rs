@@ -31,7 +31,7 @@ use crate::plan::{self, Plan, Request};
 use crate::publish::Publisher;
 use crate::run::{Counts, Phase, Run};
 use crate::store::Spool;
-pub use record::{RecordError, Recorder};
+pub use record::{RecordError, Recorder, runs};
 
 /// What a run is told beside its plan.
 #[derive(Debug, Clone)]
@@ -138,8 +138,10 @@ pub struct Work {
     pub recorder: Recorder,
     pub request: Request,
     pub known: Known,
-    pub spool: Spool,
-    pub backup_name: BackupName,
+    /// `None` where no step that is left needs the backup.
+    pub spool: Option<Spool>,
+    /// `None` for a manifest that names none.
+    pub backup_name: Option<BackupName>,
     /// The plan that the writes go by; `None` until it is made, after quiesce.
     pub laid_out: Option<Arc<LaidOut>>,
     /// What the plan that passed the gates would delete; `None` when this process did not make it.
@@ -151,6 +153,8 @@ pub struct Work {
     pub quiesce: Vec<WorkloadRef>,
     /// Watches Rancher's pods while objects are written.
     pub quiet: Option<quiet::SharedQuiet>,
+    /// Why the run could not be announced.
+    pub not_announced: String,
 }
 
 /// Plan and observation together, shared by the writers.
@@ -286,7 +290,10 @@ impl Executor {
         self.publisher.submit(work.recorder.run());
         match self.publisher.flush(ANNOUNCE_TIMEOUT).await {
             Ok(()) => Ok(()),
-            Err(error) => Err(StepError::failed(NOT_ANNOUNCED, error.to_string())),
+            Err(error) => {
+                work.not_announced = error.to_string();
+                Err(StepError::failed(NOT_ANNOUNCED, error.to_string()))
+            }
         }
     }
 
@@ -334,7 +341,7 @@ impl Executor {
         }
         let seen = match work.backup.take() {
             Some(seen) => seen,
-            None => observe::index(&work.spool, &work.backup_name).await.map_err(broken_off)?,
+            None => observe::index(spool(work)?, backup_name(work)?).await.map_err(broken_off)?,
         };
         let places = &self.settings.places;
         let now = Timestamp::now();
@@ -368,6 +375,14 @@ impl Executor {
             work.recorder.warn(&format!("left in place, since the plan did not have it: {key}"));
         }
     }
+}
+
+fn backup_name(work: &Work) -> Result<&BackupName, StepError> {
+    work.backup_name.as_ref().ok_or_else(|| StepError::failed("BackupNotFound", "the manifest names no backup"))
+}
+
+pub(crate) fn spool(work: &Work) -> Result<&Spool, StepError> {
+    work.spool.as_ref().ok_or_else(|| StepError::failed("BackupNotFound", "the backup cannot be read any more"))
 }
 
 /// How long the remote may take to have the `started` commit.

@@ -7,6 +7,7 @@
 mod digest;
 mod document;
 mod options;
+mod pin;
 mod report;
 mod restore;
 mod rollback;
@@ -18,7 +19,9 @@ use std::fmt;
 
 pub use digest::{Digest, NotADigest};
 pub use document::{Document, Parsed, parse};
-pub use options::{Engine, OnFailure, Options, TIMEOUT};
+pub use pin::{pin, unpin};
+pub(crate) use options::ON_FAILURE_WORDS;
+pub use options::{Engine, Options, TIMEOUT};
 pub(crate) use report::{Fields, Report, one_of};
 pub use report::{Problem, Severity, duration, humane};
 pub(crate) use restore::S3_FIELDS;

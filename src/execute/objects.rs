@@ -71,7 +71,7 @@ impl Executor {
         let quiet = self.quiet(work).await?;
         let items = Arc::new(items);
         let wanted = Arc::clone(&items);
-        let (mut pass, handle) = observe::pass(&work.spool, move |index| wanted.contains_key(&index));
+        let (mut pass, handle) = observe::pass(super::spool(work)?, move |index| wanted.contains_key(&index));
         let mut tasks: JoinSet<Outcome> = JoinSet::new();
         let mut open = true;
         while open || !tasks.is_empty() {

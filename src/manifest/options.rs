@@ -49,21 +49,9 @@ pub enum Engine {
     Operator,
 }
 
-/// What follows a failure after the first object was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum OnFailure {
-    /// Rancher stays at 0 and a person decides.
-    #[default]
-    Hold,
-    /// Rancher gets its replicas back, on what has been restored so far.
-    Resume,
-    /// Back to the safety backup.
-    Undo,
-}
-
-impl OnFailure {
-    pub(crate) const WORDS: &[(&str, Self)] = &[("Hold", Self::Hold), ("Resume", Self::Resume), ("Undo", Self::Undo)];
-}
+/// The words of `on-failure`.
+pub(crate) const ON_FAILURE_WORDS: &[(&str, OnFailure)] =
+    &[("Hold", OnFailure::Hold), ("Resume", OnFailure::Resume), ("Undo", OnFailure::Undo)];
 
 const KNOWN: &[&str] = &["engine", "backup-digest", "requested-at", "accept", "approved-plan", "on-failure", "timeout"];
 
@@ -127,7 +115,7 @@ fn set(options: &mut Options, name: &str, text: &str) -> Result<(), String> {
         "requested-at" => options.requested_at = Some(timestamp(text)?),
         "accept" => options.accept = accept(text)?,
         "approved-plan" => options.approved_plan = digest(text)?,
-        "on-failure" => options.on_failure = Some(one_of(text, OnFailure::WORDS)?),
+        "on-failure" => options.on_failure = Some(one_of(text, ON_FAILURE_WORDS)?),
         "timeout" => options.timeout = Some(report::duration(text, TIMEOUT)?),
         _ => return Err("is not read".to_owned()),
     }

@@ -1,5 +1,7 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod control_plane;
+mod harness;
 mod proxy;
 mod s3_server;
 mod store;

@@ -1,0 +1,596 @@
+//! What a pass does with one manifest or one run.
+
+use jiff::Timestamp;
+use kube::api::ObjectMeta;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::ledger::Books;
+use super::look::{self, Asked, Looked};
+use super::{Agent, PassError, hold_expires};
+use crate::backup::BackupName;
+use crate::cluster::{ClusterWriter, FailureKind, Target};
+use crate::desired::{CancelReason, Candidate, CommitPlace, Placed, RunKey, SupersededBy};
+use crate::execute::{Ended, Executor, Recorder, Settings, Work};
+use crate::journal::{self, Entry, Journal, Next, OnFailure, Step};
+use crate::manifest::{self, Body, Manifest};
+use crate::object::Resource;
+use crate::observe::ObserveError;
+use crate::plan::gate::{Gate, GateCode};
+use crate::plan::gates::status_not_pushed;
+use crate::run::{Counts, ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
+use crate::status;
+
+/// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
+/// gain nothing and cost latency.
+const CONCURRENCY: usize = 32;
+
+/// How beginning a run came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    Held,
+    Ended(Phase),
+    /// Asked to stop; the next start goes on.
+    Stopped,
+}
+
+/// Which manifest, for a `Run`.
+pub fn manifest_ref(placed: &Placed) -> ManifestRef {
+    ManifestRef {
+        kind: placed.manifest.id.kind.as_str().to_owned(),
+        name: placed.manifest.id.name.clone(),
+        file: placed.manifest.file.clone(),
+        blob: placed.manifest.blob.clone(),
+    }
+}
+
+/// Who merged it, for a `Run`.
+pub fn source_ref(placed: &Placed) -> SourceRef {
+    SourceRef { commit: placed.commit.id.clone(), author: placed.commit.author.clone() }
+}
+
+/// A run as it begins.
+pub fn new_run(cluster: &str, placed: &Placed, now: Timestamp) -> Run {
+    let name = status::run_object_name(now, &placed.manifest.id.name, &placed.key.to_string());
+    let spec = RunSpec {
+        cluster: cluster.to_owned(),
+        key: placed.key.to_string(),
+        content_key: placed.content.to_string(),
+        manifest: manifest_ref(placed),
+        source: source_ref(placed),
+        document_digest: placed.manifest.document_digest.hex(),
+        document: manifest::pin(&placed.manifest),
+    };
+    let metadata = ObjectMeta { name: Some(name), namespace: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() };
+    Run { metadata, spec, status: None }
+}
+
+/// The manifest that a run pins, in its place.
+fn pinned(run: &Run, key: RunKey) -> Result<Placed, PassError> {
+    let RunSpec { manifest, source, document, content_key, .. } = &run.spec;
+    let name = || run.metadata.name.clone().unwrap_or_default();
+    let bad = |problem: String| PassError::Pinned { run: name(), problem };
+    let read = manifest::unpin(document, &manifest.file, &manifest.blob).map_err(bad)?;
+    let content = content_key.parse().map_err(|_| bad("its content key is not one".to_owned()))?;
+    let time = run.status.as_ref().and_then(|status| status.started_at).unwrap_or(Timestamp::UNIX_EPOCH);
+    let commit = CommitPlace { id: source.commit.clone(), position: 0, author: source.author.clone(), time };
+    Ok(Placed { manifest: read, key, content, commit })
+}
+
+impl Agent {
+    /// Makes our namespace, and our CRD when told to.
+    pub(super) async fn make_ready(&mut self) -> Result<(), PassError> {
+        if self.ready {
+            return Ok(());
+        }
+        let writer = self.cluster.writer();
+        let namespaces = Resource::new("", "v1", "namespaces");
+        let reader = self.cluster.reader();
+        let target = Target::new(&namespaces, None, NAMESPACE);
+        if reader.get(&target).await.map_err(PassError::Runs)?.is_none() {
+            let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+            tolerate_existing(writer.create(&target, body.to_string().into()).await)?;
+        }
+        if self.options.install_crd {
+            self.install_crd(&writer).await?;
+        }
+        self.ready = true;
+        Ok(())
+    }
+
+    async fn install_crd(&self, writer: &ClusterWriter) -> Result<(), PassError> {
+        let crd = <Run as kube::CustomResourceExt>::crd();
+        let name = crd.metadata.name.clone().unwrap_or_default();
+        let crds = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+        let target = Target::new(&crds, None, &name);
+        let body = serde_json::to_vec(&crd).unwrap_or_default();
+        let reader = self.cluster.reader();
+        match reader.get(&target).await.map_err(PassError::Runs)? {
+            Some(live) => {
+                let version = live.identity().unwrap_or_default().resource_version;
+                let mut value = serde_json::to_value(&crd).unwrap_or_default();
+                value["metadata"]["resourceVersion"] = version.into();
+                writer.replace(&target, value.to_string().into()).await.map(drop).map_err(PassError::Setup)?;
+            }
+            None => tolerate_existing(writer.create(&target, body.into()).await)?,
+        }
+        let watched = crate::cluster::Watched {
+            resource: &crds,
+            namespace: None,
+            label_selector: "",
+            field_selector: &format!("metadata.name={name}"),
+        };
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+        let established =
+            |found: &crate::cluster::Present| found.values().any(crate::cluster::crd_is_established);
+        reader.wait_until(&watched, deadline, established).await.map(drop).map_err(PassError::Runs)
+    }
+
+    /// The recorder of a run that the books know, or of a new one.
+    async fn recorder(&self, writer: &ClusterWriter, books: &Books, placed: &Placed) -> Result<Recorder, PassError> {
+        let run = match books.runs.get(&placed.key) {
+            Some(known) => known.clone(),
+            None => new_run(&self.config.cluster, placed, Timestamp::now()),
+        };
+        Ok(Recorder::take_up(self.cluster.reader(), writer, run).await?)
+    }
+
+    pub(super) async fn record_superseded(
+        &self,
+        writer: &ClusterWriter,
+        books: &Books,
+        placed: &Placed,
+        by: &SupersededBy,
+    ) -> Result<(), PassError> {
+        info!("{} is superseded: {by}", placed.manifest.id);
+        self.close(writer, books, placed, Phase::Superseded, by.reason(), &by.to_string()).await
+    }
+
+    async fn close(
+        &self,
+        writer: &ClusterWriter,
+        books: &Books,
+        placed: &Placed,
+        phase: Phase,
+        reason: &str,
+        message: &str,
+    ) -> Result<(), PassError> {
+        let mut recorder = self.recorder(writer, books, placed).await?;
+        recorder.update(writer, |run| end(run, phase, reason, message)).await?;
+        self.publisher.submit(recorder.run());
+        Ok(())
+    }
+
+    /// A run whose manifest went away before its first write. True when it ended.
+    pub(super) async fn cancel(
+        &self,
+        writer: &ClusterWriter,
+        books: &Books,
+        key: RunKey,
+        reason: &CancelReason,
+    ) -> Result<bool, PassError> {
+        let Some(run) = books.runs.get(&key) else { return Ok(false) };
+        let message = match reason {
+            CancelReason::Removed => "the manifest was removed from Git before the first write".to_owned(),
+            CancelReason::Edited { by } => format!("the manifest now asks for something else (run key {})", by.short()),
+        };
+        info!("run {} is cancelled: {message}", run.metadata.name.as_deref().unwrap_or_default());
+        let reader = self.cluster.reader();
+        let mut recorder = Recorder::take_up(reader, writer, run.clone()).await?;
+        if recorder.status().phase != Phase::Running {
+            recorder.update(writer, |run| end(run, Phase::Cancelled, "ManifestRemoved", &message)).await?;
+            self.publisher.submit(recorder.run());
+            return Ok(true);
+        }
+        let step = match journal::next(&recorder.status().journal, OnFailure::Hold) {
+            Next::Run(step) | Next::Again(step) => step,
+            _ => Step::Resume,
+        };
+        let failed = Entry::Failed { step, reason: journal::CANCELLED.to_owned(), message };
+        recorder.append(writer, Entry::Started { step }).await?;
+        recorder.append(writer, failed).await?;
+        let placed = pinned(run, key)?;
+        let ended = self.execute(writer, recorder, &placed, Prepared::default()).await?;
+        Ok(matches!(ended, Begun::Ended(_)))
+    }
+
+    /// Two manifests that one commit changed hold each other. True when it is held.
+    pub(super) async fn hold_ambiguous(
+        &self,
+        writer: &ClusterWriter,
+        books: &Books,
+        placed: &Placed,
+        others: Vec<String>,
+    ) -> Result<bool, PassError> {
+        let recorder = self.recorder(writer, books, placed).await?;
+        let gate = Gate::new(
+            GateCode::Ambiguous,
+            format!("the same commit changed {}", others.join(", ")),
+            "remove all but one, or change the one that shall run in a commit of its own",
+        );
+        self.hold(writer, recorder, vec![gate], None).await.map(|begun| begun == Begun::Held)
+    }
+
+    /// Plans the newest manifest, and runs it when nothing holds it.
+    pub(super) async fn begin(
+        &self,
+        writer: &ClusterWriter,
+        books: &Books,
+        candidate: &Candidate,
+    ) -> Result<Begun, PassError> {
+        let placed = &candidate.placed;
+        let mut recorder = self.recorder(writer, books, placed).await?;
+        if let Some(gate) = never_looked_at(placed, books) {
+            return self.hold(writer, recorder, vec![gate], None).await;
+        }
+        let mut ledger = books.facts.clone();
+        ledger.same_content_ran_as = candidate.already_run.and_then(|key| {
+            books.runs.get(&key).map(|run| run.spec.manifest.name.clone())
+        });
+        let reader = self.cluster.reader();
+        let places = look::places(&self.config);
+        let looked = match look::ask(&self.config, &reader, placed, ledger).await {
+            Ok(asked) => asked.look(&reader, &places, Timestamp::now()).await,
+            Err(error) => Err(error),
+        };
+        let looked = match looked {
+            Ok(looked) => looked,
+            Err(ObserveError::Store(problem)) => return self.hold_for_store(writer, recorder, &problem).await,
+            Err(other) => return Err(other.into()),
+        };
+        if looked.plan.holding().next().is_some() {
+            let gates = looked.plan.gates.clone();
+            return self.hold(writer, recorder, gates, Some(&looked)).await;
+        }
+        self.record_start(writer, &mut recorder, &looked).await?;
+        self.execute(writer, recorder, placed, Prepared::of(looked)).await
+    }
+
+    /// From here on the run is under way: gates and digest are judged, and not again.
+    async fn record_start(
+        &self,
+        writer: &ClusterWriter,
+        recorder: &mut Recorder,
+        looked: &Looked,
+    ) -> Result<(), PassError> {
+        let (record, gates) = (looked.plan.record(), looked.plan.gates.clone());
+        let warnings = looked.plan.warnings.clone();
+        recorder
+            .update(writer, |run| {
+                let status = run.status.get_or_insert_default();
+                status.phase = Phase::Running;
+                status.reason = "Progressing".to_owned();
+                status.message = String::new();
+                status.started_at = Some(Timestamp::now());
+                status.held_since = None;
+                status.plan = Some(record.clone());
+                status.gates = gates.clone();
+                status.journal = Vec::new();
+                for warning in &warnings {
+                    status::add_warning(status, warning);
+                }
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Goes on with a run that an earlier process or another agent left. `None`: it is not at its end yet.
+    pub(super) async fn go_on(
+        &self,
+        writer: &ClusterWriter,
+        books: &Books,
+        key: RunKey,
+    ) -> Result<Option<Phase>, PassError> {
+        let Some(run) = books.runs.get(&key) else { return Ok(None) };
+        let placed = pinned(run, key)?;
+        let mut recorder = Recorder::take_up(self.cluster.reader(), writer, run.clone()).await?;
+        info!("going on with run {}", recorder.name());
+        if !recorder.status().journal.is_empty() {
+            let holder = crate::cluster::holder_identity();
+            recorder.append(writer, Entry::TakenOver { holder }).await?;
+        }
+        let prepared = match self.needs_backup(&recorder) {
+            true => match self.prepare_again(&mut recorder, writer, books, &placed).await? {
+                Some(prepared) => prepared,
+                None => Prepared::default(),
+            },
+            false => Prepared::default(),
+        };
+        match self.execute(writer, recorder, &placed, prepared).await? {
+            Begun::Ended(phase) => Ok(Some(phase)),
+            Begun::Held | Begun::Stopped => Ok(None),
+        }
+    }
+
+    fn needs_backup(&self, recorder: &Recorder) -> bool {
+        match journal::next(&recorder.status().journal, OnFailure::Hold) {
+            Next::Run(step) | Next::Again(step) => step < Step::Resume,
+            Next::GiveBack { .. } | Next::Resume { .. } | Next::Hold { .. } | Next::End { .. } => false,
+        }
+    }
+
+    /// The same tarball once more; another one under its name fails the run, since what was planned was the first.
+    async fn prepare_again(
+        &self,
+        recorder: &mut Recorder,
+        writer: &ClusterWriter,
+        books: &Books,
+        placed: &Placed,
+    ) -> Result<Option<Prepared>, PassError> {
+        let reader = self.cluster.reader();
+        let mut asked = look::ask(&self.config, &reader, placed, books.facts.clone()).await?;
+        let found = match asked.fetch(&look::places(&self.config)).await {
+            Ok(found) => found,
+            // The run's own time-out ends the waiting for a store that does not come back.
+            Err(problem) if !is_overdue(recorder, self.timeout(placed)) => return Err(problem.into()),
+            Err(problem) => {
+                self.fail(recorder, writer, "Timeout", &problem.to_string()).await?;
+                return Ok(None);
+            }
+        };
+        let planned = recorder.status().plan.map(|plan| plan.backup.sha256).unwrap_or_default();
+        let is_same = found.spool.as_ref().is_some_and(|spool| spool.sha256().to_string() == planned);
+        if !is_same {
+            let message = format!("the backup {} is gone, or is no longer the one that was planned", asked.backup_name);
+            self.fail(recorder, writer, "DigestMismatch", &message).await?;
+            return Ok(None);
+        }
+        Ok(Some(Prepared { asked: Some(asked), found: Some(found), ..Prepared::default() }))
+    }
+
+    async fn fail(
+        &self,
+        recorder: &mut Recorder,
+        writer: &ClusterWriter,
+        reason: &str,
+        message: &str,
+    ) -> Result<(), PassError> {
+        let next = journal::next(&recorder.status().journal, OnFailure::Hold);
+        let (Next::Run(step) | Next::Again(step)) = next else { return Ok(()) };
+        recorder.append(writer, Entry::Started { step }).await?;
+        let failed = Entry::Failed { step, reason: reason.to_owned(), message: message.to_owned() };
+        Ok(recorder.append(writer, failed).await?)
+    }
+
+    fn timeout(&self, placed: &Placed) -> std::time::Duration {
+        placed.manifest.options.timeout.unwrap_or(self.config.policy.timeout)
+    }
+
+    fn settings(&self, placed: &Placed) -> Settings {
+        let restore = placed.manifest.body.restore();
+        let concurrency = match self.config.rates.concurrency {
+            0 => CONCURRENCY,
+            given => given as usize,
+        };
+        let on_failure = placed.manifest.options.on_failure.unwrap_or(self.config.policy.on_failure);
+        Settings {
+            places: look::places(&self.config),
+            on_failure,
+            timeout: self.timeout(placed),
+            delete_timeout: std::time::Duration::from_secs(
+                restore.map(|restore| restore.delete_timeout_seconds).unwrap_or_default().into(),
+            ),
+            ignore_errors: restore.is_some_and(|restore| restore.ignore_errors),
+            concurrency,
+        }
+    }
+
+    async fn execute(
+        &self,
+        writer: &ClusterWriter,
+        recorder: Recorder,
+        placed: &Placed,
+        prepared: Prepared,
+    ) -> Result<Begun, PassError> {
+        let executor = Executor {
+            reader: self.cluster.reader(),
+            writer: writer.clone(),
+            publisher: self.publisher.clone(),
+            settings: self.settings(placed),
+            stop: self.stop.clone(),
+        };
+        let mut request = look::request(&self.config, placed);
+        request.resuming = true;
+        let mut work = prepared.into_work(recorder, request, placed);
+        match executor.run(&mut work).await? {
+            Ended::Terminal(phase) => Ok(Begun::Ended(phase)),
+            Ended::Stopped => Ok(Begun::Stopped),
+            Ended::NotAnnounced => {
+                let gate = status_not_pushed(&work.not_announced);
+                self.hold(writer, work.recorder, vec![gate], None).await
+            }
+        }
+    }
+
+    /// Holds a run, or fails it when it was held for too long. A hold that says nothing new is not written again.
+    async fn hold(
+        &self,
+        writer: &ClusterWriter,
+        mut recorder: Recorder,
+        gates: Vec<Gate>,
+        looked: Option<&Looked>,
+    ) -> Result<Begun, PassError> {
+        let codes: Vec<&str> = gates.iter().filter(|gate| gate.holds()).map(|gate| gate.code.as_str()).collect();
+        let reason = codes.first().copied().unwrap_or("Gates").to_owned();
+        let message = format!("held by {}", codes.join(", "));
+        let record = looked.map(|looked| looked.plan.record());
+        let changed = {
+            let status = recorder.status();
+            status.phase != Phase::Held || status.gates != gates || !status.journal.is_empty()
+        };
+        if let Some(ended) = self.expire(writer, &mut recorder, &message).await? {
+            return Ok(ended);
+        }
+        if changed {
+            warn!("run {} is {message}", recorder.name());
+            recorder
+                .update(writer, |run| {
+                    let status = run.status.get_or_insert_default();
+                    status.phase = Phase::Held;
+                    status.reason = reason.clone();
+                    status.message = message.clone();
+                    status.held_since.get_or_insert_with(Timestamp::now);
+                    status.started_at = None;
+                    status.gates = gates.clone();
+                    status.plan = record.clone().or_else(|| status.plan.take());
+                    status.journal = Vec::new();
+                })
+                .await?;
+            self.publisher.submit(recorder.run());
+        }
+        Ok(Begun::Held)
+    }
+
+    /// The store does not answer, or refuses us: that is no gate, but it holds all the same.
+    async fn hold_for_store(
+        &self,
+        writer: &ClusterWriter,
+        mut recorder: Recorder,
+        problem: &crate::store::StoreError,
+    ) -> Result<Begun, PassError> {
+        let message = format!("the backup cannot be read: {}", chain(problem));
+        if let Some(ended) = self.expire(writer, &mut recorder, &message).await? {
+            return Ok(ended);
+        }
+        let status = recorder.status();
+        if status.phase != Phase::Held || status.message != message {
+            warn!("run {}: {message}", recorder.name());
+            recorder
+                .update(writer, |run| {
+                    let status = run.status.get_or_insert_default();
+                    status.phase = Phase::Held;
+                    status.reason = "StoreUnavailable".to_owned();
+                    status.message = message.clone();
+                    status.gates = Vec::new();
+                    status.held_since.get_or_insert_with(Timestamp::now);
+                })
+                .await?;
+            self.publisher.submit(recorder.run());
+        }
+        Ok(Begun::Held)
+    }
+
+    async fn expire(
+        &self,
+        writer: &ClusterWriter,
+        recorder: &mut Recorder,
+        why: &str,
+    ) -> Result<Option<Begun>, PassError> {
+        let expires = hold_expires(recorder.run(), self.config.policy.max_hold);
+        if expires.is_none_or(|expires| Timestamp::now() < expires) {
+            return Ok(None);
+        }
+        let message = format!("{why} for longer than policy.maxHold; change reinback.io/requested-at to ask again");
+        recorder.update(writer, |run| end(run, Phase::Failed, "HoldExpired", &message)).await?;
+        self.publisher.submit(recorder.run());
+        Ok(Some(Begun::Ended(Phase::Failed)))
+    }
+}
+
+/// What holds a manifest whatever backup and cluster say.
+fn never_looked_at(placed: &Placed, books: &Books) -> Option<Gate> {
+    if let Body::Rollback(_) = placed.manifest.body {
+        return Some(Gate::new(
+            GateCode::NotSupported,
+            "kind Rollback: this version carries out Restore manifests only",
+            "commit a Restore, and set Rancher's version by Helm",
+        ));
+    }
+    let path = books.unreadable.first()?;
+    let mut gate = Gate::new(
+        GateCode::LedgerMismatch,
+        format!("{} status files cannot be read, so what they stand for may have run: {path}", books.unreadable.len()),
+        "restore the file from the status branch's history, or accept LedgerMismatch in reinback.io/accept",
+    );
+    gate.accepted = placed.manifest.options.accept.contains(&GateCode::LedgerMismatch);
+    (!gate.accepted).then_some(gate)
+}
+
+fn is_overdue(recorder: &Recorder, timeout: std::time::Duration) -> bool {
+    let started = recorder.status().started_at;
+    let timeout = jiff::SignedDuration::try_from(timeout).unwrap_or(jiff::SignedDuration::MAX);
+    let deadline = started.and_then(|started| started.checked_add(timeout).ok());
+    deadline.is_some_and(|deadline| Timestamp::now() > deadline)
+}
+
+fn end(run: &mut Run, phase: Phase, reason: &str, message: &str) {
+    let status = run.status.get_or_insert_default();
+    status.phase = phase;
+    status.reason = reason.to_owned();
+    status.message = message.to_owned();
+    status.ended_at = Some(Timestamp::now());
+}
+
+/// An error with its causes, on a line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+fn tolerate_existing(answer: Result<crate::cluster::Answer, crate::cluster::WriteError>) -> Result<(), PassError> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == Some(FailureKind::AlreadyExists) => Ok(()),
+        Err(error) => Err(PassError::Setup(error)),
+    }
+}
+
+/// What this process knows already of a run that it carries out.
+#[derive(Default)]
+struct Prepared {
+    looked: Option<Looked>,
+    asked: Option<Asked>,
+    found: Option<crate::observe::Found>,
+}
+
+impl Prepared {
+    fn of(looked: Looked) -> Self {
+        Self { looked: Some(looked), ..Self::default() }
+    }
+
+    fn into_work(self, recorder: Recorder, request: crate::plan::Request, placed: &Placed) -> Work {
+        let backup_name = backup_name(&placed.manifest);
+        let mut work = Work {
+            recorder,
+            request,
+            known: crate::observe::Known::default(),
+            spool: None,
+            backup_name,
+            laid_out: None,
+            planned_deletions: None,
+            backup: None,
+            counts: Counts::default(),
+            quiesce: Vec::new(),
+            quiet: None,
+            not_announced: String::new(),
+        };
+        if let Some(asked) = self.asked {
+            work.known = asked.known;
+        }
+        if let Some(found) = self.found {
+            work.spool = found.spool;
+            work.backup = Some(found.seen);
+        }
+        if let Some(Looked { plan, observed, spool, known }) = self.looked {
+            let key = |deletion: &crate::plan::Deletion| observed.live.objects[deletion.live as usize].key.clone();
+            work.planned_deletions = Some(plan.deletions.iter().map(key).collect());
+            work.quiesce = plan.quiesce.iter().map(|workload| workload.reference.clone()).collect();
+            work.known = known;
+            work.spool = spool;
+            work.backup = Some(observed.backup);
+        }
+        work
+    }
+}
+
+/// The name was checked when the manifest was read.
+fn backup_name(manifest: &Manifest) -> Option<BackupName> {
+    BackupName::new(&manifest.body.restore()?.backup_filename).ok()
+}
+

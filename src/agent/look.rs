@@ -1,0 +1,204 @@
+//! From a manifest to its plan: the store opened, the backup fetched, the cluster looked at.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::backup::BackupName;
+use crate::cluster::{ClusterReader, Target};
+use crate::config::{ApprovalFor, Config};
+use crate::desired::{Placed, StoreDefault};
+use crate::journal::OnFailure;
+use crate::manifest::{Body, Engine, Manifest, RestoreSpec};
+use crate::object::Resource;
+use crate::observe::{self, Found, Known, ObserveError, Places};
+use crate::observed::{LedgerFacts, Observed};
+use crate::plan::{self, Plan, Request};
+use crate::store::{Location, S3Credentials, Spool, Store, StoreError};
+
+/// What looking came to.
+pub struct Looked {
+    pub plan: Plan,
+    pub observed: Observed,
+    pub spool: Option<Spool>,
+    pub known: Known,
+}
+
+/// What of a manifest and the configuration a plan needs.
+pub struct Asked {
+    pub request: Request,
+    pub backup_name: BackupName,
+    pub location: Result<Location, StoreError>,
+    pub known: Known,
+}
+
+/// Where things are in this cluster.
+pub fn places(config: &Config) -> Places {
+    Places {
+        rancher_namespace: config.rancher.namespace.clone(),
+        rancher_deployment: config.rancher.deployment.clone(),
+        operator_namespace: config.operator_namespace.clone(),
+        spool_dir: config.data_dir.join("spool"),
+    }
+}
+
+/// What a manifest asks for, in the words of a plan.
+pub fn request(config: &Config, placed: &Placed) -> Request {
+    let manifest = &placed.manifest;
+    let options = &manifest.options;
+    let restore = manifest.body.restore();
+    Request {
+        kind: manifest.id.kind.as_str().to_owned(),
+        name: manifest.id.name.clone(),
+        key: placed.key.to_string(),
+        engine: engine_word(options.engine).to_owned(),
+        prune: restore.is_some_and(|restore| restore.prune),
+        backup_digest: options.backup_digest.as_ref().map(ToString::to_string),
+        accept: options.accept.clone(),
+        approved_plan: options.approved_plan.as_ref().map(ToString::to_string),
+        approval_required: approval_required(config, manifest),
+        max_prune_share_percent: config.policy.max_prune_share,
+        rancher_url: config.rancher.url.as_ref().map(ToString::to_string),
+        not_supported: not_supported(config, manifest),
+        resuming: false,
+        backup_name: restore.map(|restore| restore.backup_filename.clone()).unwrap_or_default(),
+    }
+}
+
+fn engine_word(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Auto => "auto",
+        Engine::Native => "native",
+        Engine::Operator => "operator",
+    }
+}
+
+fn approval_required(config: &Config, manifest: &Manifest) -> bool {
+    config.policy.require_approval.iter().any(|what| match (what, &manifest.body) {
+        (ApprovalFor::Restore, Body::Restore(_)) | (ApprovalFor::Rollback, Body::Rollback(_)) => true,
+        (ApprovalFor::Prune, body) => body.restore().is_some_and(|restore| restore.prune),
+        (ApprovalFor::Restore, Body::Rollback(_)) | (ApprovalFor::Rollback, Body::Restore(_)) => false,
+    })
+}
+
+/// What is asked for and this version cannot do.
+fn not_supported(config: &Config, manifest: &Manifest) -> Vec<String> {
+    let mut sentences = Vec::new();
+    if let Body::Rollback(_) = manifest.body {
+        sentences.push("kind Rollback: this version carries out Restore manifests only".to_owned());
+    }
+    if manifest.options.engine == Engine::Operator {
+        sentences.push("reinback.io/engine: operator: this version has the native engine only".to_owned());
+    }
+    if manifest.body.restore().is_some_and(|restore| restore.encryption_config_secret_name.is_some()) {
+        sentences.push("encryptionConfigSecretName: this version reads backups in the open only".to_owned());
+    }
+    let on_failure = manifest.options.on_failure.unwrap_or(config.policy.on_failure);
+    if on_failure == OnFailure::Undo {
+        sentences.push("on-failure Undo: this version makes no safety backups; use Hold or Resume".to_owned());
+    }
+    sentences
+}
+
+/// Where the backup of a manifest lies, with the credentials for it.
+///
+/// # Errors
+///
+/// The inner error when the place is not one or its Secret is not as it must be: it goes away by a changed manifest,
+/// Secret or configuration.
+pub async fn ask(
+    config: &Config,
+    reader: &ClusterReader,
+    placed: &Placed,
+    ledger: LedgerFacts,
+) -> Result<Asked, ObserveError> {
+    let restore = placed.manifest.body.restore();
+    let name = restore.map(|restore| restore.backup_filename.as_str()).unwrap_or_default();
+    let backup_name = BackupName::new(name).map_err(|error| bad_location("backupFilename", error.to_string()))?;
+    let location = location(config, reader, restore).await;
+    let own_secrets = restore.map(own_secrets).unwrap_or_default();
+    Ok(Asked {
+        request: request(config, placed),
+        backup_name,
+        location,
+        known: Known { ledger, unfinished_runs: Vec::new(), own_secrets },
+    })
+}
+
+fn own_secrets(restore: &RestoreSpec) -> Vec<String> {
+    let of_store = restore.storage_location.as_ref().and_then(|s3| s3.credential_secret_name.clone());
+    of_store.into_iter().chain(restore.encryption_config_secret_name.clone()).collect()
+}
+
+async fn location(
+    config: &Config,
+    reader: &ClusterReader,
+    restore: Option<&RestoreSpec>,
+) -> Result<Location, StoreError> {
+    let s3 = match (restore.and_then(|restore| restore.storage_location.as_ref()), &config.store) {
+        (Some(s3), _) => s3,
+        (None, Some(StoreDefault::S3(s3))) => s3,
+        (None, Some(StoreDefault::Directory(directory))) => return Ok(Location::Directory(directory.clone())),
+        (None, None) => {
+            let reason = "neither the manifest nor the configuration says where backups lie; add `storageLocation` to \
+                          the manifest, or `store` to the configuration";
+            return Err(StoreError::BadLocation { field: "storageLocation", reason: reason.to_owned() });
+        }
+    };
+    let bad = |error: serde_json::Error| StoreError::BadLocation { field: "storageLocation", reason: error.to_string() };
+    let location = serde_json::to_value(s3).and_then(serde_json::from_value).map_err(bad)?;
+    let credentials = credentials(config, reader, s3).await?;
+    Ok(Location::S3 { location, credentials })
+}
+
+async fn credentials(
+    config: &Config,
+    reader: &ClusterReader,
+    s3: &crate::manifest::S3Location,
+) -> Result<Option<S3Credentials>, StoreError> {
+    let Some(name) = &s3.credential_secret_name else { return Ok(None) };
+    let namespace = s3.credential_secret_namespace.as_deref().unwrap_or(&config.operator_namespace);
+    let bad = |reason: String| StoreError::BadLocation { field: "credentialSecretName", reason };
+    let secrets = Resource::new("", "v1", "secrets");
+    let answer = reader.get(&Target::new(&secrets, Some(namespace), name)).await;
+    let answer = answer.map_err(|error| bad(format!("Secret {namespace}/{name}: {error}")))?;
+    let Some(answer) = answer else { return Err(bad(format!("there is no Secret {namespace}/{name}"))) };
+    let secret = answer.value().unwrap_or(Value::Null);
+    let key = |name: &str| secret["data"][name].as_str().and_then(|text| BASE64.decode(text).ok());
+    S3Credentials::from_secret(key("accessKey").as_deref(), key("secretKey").as_deref()).map(Some)
+}
+
+fn bad_location(field: &'static str, reason: String) -> ObserveError {
+    ObserveError::Store(StoreError::BadLocation { field, reason })
+}
+
+impl Asked {
+    /// Fetches the backup.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer, refuses us, or is none.
+    pub async fn fetch(&mut self, places: &Places) -> Result<Found, ObserveError> {
+        let location = std::mem::replace(&mut self.location, Err(StoreError::Stopped))?;
+        make_spool_dir(places).await?;
+        let store = Store::open(&location).await?;
+        observe::fetch_backup(&store, &self.backup_name, places).await
+    }
+
+    /// Looks at backup and cluster, and makes the plan.
+    ///
+    /// # Errors
+    ///
+    /// As [`Asked::fetch`], and when the API server does not answer.
+    pub async fn look(mut self, reader: &ClusterReader, places: &Places, now: Timestamp) -> Result<Looked, ObserveError> {
+        let Found { seen, spool } = self.fetch(places).await?;
+        let observed = observe::observe(reader, seen, &self.request, places, self.known.clone(), now).await?;
+        let plan = plan::plan(&self.request, &observed);
+        Ok(Looked { plan, observed, spool, known: self.known })
+    }
+}
+
+async fn make_spool_dir(places: &Places) -> Result<(), ObserveError> {
+    tokio::fs::create_dir_all(&places.spool_dir).await.map_err(ObserveError::Spool)
+}
