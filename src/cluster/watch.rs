@@ -1,0 +1,289 @@
+//! Waiting for the cluster: a set of objects, kept as the cluster changes it, until it is as wanted.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
+
+use super::request::{Backoff, Call, collection_path, push_query};
+use super::{ApiFailure, ClusterError, ClusterReader, FailureKind, JsonFault, ListOptions};
+use crate::object::Resource;
+
+/// How long one watch request is asked to last. A connection that died unseen is replaced after this.
+const WATCH_SECONDS: u64 = 30;
+/// What is waited for an event beyond that.
+const WATCH_GRACE: Duration = Duration::from_secs(5);
+/// Largest event, in bytes; an object is at most about 3 MiB of JSON.
+const MAX_EVENT_BYTES: usize = 16 << 20;
+
+/// The objects that exist now, by namespace (empty for cluster-scoped ones) and name.
+pub type Present = BTreeMap<(String, String), Value>;
+
+/// What is watched.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    pub resource: &'a Resource,
+    pub namespace: Option<&'a str>,
+    pub label_selector: &'a str,
+    /// `metadata.name=x` for one object.
+    pub field_selector: &'a str,
+}
+
+impl<'a> Watched<'a> {
+    /// All objects of a resource.
+    pub fn all(resource: &'a Resource) -> Self {
+        Self { resource, namespace: None, label_selector: "", field_selector: "" }
+    }
+
+    fn options(&self) -> ListOptions<'a> {
+        let Self { resource: _, namespace, label_selector, field_selector } = *self;
+        ListOptions { namespace, label_selector, field_selector, ..ListOptions::default() }
+    }
+}
+
+/// How a wait ended, with the objects as they were then.
+#[derive(Debug)]
+pub enum Waited {
+    Met(Present),
+    /// The deadline came first.
+    Late(Present),
+}
+
+/// Why one watch request ended.
+enum Ended {
+    Met,
+    /// Go on from the last resourceVersion.
+    Closed,
+    /// That version is forgotten: list again.
+    Expired,
+}
+
+impl ClusterReader {
+    /// Waits until `wanted` holds of the objects that exist: asked once at the start, and after every change.
+    ///
+    /// Goes on over dropped connections and forgotten versions. With an empty set, `wanted` decides as well: that is how
+    /// to wait for objects to be gone.
+    ///
+    /// # Errors
+    ///
+    /// `NotServed` and `Api` as for a list; connections that fail are tried again until `deadline`, which is `Ok(Late)`.
+    pub async fn wait_until(
+        &self,
+        watched: &Watched<'_>,
+        deadline: Instant,
+        mut wanted: impl FnMut(&Present) -> bool,
+    ) -> Result<Waited, ClusterError> {
+        let mut present = Present::new();
+        let mut backoff = Backoff::until(deadline);
+        loop {
+            let listed = match timeout_at(deadline, self.list_present(watched)).await {
+                Err(_elapsed) => return Ok(Waited::Late(present)),
+                Ok(Err(ClusterError::Unreachable { .. })) if backoff.wait(None).await => continue,
+                Ok(listed) => listed?,
+            };
+            let mut version = listed.1;
+            present = listed.0;
+            if wanted(&present) {
+                return Ok(Waited::Met(present));
+            }
+            loop {
+                match self.follow(watched, &mut version, &mut present, deadline, &mut wanted).await? {
+                    Ended::Met => return Ok(Waited::Met(present)),
+                    _ if Instant::now() >= deadline => return Ok(Waited::Late(present)),
+                    Ended::Closed => {}
+                    Ended::Expired => break,
+                }
+            }
+        }
+    }
+
+    async fn list_present(&self, watched: &Watched<'_>) -> Result<(Present, String), ClusterError> {
+        let listed = self.list(watched.resource, &watched.options(), |item| keyed(item).map(Some)).await?;
+        Ok((listed.items.into_iter().collect(), listed.resource_version))
+    }
+
+    /// One watch request, to its end.
+    async fn follow(
+        &self,
+        watched: &Watched<'_>,
+        version: &mut String,
+        present: &mut Present,
+        deadline: Instant,
+        wanted: &mut impl FnMut(&Present) -> bool,
+    ) -> Result<Ended, ClusterError> {
+        let what = || format!("watch {}", watched.resource);
+        let call = call(watched, version)?;
+        let head_by = deadline.min(Instant::now() + self.transport.limits().request_timeout);
+        let body = match self.transport.open(&call, head_by).await {
+            Ok(Ok(response)) => response.into_body(),
+            Ok(Err(failure)) => return ended_by(failure, head_by, what()).await,
+            Err(lost) if lost.is_passing() => return Ok(pause(head_by).await),
+            Err(lost) => return Err(self.transport.lost(lost, what())),
+        };
+        let end = deadline.min(Instant::now() + Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE);
+        let mut lines = Lines { body, buffer: BytesMut::new() };
+        while let Some(line) = lines.next(end).await {
+            let bad = |source| ClusterError::BadAnswer { what: what(), source };
+            let event: Event<'_> = serde_json::from_slice(&line).map_err(|error| bad(error.into()))?;
+            match apply(event, version, present).map_err(bad)? {
+                Applied::Changed if wanted(present) => return Ok(Ended::Met),
+                Applied::Changed | Applied::Nothing => {}
+                Applied::Failed(failure) => return ended_by(failure, end, what()).await,
+            }
+        }
+        Ok(Ended::Closed)
+    }
+}
+
+/// What a refused or broken-off watch means.
+async fn ended_by(failure: ApiFailure, deadline: Instant, what: String) -> Result<Ended, ClusterError> {
+    match failure.kind {
+        FailureKind::Gone => Ok(Ended::Expired),
+        FailureKind::NotFound => Err(ClusterError::NotServed { what }),
+        _ if failure.is_passing() => Ok(pause(deadline).await),
+        _ => Err(ClusterError::Api { what, failure }),
+    }
+}
+
+/// A moment before the next request, so that a server that ends every watch at once is not hammered.
+async fn pause(deadline: Instant) -> Ended {
+    Backoff::until(deadline).wait(Some(Duration::from_secs(1))).await;
+    Ended::Closed
+}
+
+fn call(watched: &Watched<'_>, version: &str) -> Result<Call, ClusterError> {
+    let Watched { resource, namespace, label_selector, field_selector } = *watched;
+    let mut path = collection_path(resource, namespace)?;
+    let pairs = [
+        ("watch", "1"),
+        ("allowWatchBookmarks", "true"),
+        ("labelSelector", label_selector),
+        ("fieldSelector", field_selector),
+        ("resourceVersion", version),
+        ("timeoutSeconds", &WATCH_SECONDS.to_string()),
+    ];
+    push_query(&mut path, &pairs);
+    Ok(Call::get(path))
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: EventKind,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+enum EventKind {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+enum Applied {
+    Changed,
+    Nothing,
+    Failed(ApiFailure),
+}
+
+fn apply(event: Event<'_>, version: &mut String, present: &mut Present) -> Result<Applied, JsonFault> {
+    if event.kind == EventKind::Error {
+        return Ok(Applied::Failed(ApiFailure::read(200, None, event.object.get().as_bytes())));
+    }
+    let (key, object) = keyed(event.object)?;
+    if let Some(seen) = object.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
+        seen.clone_into(version);
+    }
+    match event.kind {
+        EventKind::Bookmark | EventKind::Error => return Ok(Applied::Nothing),
+        EventKind::Added | EventKind::Modified => present.insert(key, object),
+        EventKind::Deleted => present.remove(&key),
+    };
+    Ok(Applied::Changed)
+}
+
+/// An object under its namespace and name. A bookmark has neither.
+fn keyed(item: &RawValue) -> Result<((String, String), Value), JsonFault> {
+    let object: Value = serde_json::from_str(item.get())?;
+    let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(((text("/metadata/namespace"), text("/metadata/name")), object))
+}
+
+/// The lines of a streamed body.
+struct Lines {
+    body: Body,
+    buffer: BytesMut,
+}
+
+impl Lines {
+    /// The next line without its end; `None` when the stream ends, breaks, is silent until `end`, or its line is too long.
+    async fn next(&mut self, end: Instant) -> Option<BytesMut> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.buffer[searched..].iter().position(|&byte| byte == b'\n') {
+                let line = self.buffer.split_to(searched + at);
+                self.buffer.advance(1);
+                return Some(line);
+            }
+            searched = self.buffer.len();
+            if searched > MAX_EVENT_BYTES {
+                return None;
+            }
+            let frame = timeout_at(end, self.body.frame()).await.ok()??.ok()?;
+            if let Some(data) = frame.data_ref() {
+                self.buffer.extend_from_slice(data);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(text: &str, version: &mut String, present: &mut Present) -> Applied {
+        apply(serde_json::from_str(text).unwrap(), version, present).unwrap()
+    }
+
+    #[test]
+    fn events_add_and_remove_objects_and_move_the_version() {
+        let (mut version, mut present) = ("1".to_owned(), Present::new());
+        let added = r#"{"type":"ADDED","object":{"metadata":{"namespace":"a","name":"b","resourceVersion":"2"}}}"#;
+        assert!(matches!(event(added, &mut version, &mut present), Applied::Changed));
+        assert_eq!((present.len(), version.as_str()), (1, "2"));
+        let bookmark = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"5"}}}"#;
+        assert!(matches!(event(bookmark, &mut version, &mut present), Applied::Nothing));
+        assert_eq!((present.len(), version.as_str()), (1, "5"));
+        let deleted = r#"{"type":"DELETED","object":{"metadata":{"namespace":"a","name":"b","resourceVersion":"6"}}}"#;
+        event(deleted, &mut version, &mut present);
+        assert!(present.is_empty());
+    }
+
+    #[test]
+    fn an_error_event_is_known_by_the_code_in_it() {
+        let text = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#;
+        let Applied::Failed(failure) = event(text, &mut String::new(), &mut Present::new()) else {
+            panic!("not failed")
+        };
+        assert_eq!(failure.kind, FailureKind::Gone);
+    }
+
+    #[tokio::test]
+    async fn lines_are_found_across_frames() {
+        let mut lines = Lines { body: Body::from(b"a\nbc\nd".to_vec()), buffer: BytesMut::new() };
+        let end = Instant::now() + Duration::from_secs(5);
+        assert_eq!(lines.next(end).await.unwrap(), "a");
+        assert_eq!(lines.next(end).await.unwrap(), "bc");
+        assert!(lines.next(end).await.is_none());
+    }
+}
