@@ -1,0 +1,423 @@
+//! A Kubernetes cluster on this machine: real control plane, nodes and pods played by KWOK.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::api::{Api, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+
+use super::audit::{self, AuditEvent};
+use super::authority::{Authority, Identity};
+use super::supervisor::Supervisor;
+use super::{binaries, block_on, free_ports};
+
+/// Longer than any start seen on a machine of 2 cores that is also building.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What a cluster of one's own is made of. The default is what [`Cluster::shared`] has.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Controller manager, scheduler and KWOK: pods, garbage collection, the end of namespaces. Without them the cluster
+    /// is an API server on etcd: objects stay as they are written.
+    pub controllers: bool,
+    /// Whether every request is written to the audit log, which takes a part of the API server's time.
+    pub audit: bool,
+    /// Whether etcd waits for the disk.
+    pub fsync: bool,
+    /// Further flags of kube-apiserver.
+    pub api_flags: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { controllers: true, audit: true, fsync: false, api_flags: Vec::new() }
+    }
+}
+
+/// A running cluster; dropping it ends it and removes its folder.
+#[derive(Debug)]
+pub struct Cluster {
+    options: Options,
+    api_port: u16,
+    authority: Authority,
+    kubeconfig: PathBuf,
+    uid: String,
+    supervisor: Supervisor,
+}
+
+impl Cluster {
+    /// The one cluster that the tests of a process share, each in names of its own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(Options::default()))
+    }
+
+    /// A cluster of one's own, ready for use.
+    ///
+    /// # Panics
+    /// When it does not come up, with the log of what failed.
+    pub fn start(options: Options) -> Self {
+        let mut last = None;
+        // A port that was free when it was picked may be taken by the time its server listens.
+        for _ in 0..3 {
+            match Self::try_start(options.clone()) {
+                Ok(cluster) => return cluster,
+                Err(error) if format!("{error:?}").contains("address already in use") => last = Some(error),
+                Err(error) => panic!("the cluster does not start: {error:?}"),
+            }
+        }
+        panic!("the cluster does not start: {last:?}")
+    }
+
+    fn try_start(options: Options) -> Result<Self> {
+        let [etcd_port, peer_port, api_port] = free_ports();
+        let supervisor = Supervisor::new("reinback-cluster-")?;
+        let folder = supervisor.folder();
+        let (authority, admin) = (Authority::new()?, Credentials::Token(token()));
+        let mut cluster = Self {
+            kubeconfig: write_kubeconfig(folder, "admin", api_port, &authority, &admin)?,
+            options,
+            api_port,
+            authority,
+            uid: String::new(),
+            supervisor,
+        };
+        cluster.start_etcd(etcd_port, peer_port)?;
+        cluster.start_api_server(etcd_port, &admin)?;
+        block_on(cluster.api_ready())?;
+        if cluster.options.controllers {
+            cluster.start_controllers()?;
+        }
+        cluster.uid = block_on(cluster.objects_ready())?;
+        Ok(cluster)
+    }
+
+    /// The uid of the namespace `kube-system`, which stands for the cluster in the name of a backup.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Of a member of `system:masters`.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.api_port)
+    }
+
+    /// A new client of a member of `system:masters`. It belongs to the runtime in which it was made.
+    pub async fn client(&self) -> Client {
+        client(&self.kubeconfig).await.expect("the kubeconfig was written by us")
+    }
+
+    /// A user of this name, by a client certificate: who has no rights until a test binds some.
+    pub fn user(&self, name: &str) -> User {
+        let identity = self.authority.user(name).expect("a certificate can be signed");
+        let file = format!("user-{name}");
+        let credentials = Credentials::Certificate(identity);
+        let path = write_kubeconfig(self.folder(), &file, self.api_port, &self.authority, &credentials);
+        User { name: name.to_owned(), kubeconfig: path.expect("the cluster's folder is writable") }
+    }
+
+    /// What kubectl prints. Blocks.
+    pub fn kubectl(&self, args: &[&str], stdin: &str) -> Result<String> {
+        self.tool("kubectl", args, stdin)
+    }
+
+    /// What helm prints. Blocks.
+    pub fn helm(&self, args: &[&str]) -> Result<String> {
+        self.tool("helm", args, "")
+    }
+
+    /// Every request whose response is complete. A client may have its answer a moment before the line is written, so look
+    /// for one with [`super::eventually`].
+    pub fn audit(&self) -> Vec<AuditEvent> {
+        self.audit_since(0)
+    }
+
+    /// The requests after a mark that [`Self::audit_mark`] gave.
+    pub fn audit_since(&self, mark: usize) -> Vec<AuditEvent> {
+        audit::parse(&self.audit_log()[mark..])
+    }
+
+    /// The present end of the audit log.
+    pub fn audit_mark(&self) -> usize {
+        self.audit_log().rfind('\n').map_or(0, |end| end + 1)
+    }
+
+    /// Kills kube-apiserver with SIGKILL; returns when it is gone.
+    pub fn kill_api_server(&self) {
+        self.supervisor.kill(API_SERVER).expect("the supervisor answers");
+    }
+
+    /// Starts kube-apiserver again, on its port and data, and returns when it is ready.
+    pub fn restart_api_server(&self) {
+        self.supervisor.restart(API_SERVER).expect("kube-apiserver starts");
+        block_on(self.api_ready()).expect("kube-apiserver gets ready");
+    }
+
+    /// Stops kube-apiserver with SIGSTOP: connections stay open and nothing answers.
+    pub fn pause_api_server(&self) {
+        self.supervisor.signal(API_SERVER, "STOP").expect("kube-apiserver runs");
+    }
+
+    /// Goes on after [`Self::pause_api_server`].
+    pub fn resume_api_server(&self) {
+        self.supervisor.signal(API_SERVER, "CONT").expect("kube-apiserver runs");
+    }
+
+    /// Holds the data, logs and kubeconfigs of the cluster.
+    pub fn folder(&self) -> &Path {
+        self.supervisor.folder()
+    }
+
+    fn audit_log(&self) -> String {
+        std::fs::read_to_string(self.folder().join("audit.log")).expect("the cluster was started with an audit log")
+    }
+
+    fn start_etcd(&self, port: u16, peer_port: u16) -> Result<()> {
+        let client = format!("http://127.0.0.1:{port}");
+        let peer = format!("http://127.0.0.1:{peer_port}");
+        let mut args = vec![
+            format!("--data-dir={}", self.folder().join("etcd").display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+            "--log-level=warn".to_owned(),
+        ];
+        if !self.options.fsync {
+            args.push("--unsafe-no-fsync".to_owned());
+        }
+        self.supervisor.start(ETCD, &binaries()?.join("etcd"), &args)
+    }
+
+    fn start_api_server(&self, etcd_port: u16, admin: &Credentials) -> Result<()> {
+        let Credentials::Token(token) = admin else { bail!("the admin has a token") };
+        let Identity { certificate, key } = self.authority.server()?;
+        let file = |name: &str, content: &str| -> Result<String> {
+            let path = self.folder().join(name);
+            std::fs::write(&path, content)?;
+            Ok(path.display().to_string())
+        };
+        let accounts = rcgen::KeyPair::generate()?;
+        let mut args = vec![
+            format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+            format!("--secure-port={}", self.api_port),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--advertise-address=127.0.0.1".to_owned(),
+            format!("--tls-cert-file={}", file("server.crt", &certificate)?),
+            format!("--tls-private-key-file={}", file("server.key", &key)?),
+            format!("--client-ca-file={}", file("ca.crt", &self.authority.certificate())?),
+            format!("--token-auth-file={}", file("tokens.csv", &format!("{token},admin,admin,\"system:masters\"\n"))?),
+            "--authorization-mode=RBAC".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-key-file={}", file("service-account.pub", &accounts.public_key_pem())?),
+            format!("--service-account-signing-key-file={}", file("service-account.key", &accounts.serialize_pem())?),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--allow-privileged".to_owned(),
+            "--profiling=false".to_owned(),
+        ];
+        if !self.options.controllers {
+            // Nothing makes the accounts that it asks for.
+            args.push("--disable-admission-plugins=ServiceAccount".to_owned());
+        }
+        if self.options.audit {
+            args.push(format!("--audit-policy-file={}", file("audit-policy.yaml", AUDIT_POLICY)?));
+            args.push(format!("--audit-log-path={}", file("audit.log", "")?));
+            // Megabytes; at its default the log is begun anew at 100.
+            args.push("--audit-log-maxsize=10000".to_owned());
+        }
+        args.extend(self.options.api_flags.iter().cloned());
+        self.supervisor.start(API_SERVER, &binaries()?.join("kube-apiserver"), &args)
+    }
+
+    fn start_controllers(&self) -> Result<()> {
+        let bin = binaries()?;
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig.display());
+        let in_folder = |name: &str| self.folder().join(name).display().to_string();
+        self.supervisor.start(
+            "kube-controller-manager",
+            &bin.join("kube-controller-manager"),
+            &[
+                &kubeconfig,
+                &format!("--service-account-private-key-file={}", in_folder("service-account.key")),
+                &format!("--root-ca-file={}", in_folder("ca.crt")),
+                "--leader-elect=false",
+                "--secure-port=0",
+                "--kube-api-qps=500",
+                "--kube-api-burst=1000",
+            ],
+        )?;
+        self.supervisor.start(
+            "kube-scheduler",
+            &bin.join("kube-scheduler"),
+            &[&kubeconfig, "--leader-elect=false", "--secure-port=0", "--kube-api-qps=500", "--kube-api-burst=1000"],
+        )?;
+        self.supervisor.start(
+            "kwok",
+            &bin.join("kwok"),
+            &[&kubeconfig, "--manage-all-nodes=true", &format!("--config={}", bin.join("stages.yaml").display())],
+        )
+    }
+
+    /// Waits until the API server says that it is ready; an error with its log when it, or etcd, ended.
+    async fn api_ready(&self) -> Result<()> {
+        let client = self.client().await;
+        self.wait(|| async {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            ensure!(client.request_text(request).await? == "ok", "/readyz says no");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits for the objects that a test takes for granted, and gives the cluster's uid.
+    async fn objects_ready(&self) -> Result<String> {
+        let client = self.client().await;
+        if self.options.controllers {
+            Api::all(client.clone()).create(&PostParams::default(), &fake_node()?).await?;
+        }
+        let namespaces = Api::<Namespace>::all(client.clone());
+        self.wait(|| async {
+            namespaces.get("default").await?;
+            if self.options.controllers {
+                let node = Api::<Node>::all(client.clone()).get(NODE).await?;
+                let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+                ensure!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "the node is not ready");
+                ensure!(node.spec.and_then(|spec| spec.taints).unwrap_or_default().is_empty(), "the node is tainted");
+            }
+            let uid = namespaces.get("kube-system").await?.metadata.uid;
+            uid.context("kube-system has no uid")
+        })
+        .await
+    }
+
+    async fn wait<T, F: Future<Output = Result<T>>>(&self, mut check: impl FnMut() -> F) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            let error = match check().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            self.supervisor.check(ETCD)?;
+            self.supervisor.check(API_SERVER)?;
+            if start.elapsed() > START_TIMEOUT {
+                let log = self.supervisor.log_end(API_SERVER);
+                return Err(error.context(format!("not ready after {START_TIMEOUT:?}; kube-apiserver says:\n{log}")));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn tool(&self, name: &str, args: &[&str], stdin: &str) -> Result<String> {
+        let mut child = Command::new(binaries()?.join(name))
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            // Caches and settings of the person who runs the tests stay out.
+            .env("HOME", self.folder())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut pipe = child.stdin.take().context("stdin is piped")?;
+        let output = std::thread::scope(|scope| {
+            // One that does not read its input closes the pipe; what it says then is the better error.
+            scope.spawn(move || pipe.write_all(stdin.as_bytes()));
+            child.wait_with_output()
+        })?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{name} {}: {}", args.join(" "), stderr.trim_end());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+/// Someone without rights of their own.
+#[derive(Debug, Clone)]
+pub struct User {
+    pub name: String,
+    pub kubeconfig: PathBuf,
+}
+
+impl User {
+    /// A new client; it belongs to the runtime in which it was made.
+    pub async fn client(&self) -> Client {
+        client(&self.kubeconfig).await.expect("the kubeconfig was written by us")
+    }
+}
+
+const ETCD: &str = "etcd";
+const API_SERVER: &str = "kube-apiserver";
+const NODE: &str = "node-0";
+
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted, Panic]
+rules: [{level: Metadata}]
+";
+
+/// How a kubeconfig says who one is.
+enum Credentials {
+    Token(String),
+    Certificate(Identity),
+}
+
+fn token() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// A kubeconfig in JSON, which is YAML, under `NAME.kubeconfig`.
+fn write_kubeconfig(
+    folder: &Path,
+    name: &str,
+    api_port: u16,
+    authority: &Authority,
+    credentials: &Credentials,
+) -> Result<PathBuf> {
+    let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let user = match credentials {
+        Credentials::Token(token) => json!({"token": token}),
+        Credentials::Certificate(Identity { certificate, key }) => {
+            json!({"client-certificate-data": base64(certificate), "client-key-data": base64(key)})
+        }
+    };
+    let server = format!("https://127.0.0.1:{api_port}");
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority-data": base64(&authority.certificate())}}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    });
+    let path = folder.join(format!("{name}.kubeconfig"));
+    std::fs::write(&path, serde_json::to_vec_pretty(&kubeconfig)?)?;
+    Ok(path)
+}
+
+/// A node that KWOK keeps Ready, with room for every pod of every test.
+fn fake_node() -> Result<Node> {
+    let room = json!({"cpu": "1000", "memory": "4Ti", "pods": "10000"});
+    let node = json!({
+        "metadata": {"name": NODE, "annotations": {"kwok.x-k8s.io/node": "fake"}, "labels": {"kubernetes.io/os": "linux"}},
+        "status": {"allocatable": room, "capacity": room},
+    });
+    Ok(serde_json::from_value(node)?)
+}
