@@ -229,13 +229,6 @@ pub struct JsonFault {
     column: usize,
 }
 
-impl JsonFault {
-    /// The text is JSON, and something that must be there is not.
-    pub(super) fn missing() -> Self {
-        Self { class: "a missing field", line: 1, column: 1 }
-    }
-}
-
 impl From<serde_json::Error> for JsonFault {
     fn from(error: serde_json::Error) -> Self {
         let class = match error.classify() {

@@ -104,7 +104,7 @@ impl ClusterReader {
     }
 
     async fn list_present(&self, watched: &Watched<'_>) -> Result<(Present, String), ClusterError> {
-        let listed = self.list(watched.resource, &watched.options(), |item| keyed(item).map(Some)).await?;
+        let listed = self.list(watched.resource, watched.options(), |item| keyed(item).map(Some)).await?;
         Ok((listed.items.into_iter().collect(), listed.resource_version))
     }
 

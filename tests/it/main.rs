@@ -1,4 +1,5 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod cluster;
 mod control_plane;
 mod harness;
