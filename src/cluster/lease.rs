@@ -457,21 +457,19 @@ impl Renewal {
         let target = target(&resource, &name);
         let mut object = self.object.clone();
         object["spec"]["renewTime"] = micro_time(Timestamp::now());
-        let error = match self.writer.replace(&target, json_body(&object)).await {
-            Ok(answer) => return self.renewed(answer),
-            Err(error) => error,
-        };
-        match error.kind() {
-            // Changed under us: by our own lost answer, by a hand, or by a new holder.
-            Some(FailureKind::Conflict) => self.look_again(&target, error).await,
-            // Deleted: whoever makes it first has it.
-            Some(FailureKind::NotFound) => self.make_again(&target).await,
-            _ => Renewed::NotNow(error),
+        match self.writer.replace(&target, json_body(&object)).await {
+            Ok(answer) => self.renewed(answer),
+            // Changed under us: by our own lost answer, by a hand, by a new holder; or deleted.
+            Err(error) if matches!(error.kind(), Some(FailureKind::Conflict | FailureKind::NotFound)) => {
+                self.look_again(&target, error).await
+            }
+            Err(error) => Renewed::NotNow(error),
         }
     }
 
     async fn look_again(&mut self, target: &Target<'_>, error: WriteError) -> Renewed {
-        let Ok(Some(answer)) = self.reader.get(target).await else { return Renewed::NotNow(error) };
+        let Ok(found) = self.reader.get(target).await else { return Renewed::NotNow(error) };
+        let Some(answer) = found else { return self.make_again(target).await };
         let Ok(object) = answer.value() else { return Renewed::NotNow(error) };
         let record = Record::read(object);
         if record.holder != self.identity {
@@ -485,13 +483,14 @@ impl Renewal {
         }
     }
 
+    /// The lease was deleted: whoever makes it first has it.
     async fn make_again(&mut self, target: &Target<'_>) -> Renewed {
         let LeaseName { namespace, name } = &self.name;
         let mut object = self.object.clone();
         object["metadata"] = json!({"namespace": namespace, "name": name});
         match self.writer.create(target, json_body(&object)).await {
             Ok(answer) => self.renewed(answer),
-            Err(error) if error.kind() == Some(FailureKind::AlreadyExists) => self.look_again(target, error).await,
+            // The next try sees who was faster.
             Err(error) => Renewed::NotNow(error),
         }
     }

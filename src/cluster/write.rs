@@ -227,7 +227,8 @@ impl ClusterWriter {
     }
 
     /// Replaces an object. `body` carries the `metadata.resourceVersion` it is based on; after a lost answer the
-    /// request is repeated, and may then meet its own success as a `Conflict`.
+    /// request is repeated, and may then meet its own success as a `Conflict`. An object that is gone is `NotFound`, or,
+    /// where the API server makes objects by PUT (Leases, for one), a `Conflict` as well.
     pub async fn replace(&self, target: &Target<'_>, body: Bytes) -> Result<Answer, WriteError> {
         self.write(Method::PUT, target.path()?, JSON, body, Repeat::Safe, || format!("replace {target}")).await
     }

@@ -89,7 +89,7 @@ async fn a_refusal_names_fields_and_never_the_value() {
     let error = ours.writer().create(&target, body(&object)).await.unwrap_err();
     assert_eq!(error.kind(), Some(FailureKind::Invalid));
     assert!(!format!("{error:?} {error}").contains("hunter2"));
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"cannot create services.#v1/default/refused: the API server refused it (Invalid, code 422): spec.clusterIPs[0] FieldValueInvalid");
 }
 
 #[tokio::test]
