@@ -75,7 +75,7 @@ impl ClusterReader {
         let call = Call::new(Method::POST, REVIEWS.to_owned(), Some(JSON), json_body(&review));
         let what = || format!("ask whether we may {verb} {resource}.{group}");
         let reply = self.transport.read(&call, what).await?;
-        let reply = reply.map_err(|failure| ClusterError::Api { what: what(), failure })?;
+        let reply = reply.map_err(|failure| ClusterError::Api { what: what(), failure: Box::new(failure) })?;
         let bad = |error: serde_json::Error| ClusterError::BadAnswer { what: what(), source: error.into() };
         let Review { status } = serde_json::from_slice(&reply.body).map_err(bad)?;
         Ok(status.allowed)

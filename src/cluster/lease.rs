@@ -81,11 +81,11 @@ impl LeaseTimes {
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     #[error("cannot take lease {lease}: namespace {namespace} does not exist; create it, or let the agent create it")]
-    NamespaceMissing { lease: LeaseName, namespace: String },
+    NamespaceMissing { lease: String, namespace: String },
     #[error("cannot read lease {lease}")]
-    Read { lease: LeaseName, source: ClusterError },
+    Read { lease: String, source: ClusterError },
     #[error("cannot write lease {lease}")]
-    Write { lease: LeaseName, source: WriteError },
+    Write { lease: String, source: WriteError },
 }
 
 /// What came of trying to take the lease.
@@ -186,7 +186,7 @@ impl Candidate {
     pub async fn try_acquire(&mut self) -> Result<Acquired, LeaseError> {
         let resource = leases();
         let target = target(&resource, &self.name);
-        let read = |source| LeaseError::Read { lease: self.name.clone(), source };
+        let read = |source| LeaseError::Read { lease: self.name.to_string(), source };
         let Some(answer) = self.reader.get(&target).await.map_err(read)? else { return self.create().await };
         let bad = |source| read(ClusterError::BadAnswer { what: format!("get {target}"), source });
         let record = Record::read(answer.value().map_err(bad)?);
@@ -220,7 +220,7 @@ impl Candidate {
         let written = self.writer.create(&target(&resource, &self.name), json_body(&object)).await;
         match written {
             Err(error) if error.kind() == Some(FailureKind::NotFound) => {
-                Err(LeaseError::NamespaceMissing { lease: self.name.clone(), namespace: namespace.clone() })
+                Err(LeaseError::NamespaceMissing { lease: self.name.to_string(), namespace: namespace.clone() })
             }
             written => self.taken(written, started),
         }
@@ -243,7 +243,7 @@ impl Candidate {
         match written {
             Ok(answer) => {
                 let object = answer.value().map_err(|source| LeaseError::Read {
-                    lease: self.name.clone(),
+                    lease: self.name.to_string(),
                     source: ClusterError::BadAnswer { what: format!("take lease {}", self.name), source },
                 })?;
                 Ok(Acquired::Held(self.guard(object, started)))
@@ -253,7 +253,7 @@ impl Candidate {
                 Ok(someone_else("another candidate"))
             }
             Err(WriteError::Unknown { .. }) => Ok(someone_else("unknown: the answer was lost")),
-            Err(source) => Err(LeaseError::Write { lease: self.name.clone(), source }),
+            Err(source) => Err(LeaseError::Write { lease: self.name.to_string(), source }),
         }
     }
 
@@ -513,7 +513,7 @@ impl Renewal {
             Ok(_) => Ok(()),
             // Someone has it already, or nobody ever will.
             Err(error) if matches!(error.kind(), Some(FailureKind::Conflict | FailureKind::NotFound)) => Ok(()),
-            Err(source) => Err(LeaseError::Write { lease: self.name, source }),
+            Err(source) => Err(LeaseError::Write { lease: self.name.to_string(), source }),
         }
     }
 }

@@ -152,7 +152,7 @@ impl Progress {
         match failure.kind {
             FailureKind::NotFound => return Err(ClusterError::NotServed { what }),
             FailureKind::Gone if !self.continue_.is_empty() => {}
-            _ => return Err(ClusterError::Api { what, failure }),
+            _ => return Err(ClusterError::Api { what, failure: Box::new(failure) }),
         }
         self.restarts += 1;
         if self.restarts <= MAX_RESTARTS {

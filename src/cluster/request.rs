@@ -30,12 +30,12 @@ pub(super) const JSON: &str = "application/json";
 #[derive(Clone)]
 pub(super) struct Transport {
     inner: Arc<Inner>,
+    limits: Limits,
 }
 
 struct Inner {
     client: kube::Client,
     api_url: String,
-    limits: Limits,
     pace: Option<Pace>,
 }
 
@@ -118,7 +118,7 @@ pub(super) type Try<T> = Result<Result<T, ApiFailure>, Lost>;
 impl Transport {
     pub fn new(client: kube::Client, api_url: String, limits: Limits) -> Self {
         let pace = (limits.qps > 0).then(|| Pace::new(limits.qps));
-        Self { inner: Arc::new(Inner { client, api_url, limits, pace }) }
+        Self { inner: Arc::new(Inner { client, api_url, pace }), limits }
     }
 
     pub fn api_url(&self) -> &str {
@@ -126,7 +126,12 @@ impl Transport {
     }
 
     pub fn limits(&self) -> &Limits {
-        &self.inner.limits
+        &self.limits
+    }
+
+    /// The same connections, with another patience.
+    pub fn patient(&self, request_timeout: Duration, retry_for: Duration) -> Self {
+        Self { inner: self.inner.clone(), limits: Limits { request_timeout, retry_for, ..self.limits } }
     }
 
     /// Sends a request that changes nothing, again while that may help, for at most `limits.retry_for`.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::connect::Limits;
 use super::lease::{Fence, LeaseGuard};
 use super::request::{
     Backoff, Call, JSON, MAX_ANSWER_BYTES, Reply, Transport, collection_path, push_query, push_segment,
@@ -134,7 +135,7 @@ impl Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("cannot {what}: {failure}")]
-    Api { what: String, failure: ApiFailure },
+    Api { what: String, failure: Box<ApiFailure> },
     /// Nothing was sent.
     #[error("cannot {what}: the lease is lost, another reinback may be at work")]
     LeaseLost { what: String },
@@ -168,8 +169,8 @@ pub struct ClusterWriter {
     transport: Transport,
     fence: Option<Fence>,
     identity: HeaderMap,
-    request_timeout: Duration,
-    retry_for: Duration,
+    /// Longest that the fence lets one request take.
+    longest: Duration,
 }
 
 /// Whether doing a request twice is the same as doing it once.
@@ -181,26 +182,18 @@ enum Repeat {
 
 impl ClusterWriter {
     pub(super) fn new(transport: Transport) -> Self {
-        let limits = *transport.limits();
-        Self {
-            transport,
-            fence: None,
-            identity: HeaderMap::new(),
-            request_timeout: limits.request_timeout,
-            retry_for: limits.retry_for,
-        }
+        Self { transport, fence: None, identity: HeaderMap::new(), longest: Duration::MAX }
     }
 
     /// A writer that sends nothing once the lease may belong to someone else, and whose requests are over before
     /// anyone may take it.
     pub fn fenced(&self, guard: &LeaseGuard) -> Self {
-        let request_timeout = self.request_timeout.min(guard.times().write_timeout);
-        Self { fence: Some(guard.fence()), request_timeout, ..self.clone() }
+        Self { fence: Some(guard.fence()), longest: guard.times().write_timeout, ..self.clone() }
     }
 
     /// A writer with its own time for one request, and for a request with all its repetitions.
     pub fn patient(&self, request_timeout: Duration, retry_for: Duration) -> Self {
-        Self { request_timeout, retry_for, ..self.clone() }
+        Self { transport: self.transport.patient(request_timeout, retry_for), ..self.clone() }
     }
 
     /// A writer that acts as someone else.
@@ -292,19 +285,21 @@ impl ClusterWriter {
         repeat: Repeat,
         what: impl Fn() -> String,
     ) -> Result<Answer, WriteError> {
+        let Limits { request_timeout, retry_for, .. } = *self.transport.limits();
+        let request_timeout = request_timeout.min(self.longest);
         // The server, too, stops working on the request then.
-        let timeout = format!("{}s", self.request_timeout.as_secs().max(1));
+        let timeout = format!("{}ms", request_timeout.as_millis().max(1));
         let (manager, validation) = if method == Method::DELETE { ("", "") } else { (FIELD_MANAGER, "Ignore") };
         push_query(&mut path, &[("fieldManager", manager), ("fieldValidation", validation), ("timeout", &timeout)]);
         let call = Call { headers: self.identity.clone(), ..Call::new(method, path, Some(content_type), body) };
-        let mut backoff = Backoff::until(Instant::now() + self.retry_for);
+        let mut backoff = Backoff::until(Instant::now() + retry_for);
         let mut perhaps_done = false;
         loop {
             let now = Instant::now();
             if self.fence.as_ref().is_some_and(|fence| !fence.is_valid(now)) {
                 return Err(self.unsent(perhaps_done, what()));
             }
-            let tried = self.transport.once(&call, now + self.request_timeout, MAX_ANSWER_BYTES).await;
+            let tried = self.transport.once(&call, now + request_timeout, MAX_ANSWER_BYTES).await;
             let next = decide(tried, repeat, perhaps_done);
             let (retry_after, verdict) = match next {
                 Next::Done(reply) => return Ok(Answer::new(reply)),
@@ -327,7 +322,7 @@ impl ClusterWriter {
 
     fn error(&self, verdict: Verdict, what: String) -> WriteError {
         match verdict {
-            Verdict::Refused(failure) => WriteError::Api { what, failure },
+            Verdict::Refused(failure) => WriteError::Api { what, failure: Box::new(failure) },
             Verdict::NotDone(source) => {
                 WriteError::Unreachable { what, url: self.transport.api_url().to_owned(), source }
             }

@@ -1,10 +1,12 @@
 //! Writes: what they do, what they say no with, and what becomes of them when the server is in trouble.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use base64::Engine as _;
 use futures::stream::{self, StreamExt as _};
-use reinback::cluster::{FailureKind, Impersonate, Preconditions, Propagation, Target, WriteError};
+use reinback::cluster::{self as api, FailureKind, Impersonate, Preconditions, Propagation, Target, WriteError};
 use reinback::object::Resource;
 use serde_json::{Value, json};
 
@@ -74,7 +76,8 @@ async fn status_is_written_by_its_subresource() {
         let mut object = ours.reader().get(&target).await?.expect("it exists").value()?;
         object["status"]["disruptionsAllowed"] = 8.into();
         let seen = ours.writer().replace_status(&target, body(&object)).await?.value()?;
-        Ok(assert_eq!(seen["status"]["disruptionsAllowed"], 8))
+        assert_eq!(seen["status"]["disruptionsAllowed"], 8);
+        Ok(())
     })
     .await;
 }
@@ -111,33 +114,84 @@ async fn a_namespace_that_is_missing_or_going_away_takes_no_object() {
     writer.merge_patch(&leaving, &json!({"metadata": {"finalizers": null}})).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_webhook_that_does_not_answer_is_named() {
-    let ours = admin(Cluster::shared()).await;
+/// Asks a webhook about config maps with the label `asks: NAME`, and gives what the API server then said to one.
+async fn asked(ours: &api::Cluster, name: &str, client_config: Value) -> WriteError {
     let resource = Resource::new("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations");
     let object = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": "write-webhook"},
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": name},
         "webhooks": [{
             "name": "rancher.example.org", "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
-            "clientConfig": {"url": "https://127.0.0.1:1/validate"},
-            "objectSelector": {"matchLabels": {"asks": "webhook"}},
+            "clientConfig": client_config, "objectSelector": {"matchLabels": {"asks": name}},
             "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
         }],
     });
-    ours.writer().create(&Target::new(&resource, None, "write-webhook"), body(&object)).await.unwrap();
+    ours.writer().create(&Target::new(&resource, None, name), body(&object)).await.unwrap();
     let resource = config_maps();
-    let error = eventually(SOON, || async {
-        let name = format!("webhook-{:08x}", rand::random::<u32>());
-        let mut map = config_map("default", &name, "1");
-        map["metadata"]["labels"] = json!({"asks": "webhook"});
-        let made = ours.writer().create(&Target::new(&resource, Some("default"), &name), body(&map)).await;
-        made.map(|_| ()).err().ok_or_else(|| anyhow::anyhow!("the webhook is not asked yet"))
+    eventually(SOON, || async {
+        let map_name = format!("{name}-{:08x}", rand::random::<u32>());
+        let mut map = config_map("default", &map_name, "1");
+        map["metadata"]["labels"] = json!({"asks": name});
+        let made = ours.writer().create(&Target::new(&resource, Some("default"), &map_name), body(&map)).await;
+        made.err().ok_or_else(|| anyhow::anyhow!("the webhook is not asked yet"))
     })
-    .await;
-    let failure = error.failure().expect("the server said no");
-    assert_eq!(failure.kind, FailureKind::WebhookUnavailable);
+    .await
+}
+
+#[tokio::test]
+async fn a_webhook_that_does_not_answer_is_named() {
+    let ours = admin(Cluster::shared()).await;
+    let error = asked(&ours, "write-webhook-down", json!({"url": "https://127.0.0.1:1/validate"})).await;
+    assert_eq!(error.kind(), Some(FailureKind::WebhookUnavailable));
+    let failure = error.failure().unwrap();
     insta::assert_snapshot!(failure, @"webhook rancher.example.org could not be called (InternalError, code 500)");
+}
+
+#[tokio::test]
+async fn a_webhook_that_denies_is_named_and_its_words_are_dropped() {
+    let ours = admin(Cluster::shared()).await;
+    let denial =
+        json!({"allowed": false, "status": {"code": 422, "reason": "hunter2 is no name", "message": "hunter2"}});
+    let (url, ca) = webhook(denial).await;
+    let error = asked(&ours, "write-webhook-denies", json!({"url": url, "caBundle": ca})).await;
+    assert_eq!(error.kind(), Some(FailureKind::WebhookDenied));
+    assert!(!format!("{error:?} {error}").contains("hunter2"));
+    insta::assert_snapshot!(error.failure().unwrap(), @"webhook rancher.example.org denied it (code 422)");
+}
+
+/// An admission webhook over TLS that answers every review with `response`; its URL and its CA in base64.
+async fn webhook(response: Value) -> (String, String) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+    let tls = rustls::ServerConfig::builder().with_no_client_auth();
+    let tls = tls.with_single_cert(vec![cert.der().clone()], key.into()).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, response) = (acceptor.clone(), response.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = hyper::service::service_fn(move |request| answer_review(request, response.clone()));
+                let connection = hyper::server::conn::http1::Builder::new();
+                connection.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await.ok();
+            });
+        }
+    });
+    (url, base64::engine::general_purpose::STANDARD.encode(cert.pem()))
+}
+
+async fn answer_review(
+    request: http::Request<hyper::body::Incoming>,
+    mut response: Value,
+) -> Result<http::Response<String>, hyper::Error> {
+    let review = http_body_util::BodyExt::collect(request.into_body()).await?.to_bytes();
+    let review: Value = serde_json::from_slice(&review).expect("the API server sends JSON");
+    response["uid"] = review["request"]["uid"].clone();
+    let answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+    let answer = http::Response::builder().header("content-type", "application/json").body(answer.to_string());
+    Ok(answer.expect("a status and a header"))
 }
 
 #[tokio::test]
@@ -193,7 +247,8 @@ async fn what_the_server_turns_away_for_too_many_requests_is_written_later() {
     eventually(SOON, || async {
         let events = cluster.audit_since(mark);
         let made = events.iter().filter(|event| event.writes() && event.user.username == "busy");
-        Ok(ensure!(made.filter(|event| event.response_status.code == 201).count() == 60, "not all are logged yet"))
+        ensure!(made.filter(|event| event.response_status.code == 201).count() == 60, "not all are logged yet");
+        Ok(())
     })
     .await;
 }
