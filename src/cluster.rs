@@ -111,7 +111,7 @@ pub enum ClusterError {
     #[error("cannot {what}: the answer is not what the API promises")]
     BadAnswer { what: String, source: JsonFault },
     #[error(
-        "{what} {value:?} cannot stand in a request path: it must not be empty, `.`, `..` or contain `/`, `%` or control characters"
+        "{what} {value:?} cannot stand in a request path: it must not be empty, `.`, `..`, longer than 1024 bytes, or contain `/`, `%` or control characters"
     )]
     BadName { what: &'static str, value: String },
 }

@@ -49,8 +49,10 @@ impl fmt::Display for LeaseName {
 /// How the lease is kept and taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTimes {
-    /// Stated in the lease; a candidate waits at least this long.
+    /// A lease that stands unchanged for less than this is not taken. The lease states the longer of this and what the
+    /// holder's last request may need, so that a candidate with other settings waits long enough.
     pub duration: Duration,
+    /// At most half of `renew_deadline` is used, so that one failed renewal loses nothing.
     pub renew_every: Duration,
     /// After this long without a successful renewal nothing more is sent.
     pub renew_deadline: Duration,
@@ -59,7 +61,7 @@ pub struct LeaseTimes {
 }
 
 impl Default for LeaseTimes {
-    /// client-go's 15 s and 10 s; renewed every 5 s, so that one failed renewal loses nothing.
+    /// client-go's 15 s and 10 s; renewed every 5 s.
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(15),
@@ -75,6 +77,12 @@ impl LeaseTimes {
     pub fn takeover_after(&self, stated: Duration) -> Duration {
         let Self { duration, renew_every: _, renew_deadline, write_timeout } = *self;
         duration.max(stated).max(renew_deadline + write_timeout + MARGIN)
+    }
+
+    /// What the lease says of itself, rounded up to whole seconds.
+    fn stated_seconds(&self) -> u64 {
+        let wait = self.takeover_after(Duration::ZERO);
+        wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
     }
 }
 
@@ -163,6 +171,7 @@ impl Candidate {
         times: LeaseTimes,
         identity: String,
     ) -> Self {
+        let times = LeaseTimes { renew_every: times.renew_every.min(times.renew_deadline / 2), ..times };
         // One try a request: the loop around it looks anew, which a blind repetition would not.
         let writer = writer.patient(times.renew_every, Duration::ZERO);
         Self { reader, writer, name, times, identity, observed: None }
@@ -527,7 +536,7 @@ fn held(object: &mut Value, identity: &str, times: &LeaseTimes, now: Timestamp) 
     let changes_hands = spec["holderIdentity"].as_str().is_some_and(|holder| holder != identity);
     let transitions = spec["leaseTransitions"].as_u64().unwrap_or(0) + u64::from(changes_hands);
     spec["holderIdentity"] = identity.into();
-    spec["leaseDurationSeconds"] = times.duration.as_secs().max(1).into();
+    spec["leaseDurationSeconds"] = times.stated_seconds().into();
     spec["acquireTime"] = micro_time(now);
     spec["renewTime"] = micro_time(now);
     spec["leaseTransitions"] = transitions.into();
@@ -595,7 +604,7 @@ mod tests {
         assert_eq!(
             object,
             json!({"metadata": {"labels": {"a": "b"}}, "spec": {
-                "holderIdentity": "me", "leaseDurationSeconds": 15, "leaseTransitions": 4,
+                "holderIdentity": "me", "leaseDurationSeconds": 41, "leaseTransitions": 4,
                 "acquireTime": "2026-11-23T09:00:00.000000Z", "renewTime": "2026-11-23T09:00:00.000000Z",
             }})
         );

@@ -1,6 +1,7 @@
 //! Waiting for the cluster: a set of objects, kept as the cluster changes it, until it is as wanted.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -47,12 +48,20 @@ impl<'a> Watched<'a> {
     }
 }
 
-/// How a wait ended, with the objects as they were then.
-#[derive(Debug)]
+/// How a wait ended, with the objects as they were then. `Debug` does not show them: they may be Secrets.
 pub enum Waited {
     Met(Present),
     /// The deadline came first.
     Late(Present),
+}
+
+impl fmt::Debug for Waited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Met(present) => write!(f, "Met({} objects)", present.len()),
+            Self::Late(present) => write!(f, "Late({} objects)", present.len()),
+        }
+    }
 }
 
 /// The objects, and the resourceVersion that they are of.

@@ -81,8 +81,8 @@ pub struct Impersonate {
     pub groups: Vec<String>,
 }
 
-/// An object as the server has it now, parsed when asked for.
-#[derive(Debug, Clone)]
+/// An object as the server has it now, parsed when asked for. `Debug` does not show it: it may be a Secret.
+#[derive(Clone)]
 pub struct Answer {
     /// 201 when the object was made by this request.
     pub code: u16,
@@ -98,6 +98,12 @@ pub struct Identity {
     pub generation: i64,
     /// Whether the object waits for its finalizers.
     pub deleting: bool,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("code", &self.code).field("bytes", &self.body.len()).finish()
+    }
 }
 
 impl Answer {
