@@ -50,7 +50,11 @@ impl ClusterReader {
         if self.may(&Access::new("*", "*", "*")).await? {
             return Ok(asked.iter().map(|access| (access.clone(), true)).collect());
         }
-        let answers = asked.iter().map(|access| async move { Ok((access.clone(), self.may(access).await?)) });
+        // Owned, so that the stream can be polled in a task of its own.
+        let answers = asked.to_vec().into_iter().map(|access| async move {
+            let allowed = self.may(&access).await?;
+            Ok((access, allowed))
+        });
         stream::iter(answers).buffered(IN_FLIGHT).try_collect().await
     }
 

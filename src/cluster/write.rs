@@ -170,6 +170,8 @@ impl WriteError {
 }
 
 /// The half that changes the cluster.
+///
+/// A write whose future is dropped before it ends may have been carried out: look before doing it again.
 #[derive(Clone)]
 pub struct ClusterWriter {
     transport: Transport,

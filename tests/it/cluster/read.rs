@@ -27,6 +27,12 @@ async fn a_cluster_says_where_it_is_and_who_it_is() {
 }
 
 #[tokio::test]
+async fn a_context_that_does_not_exist_is_an_error_and_never_another_cluster() {
+    let error = api::connect(Some("no-such-context"), limits()).await.err().expect("there is no such context");
+    assert!(matches!(error, ClusterError::Config { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn requests_carry_our_name_and_version() {
     let cluster = Cluster::shared();
     let user = cluster.user("agent-name");

@@ -136,3 +136,37 @@ async fn a_wait_goes_on_over_a_restart_of_the_api_server_and_over_compaction() {
     let (waited, ()) = tokio::join!(waited, disturbed);
     assert_eq!(met(waited.unwrap()).len(), 41);
 }
+
+#[tokio::test]
+async fn everything_can_be_asked_from_tasks_of_their_own() {
+    let ours = admin(Cluster::shared()).await;
+    namespace(&ours, "wait-tasks").await;
+    let reader = ours.reader();
+    let asked = tokio::spawn(async move {
+        let (access, maps) = (api::Access::new("get", "", "pods"), config_maps());
+        assert!(reader.allowed(std::slice::from_ref(&access)).await.unwrap()[0].1);
+        assert!(reader.discover().await.unwrap().find(&maps).is_some());
+        assert!(reader.discover_one_by_one().await.unwrap().find(&maps).is_some());
+        let mut names = Vec::new();
+        let whole = |item: &RawValue| Ok(Some(item.get().len()));
+        reader.list(&maps, ListOptions::default(), whole).await.unwrap();
+        let watched = Watched { namespace: Some("wait-tasks"), ..Watched::all(&maps) };
+        let until = reader.wait_until(&watched, Instant::now() + LONG, |present| {
+            names = present.keys().cloned().collect();
+            !names.is_empty()
+        });
+        met(until.await.unwrap())
+    });
+    let writer = ours.writer();
+    let written = tokio::spawn(async move {
+        let maps = config_maps();
+        let target = Target::new(&maps, Some("wait-tasks"), "a");
+        writer.create(&target, body(&config_map("wait-tasks", "a", "1"))).await.map(drop)
+    });
+    written.await.unwrap().unwrap();
+    assert!(!asked.await.unwrap().is_empty());
+    let name = api::LeaseName { namespace: "wait-tasks".to_owned(), ..api::LeaseName::default() };
+    let held = tokio::spawn(async move { api::acquire(&ours, name, api::LeaseTimes::default(), LONG).await });
+    let api::Acquired::Held(guard) = held.await.unwrap().unwrap() else { panic!("nobody else wants it") };
+    tokio::spawn(guard.release()).await.unwrap().unwrap();
+}
