@@ -1,26 +1,56 @@
 //! The test control plane keeps its word: what the other suites stand on.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use aws_sdk_s3::config::Credentials;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DeleteParams, PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::json;
 
-use crate::harness::{Cluster, Options, REINBACK, S3Server, eventually, fixture, rancher, temp_dir};
+use crate::harness::{AuditEvent, Cluster, Options, REINBACK, S3Server, eventually, fixture, rancher, skip, temp_dir};
 
+const PLAIN: &str = "plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz";
+const LARGE: &str = "large-56488071-5e68-44dd-b5a1-2f0f8091f490-2026-11-23T05-59-47Z.tar.gz";
 const POD_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_deployment_gets_ready_pods() {
-    let cluster = Cluster::shared();
+async fn a_deployment_gets_ready_pods_and_loses_them_at_zero() {
+    let (cluster, client) = (Cluster::shared(), Cluster::shared().client().await);
     cluster.kubectl(&["create", "deployment", "web", "--image=web:1", "--replicas=3"], "").unwrap();
-    let deployments = Api::<Deployment>::namespaced(cluster.client().await, "default");
+    let deployments = Api::<Deployment>::namespaced(client.clone(), "default");
     eventually(POD_TIMEOUT, || async {
         let status = deployments.get("web").await?.status.context("no status yet")?;
         ensure!(status.ready_replicas == Some(3), "{status:?}");
+        Ok(())
+    })
+    .await;
+
+    cluster.kubectl(&["scale", "deployment", "web", "--replicas=0"], "").unwrap();
+
+    let pods = Api::<Pod>::namespaced(client, "default");
+    eventually(POD_TIMEOUT, || async {
+        let left = pods.list(&ListParams::default().labels("app=web")).await?.items.len();
+        ensure!(left == 0, "{left} pods are left");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_goes_with_what_it_holds() {
+    let (cluster, client) = (Cluster::shared(), Cluster::shared().client().await);
+    cluster.kubectl(&["create", "namespace", "doomed"], "").unwrap();
+    cluster.kubectl(&["create", "configmap", "inside", "--namespace=doomed"], "").unwrap();
+    let namespaces = Api::<Namespace>::all(client);
+
+    namespaces.delete("doomed", &DeleteParams::default()).await.unwrap();
+
+    eventually(POD_TIMEOUT, || async {
+        ensure!(namespaces.get_opt("doomed").await?.is_none(), "the namespace is still there");
         Ok(())
     })
     .await;
@@ -69,17 +99,32 @@ async fn the_audit_log_shows_who_asked_for_what() {
 }
 
 #[tokio::test]
+async fn other_programs_come_in_by_the_kubeconfig() {
+    let cluster = Cluster::shared();
+    let kubeconfig = cluster.kubeconfig().to_str().unwrap();
+    let whoami = ["--kubeconfig", kubeconfig, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"];
+    assert_eq!(cluster.kubectl(&whoami, "").unwrap(), "admin");
+    assert!(Path::new(REINBACK).is_file());
+
+    let is_ours = |event: &AuditEvent| {
+        event.user_agent.starts_with("kubectl/") && event.object_ref.resource == "selfsubjectreviews"
+    };
+    eventually(POD_TIMEOUT, || async { cluster.audit().into_iter().find(is_ours).context("no request of kubectl") })
+        .await;
+}
+
+#[tokio::test]
 async fn a_user_has_no_rights_until_some_are_bound() {
     let cluster = Cluster::shared();
     let user = cluster.user("reader");
     let maps = Api::<ConfigMap>::namespaced(user.client().await, "kube-system");
-    let refused = maps.list(&Default::default()).await.unwrap_err();
+    let refused = maps.list(&ListParams::default()).await.unwrap_err();
     assert!(matches!(refused, kube::Error::Api(status) if status.code == 403));
 
     let role = ["create", "clusterrolebinding", "reader", "--clusterrole=view", "--user=reader"];
     cluster.kubectl(&role, "").unwrap();
 
-    eventually(POD_TIMEOUT, || async { Ok(maps.list(&Default::default()).await?) }).await;
+    eventually(POD_TIMEOUT, || async { Ok(maps.list(&ListParams::default()).await?) }).await;
 }
 
 #[tokio::test]
@@ -100,24 +145,15 @@ async fn an_api_server_that_was_killed_starts_again_on_its_port_and_data() {
     maps.get("kept").await.unwrap();
 }
 
-/// Run by [`nothing_survives_sigkill_of_the_test_process`] in a process of its own.
-#[test]
-#[ignore = "is the process that another test kills"]
-fn starts_a_cluster_and_waits_to_be_killed() {
-    let Ok(file) = std::env::var("REINBACK_TEST_VICTIM") else { return };
-    let cluster = Cluster::start(Options { controllers: false, ..Options::default() });
-    let partial = format!("{file}.new");
-    std::fs::write(&partial, cluster.folder().to_str().unwrap()).unwrap();
-    std::fs::rename(partial, file).unwrap();
-    std::thread::sleep(Duration::from_secs(300));
-}
-
 #[test]
 fn nothing_survives_sigkill_of_the_test_process() {
+    if let Some(file) = std::env::var_os("REINBACK_TEST_VICTIM") {
+        return start_a_cluster_and_wait_to_be_killed(file.as_ref());
+    }
     let folder = temp_dir();
     let file = folder.path().join("cluster");
     let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "control_plane::starts_a_cluster_and_waits_to_be_killed", "--ignored"])
+        .args(["--exact", "control_plane::nothing_survives_sigkill_of_the_test_process"])
         .env("REINBACK_TEST_VICTIM", &file)
         .stdout(std::process::Stdio::null())
         .spawn()
@@ -138,10 +174,19 @@ fn nothing_survives_sigkill_of_the_test_process() {
     victim.wait().unwrap();
 
     let start = Instant::now();
-    while !processes_of(&cluster).is_empty() || std::path::Path::new(&cluster).exists() {
+    while !processes_of(&cluster).is_empty() || Path::new(&cluster).exists() {
         assert!(start.elapsed() < Duration::from_secs(15), "still there: {:?}", processes_of(&cluster));
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What the same test does in the process that it kills: the name of the file is told by the environment.
+fn start_a_cluster_and_wait_to_be_killed(file: &Path) {
+    let cluster = Cluster::start(Options { controllers: false, ..Options::default() });
+    let partial = file.with_extension("new");
+    std::fs::write(&partial, cluster.folder().to_str().unwrap()).unwrap();
+    std::fs::rename(partial, file).unwrap();
+    std::thread::sleep(Duration::from_secs(300));
 }
 
 /// The names of the processes with `text` in their command line.
@@ -161,7 +206,7 @@ fn processes_of(text: &str) -> Vec<String> {
 async fn a_seeded_cluster_holds_the_backup_and_a_disturbed_one_does_not() {
     let cluster = Cluster::start(Options::default());
     let client = cluster.client().await;
-    let backup = fixture("plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz");
+    let backup = fixture(PLAIN);
     let items = rancher::read(&backup).unwrap();
 
     let start = Instant::now();
@@ -174,7 +219,7 @@ async fn a_seeded_cluster_holds_the_backup_and_a_disturbed_one_does_not() {
     assert_eq!((status.replicas, status.ready_replicas), (Some(3), Some(3)));
 
     let disturbance = rancher::Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
-    let disturbed = rancher::disturb(&client, &items, disturbance).await.unwrap();
+    let disturbed: rancher::Disturbed = rancher::disturb(&client, &items, disturbance).await.unwrap();
     let differences = rancher::differences(&client, &items).await.unwrap();
     for place in disturbed.changed.iter().chain(&disturbed.deleted) {
         assert!(differences.iter().any(|line| line.starts_with(&format!("{place}:"))), "{place} does not differ");
@@ -189,11 +234,68 @@ async fn a_seeded_cluster_holds_the_backup_and_a_disturbed_one_does_not() {
     assert_eq!(rancher::differences(&client, &items).await.unwrap(), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn the_large_backup_is_seeded_in_a_minute() {
+    if std::env::var_os("REINBACK_LONG").is_none() {
+        return skip("the_large_backup_is_seeded_in_a_minute", "it takes a minute; run with --long");
+    }
+    let cluster = Cluster::start(Options { audit: false, ..Options::default() });
+    let client = cluster.client().await;
+    let items = rancher::read(&fixture(LARGE)).unwrap();
+
+    let start = Instant::now();
+    rancher::seed_objects(&client, &items).await.unwrap();
+    let took = start.elapsed();
+    rancher::start_rancher(&client).await.unwrap();
+    eprintln!("{} objects seeded in {took:?}, Rancher Ready after {:?}", items.len(), start.elapsed());
+
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_eq!(rancher::differences(&client, &items).await.unwrap(), Vec::<String>::new());
+}
+
 #[test]
 fn a_backup_of_the_own_cluster_bears_its_uid() {
-    let folder = temp_dir();
-    let backup = fixture("plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz");
-    let name = rancher::backup_as_own("11111111-2222-3333-4444-555555555555", &backup, folder.path()).unwrap();
-    assert_eq!(name, "plain-11111111-2222-3333-4444-555555555555-2026-11-23T05-58-54Z.tar.gz");
+    let (cluster, folder) = (Cluster::shared(), temp_dir());
+    let uid = cluster.kubectl(&["get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"], "").unwrap();
+    let backup = fixture(PLAIN);
+    let name = rancher::backup_as_own(cluster.uid(), &backup, folder.path()).unwrap();
+    assert_eq!(name, format!("plain-{uid}-2026-11-23T05-58-54Z.tar.gz"));
     assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), std::fs::read(backup).unwrap());
+}
+
+#[tokio::test]
+async fn the_s3_server_keeps_objects_over_http_and_https() {
+    for server in [S3Server::http(), S3Server::https()] {
+        server.bucket("backups").await;
+        server.put("backups", "rancher/one.tar.gz", b"content").await;
+        server.kill();
+        server.restart();
+        let object = server.client().get_object().bucket("backups").key("rancher/one.tar.gz").send().await.unwrap();
+        // A resumed download compares it.
+        assert_eq!(object.e_tag().unwrap(), "\"9a0364b9e99bb480dd25e1f0284c8555\"");
+        assert_eq!(object.body.collect().await.unwrap().into_bytes().as_ref(), b"content");
+        let keys = server.client().list_objects_v2().bucket("backups").prefix("rancher/").send().await.unwrap();
+        assert_eq!(keys.key_count(), Some(1));
+        let keys = Credentials::new("reinback-test", "wrong", None, None, "test");
+        let wrong = server.client().config().to_builder().credentials_provider(keys).build();
+        let wrong = aws_sdk_s3::Client::from_conf(wrong);
+        assert!(wrong.get_object().bucket("backups").key("rancher/one.tar.gz").send().await.is_err());
+    }
+}
+
+#[test]
+fn helm_installs_a_chart_into_the_cluster() {
+    let (cluster, folder) = (Cluster::shared(), temp_dir());
+    let chart = folder.path().join("greeting");
+    std::fs::create_dir_all(chart.join("templates")).unwrap();
+    // The API server says which version it is, or a chart with a range of versions would refuse it.
+    let about = "apiVersion: v2\nname: greeting\nversion: 1.0.0\nkubeVersion: '>= 1.30.0'\n";
+    std::fs::write(chart.join("Chart.yaml"), about).unwrap();
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: greeting}\ndata: {release: '{{ .Release.Name }}'}\n";
+    std::fs::write(chart.join("templates/map.yaml"), map).unwrap();
+
+    cluster.helm(&["install", "hello", chart.to_str().unwrap(), "--namespace=default"]).unwrap();
+
+    let release = cluster.kubectl(&["get", "configmap", "greeting", "-o", "jsonpath={.data.release}"], "").unwrap();
+    assert_eq!(release, "hello");
 }

@@ -10,10 +10,11 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 mod audit;
 mod authority;
@@ -49,13 +50,15 @@ pub async fn eventually<T, F>(timeout: Duration, mut check: impl FnMut() -> F) -
 where
     F: Future<Output = Result<T>>,
 {
-    let start = Instant::now();
+    let deadline = Instant::now() + timeout;
+    let mut last = anyhow!("no try has ended");
     loop {
-        match check().await {
-            Ok(value) => return value,
-            Err(error) if start.elapsed() > timeout => panic!("still not so after {timeout:?}: {error:?}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        match tokio::time::timeout_at(deadline, check()).await {
+            Ok(Ok(value)) => return value,
+            Ok(Err(error)) => last = error,
+            Err(_) => panic!("still not so after {timeout:?}: {last:?}"),
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{Api, PostParams};
@@ -81,7 +81,9 @@ impl Cluster {
         let [etcd_port, peer_port, api_port] = free_ports();
         let supervisor = Supervisor::new("reinback-cluster-")?;
         let folder = supervisor.folder();
-        let (authority, admin) = (Authority::new()?, Credentials::Token(token()));
+        let authority = Authority::new()?;
+        let token = format!("{:032x}", rand::random::<u128>());
+        let admin = Credentials::Token(token.clone());
         let mut cluster = Self {
             kubeconfig: write_kubeconfig(folder, "admin", api_port, &authority, &admin)?,
             options,
@@ -91,7 +93,7 @@ impl Cluster {
             supervisor,
         };
         cluster.start_etcd(etcd_port, peer_port)?;
-        cluster.start_api_server(etcd_port, &admin)?;
+        cluster.start_api_server(etcd_port, &token)?;
         block_on(cluster.api_ready())?;
         if cluster.options.controllers {
             cluster.start_controllers()?;
@@ -108,10 +110,6 @@ impl Cluster {
     /// Of a member of `system:masters`.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
-    }
-
-    pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api_port)
     }
 
     /// A new client of a member of `system:masters`. It belongs to the runtime in which it was made.
@@ -202,8 +200,7 @@ impl Cluster {
         self.supervisor.start(ETCD, &binaries()?.join("etcd"), &args)
     }
 
-    fn start_api_server(&self, etcd_port: u16, admin: &Credentials) -> Result<()> {
-        let Credentials::Token(token) = admin else { bail!("the admin has a token") };
+    fn start_api_server(&self, etcd_port: u16, token: &str) -> Result<()> {
         let Identity { certificate, key } = self.authority.server()?;
         let file = |name: &str, content: &str| -> Result<String> {
             let path = self.folder().join(name);
@@ -306,9 +303,10 @@ impl Cluster {
     async fn wait<T, F: Future<Output = Result<T>>>(&self, mut check: impl FnMut() -> F) -> Result<T> {
         let start = Instant::now();
         loop {
-            let error = match check().await {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
+            let error = match tokio::time::timeout(Duration::from_secs(10), check()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => error,
+                Err(elapsed) => elapsed.into(),
             };
             self.supervisor.check(ETCD)?;
             self.supervisor.check(API_SERVER)?;
@@ -371,10 +369,6 @@ rules: [{level: Metadata}]
 enum Credentials {
     Token(String),
     Certificate(Identity),
-}
-
-fn token() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }
 
 async fn client(kubeconfig: &Path) -> Result<Client> {

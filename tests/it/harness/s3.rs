@@ -1,9 +1,11 @@
-//! A real S3 server; its buckets are folders.
+//! A real S3 server, with its buckets in a folder of its own.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use aws_sdk_s3::config::{Credentials, Region};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
 use super::authority::{Authority, Identity};
 use super::supervisor::Supervisor;
@@ -37,16 +39,32 @@ impl S3Server {
         Self::start(true).expect("the S3 server starts")
     }
 
-    /// Makes an empty bucket.
-    pub fn bucket(&self, bucket: &str) {
-        std::fs::create_dir_all(self.folder(bucket)).expect("the server's folder is writable");
+    /// A client with the server's keys, and path-style addresses.
+    pub fn client(&self) -> aws_sdk_s3::Client {
+        let roots = TrustStore::empty().with_pem_certificate(self.ca.as_bytes());
+        let tls = TlsContext::builder().with_trust_store(roots).build().expect("the authority was made by us");
+        let provider = Provider::Rustls(CryptoMode::AwsLc);
+        let http = aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(tls).build_https();
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version_latest()
+            .region(Region::new(self.region))
+            .endpoint_url(&self.endpoint)
+            .force_path_style(true)
+            .credentials_provider(Credentials::new(&self.access_key, &self.secret_key, None, None, "test"))
+            .http_client(http)
+            .build();
+        aws_sdk_s3::Client::from_conf(config)
     }
 
-    /// Puts an object into a bucket, which is made when it is missing.
-    pub fn put(&self, bucket: &str, key: &str, content: &[u8]) {
-        let path = self.folder(bucket).join(key);
-        std::fs::create_dir_all(path.parent().expect("it lies in a bucket")).expect("the server's folder is writable");
-        std::fs::write(path, content).expect("the server's folder is writable");
+    /// Makes an empty bucket.
+    pub async fn bucket(&self, bucket: &str) {
+        self.client().create_bucket().bucket(bucket).send().await.expect("the bucket can be made");
+    }
+
+    /// Puts an object into a bucket.
+    pub async fn put(&self, bucket: &str, key: &str, content: &[u8]) {
+        let body = content.to_vec().into();
+        self.client().put_object().bucket(bucket).key(key).body(body).send().await.expect("the object can be put");
     }
 
     /// Kills the server with SIGKILL.
@@ -57,10 +75,6 @@ impl S3Server {
     /// Starts it again on the same port and data.
     pub fn restart(&self) {
         self.supervisor.restart(SERVER).and_then(|()| self.wait()).expect("the S3 server starts");
-    }
-
-    fn folder(&self, bucket: &str) -> PathBuf {
-        self.supervisor.folder().join("buckets").join(bucket)
     }
 
     fn start(tls: bool) -> Result<Self> {

@@ -103,7 +103,8 @@ fn owners_of(item: &Item) -> Vec<OwnerKey> {
 /// Definitions hold others' objects, and these settings say which Rancher it is.
 fn may_change(place: &Place) -> bool {
     let identity = ["server-version", "server-url", "install-uuid"];
-    !place.is_crd() && !(place.is("management.cattle.io", "settings") && identity.contains(&place.name.as_str()))
+    let says_which = place.is("management.cattle.io", "settings") && identity.contains(&place.name.as_str());
+    !place.is_crd() && !says_which
 }
 
 /// A namespace and an owner would take others along, an account its tokens; controllers would make some of them again.
