@@ -51,7 +51,7 @@ impl ClusterReader {
             return Ok(asked.iter().map(|access| (access.clone(), true)).collect());
         }
         // Owned, so that the stream can be polled in a task of its own.
-        let answers = asked.to_vec().into_iter().map(|access| async move {
+        let answers = asked.iter().cloned().map(|access| async move {
             let allowed = self.may(&access).await?;
             Ok((access, allowed))
         });

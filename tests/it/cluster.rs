@@ -33,6 +33,13 @@ async fn admin(cluster: &Cluster) -> api::Cluster {
     connect(cluster.kubeconfig(), limits()).await
 }
 
+/// The URL in the kubeconfig.
+fn server(cluster: &Cluster) -> String {
+    let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig()).expect("the harness wrote it");
+    let named = kubeconfig.clusters.into_iter().next().and_then(|named| named.cluster);
+    named.and_then(|cluster| cluster.server).expect("it names a server")
+}
+
 /// A namespace of the test's own.
 async fn namespace(cluster: &api::Cluster, name: &str) {
     let namespaces = Resource::new("", "v1", "namespaces");

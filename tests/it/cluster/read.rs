@@ -9,7 +9,7 @@ use reinback::cluster::{self as api, Access, ClusterError, ListOptions, Target};
 use reinback::object::Resource;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{admin, body, config_map, config_maps, connect, limits, name_of, namespace};
+use super::{admin, body, config_map, config_maps, connect, limits, name_of, namespace, server};
 use crate::harness::{Cluster, Options, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -22,7 +22,7 @@ fn whole(item: &RawValue) -> Result<Option<Value>, api::JsonFault> {
 async fn a_cluster_says_where_it_is_and_who_it_is() {
     let cluster = Cluster::shared();
     let ours = admin(cluster).await;
-    assert_eq!(ours.api_url(), cluster.url());
+    assert_eq!(ours.api_url(), server(cluster));
     assert_eq!(ours.reader().cluster_uid().await.unwrap().as_deref(), Some(cluster.uid()));
 }
 
@@ -52,7 +52,7 @@ async fn requests_carry_our_name_and_version() {
 async fn a_server_that_is_not_there_or_not_trusted_is_told_in_time() {
     let limits = api::Limits { retry_for: Duration::from_secs(1), ..limits() };
     let nobody = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
-    let stranger = kube::Config::new(Cluster::shared().url().parse().unwrap());
+    let stranger = kube::Config::new(server(Cluster::shared()).parse().unwrap());
     for config in [nobody, stranger] {
         let ours = api::Cluster::with_config(config, limits).await.unwrap();
         let started = Instant::now();
