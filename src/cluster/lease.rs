@@ -238,7 +238,7 @@ impl Candidate {
     async fn take(&mut self, record: Record) -> Result<Acquired, LeaseError> {
         let Record { mut object, holder, resource_version: _, stated: _ } = record;
         if !holder.is_empty() {
-            info!(lease.holder = %holder, "lease {} of {holder} ran out, taking it", self.name);
+            info!(lease.holder = %holder, "lease {} of {holder:?} ran out, taking it", self.name);
         }
         held(&mut object, &self.identity, &self.times, Timestamp::now());
         let resource = leases();
