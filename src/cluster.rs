@@ -27,6 +27,8 @@ pub use watch::{Present, Waited, Watched};
 pub use workload::{ReplicasAnnotation, crd_is_established, rollout_is_ready, selector_text};
 pub use write::{Answer, ClusterWriter, Identity, Impersonate, Preconditions, Propagation, Target, WriteError};
 
+use std::time::Duration;
+
 use crate::object::Resource;
 use request::{Call, Transport};
 
@@ -61,8 +63,9 @@ impl Cluster {
 }
 
 impl ClusterReader {
-    pub fn api_url(&self) -> &str {
-        self.transport.api_url()
+    /// A reader with its own time for one request, and for a request with all its repetitions.
+    pub fn patient(&self, request_timeout: Duration, retry_for: Duration) -> Self {
+        Self { transport: self.transport.patient(request_timeout, retry_for) }
     }
 
     /// One object, or `None` when it does not exist (or its resource is not served).
@@ -71,7 +74,7 @@ impl ClusterReader {
         match self.transport.read(&Call::get(target.path()?), what).await? {
             Ok(reply) => Ok(Some(Answer::new(reply))),
             Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),
-            Err(failure) => Err(ClusterError::Api { what: what(), failure }),
+            Err(failure) => Err(ClusterError::Api { what: what(), failure: Box::new(failure) }),
         }
     }
 
@@ -98,7 +101,7 @@ pub enum ClusterError {
     #[error("cannot {what}: the API server at {url} does not answer")]
     Unreachable { what: String, url: String, source: Lost },
     #[error("cannot {what}: {failure}")]
-    Api { what: String, failure: ApiFailure },
+    Api { what: String, failure: Box<ApiFailure> },
     #[error("cannot {what}: the resource is not served by this cluster")]
     NotServed { what: String },
     #[error("cannot {what}: the answer is larger than {limit_bytes} bytes")]
@@ -108,7 +111,7 @@ pub enum ClusterError {
     #[error("cannot {what}: the answer is not what the API promises")]
     BadAnswer { what: String, source: JsonFault },
     #[error(
-        "{what} {value:?} cannot stand in a request path: it must not be empty, `.`, `..` or contain `/`, `%` or control characters"
+        "{what} {value:?} cannot stand in a request path: it must not be empty, `.`, `..`, longer than 1024 bytes, or contain `/`, `%` or control characters"
     )]
     BadName { what: &'static str, value: String },
 }

@@ -50,7 +50,11 @@ impl ClusterReader {
         if self.may(&Access::new("*", "*", "*")).await? {
             return Ok(asked.iter().map(|access| (access.clone(), true)).collect());
         }
-        let answers = asked.iter().map(|access| async move { Ok((access.clone(), self.may(access).await?)) });
+        // Owned, so that the stream can be polled in a task of its own.
+        let answers = asked.iter().cloned().map(|access| async move {
+            let allowed = self.may(&access).await?;
+            Ok((access, allowed))
+        });
         stream::iter(answers).buffered(IN_FLIGHT).try_collect().await
     }
 
@@ -75,7 +79,7 @@ impl ClusterReader {
         let call = Call::new(Method::POST, REVIEWS.to_owned(), Some(JSON), json_body(&review));
         let what = || format!("ask whether we may {verb} {resource}.{group}");
         let reply = self.transport.read(&call, what).await?;
-        let reply = reply.map_err(|failure| ClusterError::Api { what: what(), failure })?;
+        let reply = reply.map_err(|failure| ClusterError::Api { what: what(), failure: Box::new(failure) })?;
         let bad = |error: serde_json::Error| ClusterError::BadAnswer { what: what(), source: error.into() };
         let Review { status } = serde_json::from_slice(&reply.body).map_err(bad)?;
         Ok(status.allowed)

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::request::{Call, Reply, push_segment};
-use super::{ClusterError, ClusterReader, FailureKind, JsonFault};
+use super::{ClusterError, ClusterReader, FailureKind, JsonFault, Lost};
 use crate::object::Resource;
 
 /// Asks for all groups in one document (Kubernetes 1.26 as v2beta1, 1.30 as v2), else for the list of groups.
@@ -151,7 +151,8 @@ impl ClusterReader {
         match self.transport.once(&Call::get(path), deadline, super::request::MAX_ANSWER_BYTES).await {
             Ok(Ok(reply)) => Ok((of, Some(parsed(&reply)?))),
             Ok(Err(failure)) if failure.code >= 500 || failure.kind == FailureKind::NotFound => Ok((of, None)),
-            Ok(Err(failure)) => Err(ClusterError::Api { what: format!("discover {of}"), failure }),
+            Ok(Err(failure)) => Err(ClusterError::Api { what: format!("discover {of}"), failure: Box::new(failure) }),
+            Err(Lost::TimedOut { .. }) => Ok((of, None)),
             Err(lost) => Err(self.transport.lost(lost, format!("discover {of}"))),
         }
     }
@@ -160,7 +161,7 @@ impl ClusterReader {
         let call = Call { accept, ..Call::get(path.to_owned()) };
         let what = || format!("discover {path}");
         let answer = self.transport.read(&call, what).await?;
-        answer.map_err(|failure| ClusterError::Api { what: what(), failure })
+        answer.map_err(|failure| ClusterError::Api { what: what(), failure: Box::new(failure) })
     }
 }
 

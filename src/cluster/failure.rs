@@ -22,7 +22,7 @@ pub struct ApiFailure {
     pub code: u16,
     /// Kubernetes' reason in CamelCase, such as `AlreadyExists`. Empty when the answer was not a `Status`.
     pub reason: String,
-    /// Field path and reason of each cause, at most 20; either may be empty.
+    /// Field path and reason of each cause that names one, at most 20; one of the two may be empty.
     pub causes: Vec<(String, String)>,
     /// How long the server asks to wait before the next try.
     pub retry_after: Option<Duration>,
@@ -105,7 +105,8 @@ impl ApiFailure {
         let code = if code == 200 { stated.unwrap_or(500) } else { code };
         let reason = reason.filter(|reason| is_reason(reason)).unwrap_or_default();
         let Details { causes, retry_after_seconds } = details.unwrap_or_default();
-        let causes: Vec<_> = causes.into_iter().take(MAX_CAUSES).map(cleaned).collect();
+        let causes: Vec<_> =
+            causes.into_iter().map(cleaned).filter(|cause| !is_nameless(cause)).take(MAX_CAUSES).collect();
         let (kind, webhook) = classify(code, &reason, &message, &causes);
         Self {
             code,
@@ -185,6 +186,10 @@ fn cleaned(Cause { reason, field }: Cause) -> (String, String) {
     (field.filter(is_field).unwrap_or_default(), reason.filter(|reason| is_reason(reason)).unwrap_or_default())
 }
 
+fn is_nameless((field, reason): &(String, String)) -> bool {
+    field.is_empty() && reason.is_empty()
+}
+
 fn is_reason(text: &str) -> bool {
     text.len() <= MAX_REASON_BYTES && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
@@ -208,7 +213,6 @@ impl fmt::Display for ApiFailure {
         for (position, (field, reason)) in causes.iter().enumerate() {
             f.write_str(if position == 0 { ": " } else { ", " })?;
             match (field.as_str(), reason.as_str()) {
-                ("", "") => f.write_str("a cause without a name")?,
                 ("", reason) => f.write_str(reason)?,
                 (field, "") => f.write_str(field)?,
                 (field, reason) => write!(f, "{field} {reason}")?,
@@ -227,13 +231,6 @@ pub struct JsonFault {
     class: &'static str,
     line: usize,
     column: usize,
-}
-
-impl JsonFault {
-    /// The text is JSON, and something that must be there is not.
-    pub(super) fn missing() -> Self {
-        Self { class: "a missing field", line: 1, column: 1 }
-    }
 }
 
 impl From<serde_json::Error> for JsonFault {
@@ -264,7 +261,7 @@ mod tests {
                 "details":{"causes":[{"reason":"FieldValueInvalid","message":"hunter2","field":"data[a]"},
                 {"reason":"hunter2 is bad","field":"hunter2 \"quoted\""}]}}"#,
         );
-        insta::assert_snapshot!(seen, @"the API server refused it (Invalid, code 422): data[a] FieldValueInvalid, a cause without a name");
+        insta::assert_snapshot!(seen, @"the API server refused it (Invalid, code 422): data[a] FieldValueInvalid");
         assert_eq!(seen.kind, FailureKind::Invalid);
         assert!(!format!("{seen:?}").contains("hunter2"));
     }

@@ -49,8 +49,10 @@ impl fmt::Display for LeaseName {
 /// How the lease is kept and taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTimes {
-    /// Stated in the lease; a candidate waits at least this long.
+    /// A lease that stands unchanged for less than this is not taken. The lease states the longer of this and what the
+    /// holder's last request may need, so that a candidate with other settings waits long enough.
     pub duration: Duration,
+    /// At most half of `renew_deadline` is used, so that one failed renewal loses nothing.
     pub renew_every: Duration,
     /// After this long without a successful renewal nothing more is sent.
     pub renew_deadline: Duration,
@@ -59,7 +61,7 @@ pub struct LeaseTimes {
 }
 
 impl Default for LeaseTimes {
-    /// client-go's 15 s and 10 s; renewed every 5 s, so that one failed renewal loses nothing.
+    /// client-go's 15 s and 10 s; renewed every 5 s.
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(15),
@@ -76,16 +78,22 @@ impl LeaseTimes {
         let Self { duration, renew_every: _, renew_deadline, write_timeout } = *self;
         duration.max(stated).max(renew_deadline + write_timeout + MARGIN)
     }
+
+    /// What the lease says of itself, rounded up to whole seconds.
+    fn stated_seconds(&self) -> u64 {
+        let wait = self.takeover_after(Duration::ZERO);
+        wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     #[error("cannot take lease {lease}: namespace {namespace} does not exist; create it, or let the agent create it")]
-    NamespaceMissing { lease: LeaseName, namespace: String },
+    NamespaceMissing { lease: String, namespace: String },
     #[error("cannot read lease {lease}")]
-    Read { lease: LeaseName, source: ClusterError },
+    Read { lease: String, source: ClusterError },
     #[error("cannot write lease {lease}")]
-    Write { lease: LeaseName, source: WriteError },
+    Write { lease: String, source: WriteError },
 }
 
 /// What came of trying to take the lease.
@@ -163,6 +171,7 @@ impl Candidate {
         times: LeaseTimes,
         identity: String,
     ) -> Self {
+        let times = LeaseTimes { renew_every: times.renew_every.min(times.renew_deadline / 2), ..times };
         // One try a request: the loop around it looks anew, which a blind repetition would not.
         let writer = writer.patient(times.renew_every, Duration::ZERO);
         Self { reader, writer, name, times, identity, observed: None }
@@ -186,7 +195,7 @@ impl Candidate {
     pub async fn try_acquire(&mut self) -> Result<Acquired, LeaseError> {
         let resource = leases();
         let target = target(&resource, &self.name);
-        let read = |source| LeaseError::Read { lease: self.name.clone(), source };
+        let read = |source| LeaseError::Read { lease: self.name.to_string(), source };
         let Some(answer) = self.reader.get(&target).await.map_err(read)? else { return self.create().await };
         let bad = |source| read(ClusterError::BadAnswer { what: format!("get {target}"), source });
         let record = Record::read(answer.value().map_err(bad)?);
@@ -220,7 +229,7 @@ impl Candidate {
         let written = self.writer.create(&target(&resource, &self.name), json_body(&object)).await;
         match written {
             Err(error) if error.kind() == Some(FailureKind::NotFound) => {
-                Err(LeaseError::NamespaceMissing { lease: self.name.clone(), namespace: namespace.clone() })
+                Err(LeaseError::NamespaceMissing { lease: self.name.to_string(), namespace: namespace.clone() })
             }
             written => self.taken(written, started),
         }
@@ -229,7 +238,7 @@ impl Candidate {
     async fn take(&mut self, record: Record) -> Result<Acquired, LeaseError> {
         let Record { mut object, holder, resource_version: _, stated: _ } = record;
         if !holder.is_empty() {
-            info!(lease.holder = %holder, "lease {} of {holder} ran out, taking it", self.name);
+            info!(lease.holder = %holder, "lease {} of {holder:?} ran out, taking it", self.name);
         }
         held(&mut object, &self.identity, &self.times, Timestamp::now());
         let resource = leases();
@@ -243,7 +252,7 @@ impl Candidate {
         match written {
             Ok(answer) => {
                 let object = answer.value().map_err(|source| LeaseError::Read {
-                    lease: self.name.clone(),
+                    lease: self.name.to_string(),
                     source: ClusterError::BadAnswer { what: format!("take lease {}", self.name), source },
                 })?;
                 Ok(Acquired::Held(self.guard(object, started)))
@@ -253,7 +262,7 @@ impl Candidate {
                 Ok(someone_else("another candidate"))
             }
             Err(WriteError::Unknown { .. }) => Ok(someone_else("unknown: the answer was lost")),
-            Err(source) => Err(LeaseError::Write { lease: self.name.clone(), source }),
+            Err(source) => Err(LeaseError::Write { lease: self.name.to_string(), source }),
         }
     }
 
@@ -457,21 +466,19 @@ impl Renewal {
         let target = target(&resource, &name);
         let mut object = self.object.clone();
         object["spec"]["renewTime"] = micro_time(Timestamp::now());
-        let error = match self.writer.replace(&target, json_body(&object)).await {
-            Ok(answer) => return self.renewed(answer),
-            Err(error) => error,
-        };
-        match error.kind() {
-            // Changed under us: by our own lost answer, by a hand, or by a new holder.
-            Some(FailureKind::Conflict) => self.look_again(&target, error).await,
-            // Deleted: whoever makes it first has it.
-            Some(FailureKind::NotFound) => self.make_again(&target).await,
-            _ => Renewed::NotNow(error),
+        match self.writer.replace(&target, json_body(&object)).await {
+            Ok(answer) => self.renewed(answer),
+            // Changed under us: by our own lost answer, by a hand, by a new holder; or deleted.
+            Err(error) if matches!(error.kind(), Some(FailureKind::Conflict | FailureKind::NotFound)) => {
+                self.look_again(&target, error).await
+            }
+            Err(error) => Renewed::NotNow(error),
         }
     }
 
     async fn look_again(&mut self, target: &Target<'_>, error: WriteError) -> Renewed {
-        let Ok(Some(answer)) = self.reader.get(target).await else { return Renewed::NotNow(error) };
+        let Ok(found) = self.reader.get(target).await else { return Renewed::NotNow(error) };
+        let Some(answer) = found else { return self.make_again(target).await };
         let Ok(object) = answer.value() else { return Renewed::NotNow(error) };
         let record = Record::read(object);
         if record.holder != self.identity {
@@ -485,13 +492,14 @@ impl Renewal {
         }
     }
 
+    /// The lease was deleted: whoever makes it first has it.
     async fn make_again(&mut self, target: &Target<'_>) -> Renewed {
         let LeaseName { namespace, name } = &self.name;
         let mut object = self.object.clone();
         object["metadata"] = json!({"namespace": namespace, "name": name});
         match self.writer.create(target, json_body(&object)).await {
             Ok(answer) => self.renewed(answer),
-            Err(error) if error.kind() == Some(FailureKind::AlreadyExists) => self.look_again(target, error).await,
+            // The next try sees who was faster.
             Err(error) => Renewed::NotNow(error),
         }
     }
@@ -514,7 +522,7 @@ impl Renewal {
             Ok(_) => Ok(()),
             // Someone has it already, or nobody ever will.
             Err(error) if matches!(error.kind(), Some(FailureKind::Conflict | FailureKind::NotFound)) => Ok(()),
-            Err(source) => Err(LeaseError::Write { lease: self.name, source }),
+            Err(source) => Err(LeaseError::Write { lease: self.name.to_string(), source }),
         }
     }
 }
@@ -528,7 +536,7 @@ fn held(object: &mut Value, identity: &str, times: &LeaseTimes, now: Timestamp) 
     let changes_hands = spec["holderIdentity"].as_str().is_some_and(|holder| holder != identity);
     let transitions = spec["leaseTransitions"].as_u64().unwrap_or(0) + u64::from(changes_hands);
     spec["holderIdentity"] = identity.into();
-    spec["leaseDurationSeconds"] = times.duration.as_secs().max(1).into();
+    spec["leaseDurationSeconds"] = times.stated_seconds().into();
     spec["acquireTime"] = micro_time(now);
     spec["renewTime"] = micro_time(now);
     spec["leaseTransitions"] = transitions.into();
@@ -596,7 +604,7 @@ mod tests {
         assert_eq!(
             object,
             json!({"metadata": {"labels": {"a": "b"}}, "spec": {
-                "holderIdentity": "me", "leaseDurationSeconds": 15, "leaseTransitions": 4,
+                "holderIdentity": "me", "leaseDurationSeconds": 41, "leaseTransitions": 4,
                 "acquireTime": "2026-11-23T09:00:00.000000Z", "renewTime": "2026-11-23T09:00:00.000000Z",
             }})
         );

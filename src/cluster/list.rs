@@ -72,7 +72,7 @@ impl ClusterReader {
     pub async fn list<T>(
         &self,
         resource: &Resource,
-        options: &ListOptions<'_>,
+        options: ListOptions<'_>,
         mut map: impl FnMut(&RawValue) -> Result<Option<T>, JsonFault>,
     ) -> Result<Listed<T>, ClusterError> {
         let mut progress = Progress::default();
@@ -109,7 +109,7 @@ impl ClusterReader {
     async fn page(
         &self,
         resource: &Resource,
-        options: &ListOptions<'_>,
+        options: ListOptions<'_>,
         progress: &Progress,
     ) -> Result<(Result<Reply, ApiFailure>, usize), ClusterError> {
         let mut limit = progress.limit;
@@ -152,7 +152,7 @@ impl Progress {
         match failure.kind {
             FailureKind::NotFound => return Err(ClusterError::NotServed { what }),
             FailureKind::Gone if !self.continue_.is_empty() => {}
-            _ => return Err(ClusterError::Api { what, failure }),
+            _ => return Err(ClusterError::Api { what, failure: Box::new(failure) }),
         }
         self.restarts += 1;
         if self.restarts <= MAX_RESTARTS {
@@ -174,8 +174,8 @@ fn what(resource: &Resource) -> String {
     format!("list {resource}")
 }
 
-fn call(resource: &Resource, options: &ListOptions<'_>, limit: usize, token: &str) -> Result<Call, ClusterError> {
-    let ListOptions { namespace, label_selector, field_selector, metadata_only, resource_version } = *options;
+fn call(resource: &Resource, options: ListOptions<'_>, limit: usize, token: &str) -> Result<Call, ClusterError> {
+    let ListOptions { namespace, label_selector, field_selector, metadata_only, resource_version } = options;
     let mut path = collection_path(resource, namespace)?;
     let pairs = [
         ("labelSelector", label_selector),
@@ -236,7 +236,7 @@ mod tests {
         let options =
             ListOptions { namespace: Some("a"), label_selector: "x=y", resource_version: "0", ..Default::default() };
         let secrets = Resource::new("", "v1", "secrets");
-        let path = |token| call(&secrets, &options, 250, token).unwrap().path;
+        let path = |token| call(&secrets, options, 250, token).unwrap().path;
         assert_eq!(path(""), "/api/v1/namespaces/a/secrets?labelSelector=x%3Dy&limit=250&resourceVersion=0");
         assert_eq!(path("t"), "/api/v1/namespaces/a/secrets?labelSelector=x%3Dy&limit=250&continue=t");
     }

@@ -19,6 +19,8 @@ use crate::object::Resource;
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Largest answer to a refused request: a `Status` with its causes.
 const MAX_FAILURE_BYTES: usize = 1 << 20;
+/// Longest name in a path. Kubernetes' own limit is 253 for nearly all kinds; RBAC names have none.
+const MAX_SEGMENT_BYTES: usize = 1024;
 /// Longest wait that a server's `Retry-After` gets. More would hold a run for longer than a person expects.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// First and longest wait between tries that no server named.
@@ -30,17 +32,17 @@ pub(super) const JSON: &str = "application/json";
 #[derive(Clone)]
 pub(super) struct Transport {
     inner: Arc<Inner>,
+    limits: Limits,
 }
 
 struct Inner {
     client: kube::Client,
     api_url: String,
-    limits: Limits,
     pace: Option<Pace>,
 }
 
 /// A request as it can be sent more than once.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Call {
     pub method: Method,
     /// Path and query, percent-encoded.
@@ -72,7 +74,6 @@ impl Call {
 }
 
 /// A successful answer.
-#[derive(Debug)]
 pub(super) struct Reply {
     pub code: u16,
     pub content_type: Option<HeaderValue>,
@@ -118,7 +119,7 @@ pub(super) type Try<T> = Result<Result<T, ApiFailure>, Lost>;
 impl Transport {
     pub fn new(client: kube::Client, api_url: String, limits: Limits) -> Self {
         let pace = (limits.qps > 0).then(|| Pace::new(limits.qps));
-        Self { inner: Arc::new(Inner { client, api_url, limits, pace }) }
+        Self { inner: Arc::new(Inner { client, api_url, pace }), limits }
     }
 
     pub fn api_url(&self) -> &str {
@@ -126,7 +127,12 @@ impl Transport {
     }
 
     pub fn limits(&self) -> &Limits {
-        &self.inner.limits
+        &self.limits
+    }
+
+    /// The same connections, with another patience.
+    pub fn patient(&self, request_timeout: Duration, retry_for: Duration) -> Self {
+        Self { inner: self.inner.clone(), limits: Limits { request_timeout, retry_for, ..self.limits } }
     }
 
     /// Sends a request that changes nothing, again while that may help, for at most `limits.retry_for`.
@@ -304,8 +310,8 @@ pub(super) fn collection_path(resource: &Resource, namespace: Option<&str>) -> R
 /// Appends `/segment`, percent-encoded. Names come from backups: one that would change the path is refused.
 pub(super) fn push_segment(path: &mut String, what: &'static str, segment: &str) -> Result<(), ClusterError> {
     let bad = |c: char| c == '/' || c == '%' || c.is_control();
-    if matches!(segment, "" | "." | "..") || segment.contains(bad) {
-        return Err(ClusterError::BadName { what, value: segment.to_owned() });
+    if matches!(segment, "" | "." | "..") || segment.len() > MAX_SEGMENT_BYTES || segment.contains(bad) {
+        return Err(ClusterError::BadName { what, value: segment.chars().take(100).collect() });
     }
     path.push('/');
     for &byte in segment.as_bytes() {
@@ -357,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_name_that_would_leave_its_path_is_refused() {
-        for name in ["", ".", "..", "a/b", "..%2f..", "a\nb"] {
+        for name in ["", ".", "..", "a/b", "..%2f..", "a\nb", &"a".repeat(2000)] {
             assert!(push_segment(&mut String::new(), "name", name).is_err(), "{name:?}");
         }
         assert!(path("", "secrets", Some("../kube-system")).is_err());

@@ -1,6 +1,7 @@
 //! Waiting for the cluster: a set of objects, kept as the cluster changes it, until it is as wanted.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -9,7 +10,7 @@ use kube::client::Body;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::request::{Backoff, Call, collection_path, push_query};
 use super::{ApiFailure, ClusterError, ClusterReader, FailureKind, JsonFault, ListOptions};
@@ -47,12 +48,27 @@ impl<'a> Watched<'a> {
     }
 }
 
-/// How a wait ended, with the objects as they were then.
-#[derive(Debug)]
+/// How a wait ended, with the objects as they were then. `Debug` does not show them: they may be Secrets.
 pub enum Waited {
     Met(Present),
     /// The deadline came first.
     Late(Present),
+}
+
+impl fmt::Debug for Waited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Met(present) => write!(f, "Met({} objects)", present.len()),
+            Self::Late(present) => write!(f, "Late({} objects)", present.len()),
+        }
+    }
+}
+
+/// The objects, and the resourceVersion that they are of.
+#[derive(Default)]
+struct Seen {
+    present: Present,
+    version: String,
 }
 
 /// Why one watch request ended.
@@ -79,23 +95,26 @@ impl ClusterReader {
         deadline: Instant,
         mut wanted: impl FnMut(&Present) -> bool,
     ) -> Result<Waited, ClusterError> {
-        let mut present = Present::new();
+        let mut seen = Seen::default();
         let mut backoff = Backoff::until(deadline);
         loop {
-            let listed = match timeout_at(deadline, self.list_present(watched)).await {
-                Err(_elapsed) => return Ok(Waited::Late(present)),
-                Ok(Err(ClusterError::Unreachable { .. })) if backoff.wait(None).await => continue,
+            seen = match timeout_at(deadline, self.see(watched)).await {
+                Err(_elapsed) => return Ok(Waited::Late(seen.present)),
+                Ok(Err(ClusterError::Unreachable { source, .. })) if source.is_passing() => {
+                    if backoff.wait(None).await {
+                        continue;
+                    }
+                    return Ok(Waited::Late(seen.present));
+                }
                 Ok(listed) => listed?,
             };
-            let mut version = listed.1;
-            present = listed.0;
-            if wanted(&present) {
-                return Ok(Waited::Met(present));
+            if wanted(&seen.present) {
+                return Ok(Waited::Met(seen.present));
             }
             loop {
-                match self.follow(watched, &mut version, &mut present, deadline, &mut wanted).await? {
-                    Ended::Met => return Ok(Waited::Met(present)),
-                    _ if Instant::now() >= deadline => return Ok(Waited::Late(present)),
+                match self.follow(watched, &mut seen, deadline, &mut wanted).await? {
+                    Ended::Met => return Ok(Waited::Met(seen.present)),
+                    _ if Instant::now() >= deadline => return Ok(Waited::Late(seen.present)),
                     Ended::Closed => {}
                     Ended::Expired => break,
                 }
@@ -103,22 +122,21 @@ impl ClusterReader {
         }
     }
 
-    async fn list_present(&self, watched: &Watched<'_>) -> Result<(Present, String), ClusterError> {
-        let listed = self.list(watched.resource, &watched.options(), |item| keyed(item).map(Some)).await?;
-        Ok((listed.items.into_iter().collect(), listed.resource_version))
+    async fn see(&self, watched: &Watched<'_>) -> Result<Seen, ClusterError> {
+        let listed = self.list(watched.resource, watched.options(), |item| keyed(item).map(Some)).await?;
+        Ok(Seen { present: listed.items.into_iter().collect(), version: listed.resource_version })
     }
 
     /// One watch request, to its end.
     async fn follow(
         &self,
         watched: &Watched<'_>,
-        version: &mut String,
-        present: &mut Present,
+        seen: &mut Seen,
         deadline: Instant,
         wanted: &mut impl FnMut(&Present) -> bool,
     ) -> Result<Ended, ClusterError> {
         let what = || format!("watch {}", watched.resource);
-        let call = call(watched, version)?;
+        let call = call(watched, &seen.version)?;
         let head_by = deadline.min(Instant::now() + self.transport.limits().request_timeout);
         let body = match self.transport.open(&call, head_by).await {
             Ok(Ok(response)) => response.into_body(),
@@ -126,18 +144,20 @@ impl ClusterReader {
             Err(lost) if lost.is_passing() => return Ok(pause(head_by).await),
             Err(lost) => return Err(self.transport.lost(lost, what())),
         };
-        let end = deadline.min(Instant::now() + Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE);
+        let opened = Instant::now();
+        let end = deadline.min(opened + Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE);
         let mut lines = Lines { body, buffer: BytesMut::new() };
         while let Some(line) = lines.next(end).await {
             let bad = |source| ClusterError::BadAnswer { what: what(), source };
             let event: Event<'_> = serde_json::from_slice(&line).map_err(|error| bad(error.into()))?;
-            match apply(event, version, present).map_err(bad)? {
-                Applied::Changed if wanted(present) => return Ok(Ended::Met),
+            match seen.apply(event).map_err(bad)? {
+                Applied::Changed if wanted(&seen.present) => return Ok(Ended::Met),
                 Applied::Changed | Applied::Nothing => {}
                 Applied::Failed(failure) => return ended_by(failure, end, what()).await,
             }
         }
-        Ok(Ended::Closed)
+        // What ends every watch at once would be asked without a pause.
+        if opened.elapsed() < Duration::from_secs(1) { Ok(pause(deadline).await) } else { Ok(Ended::Closed) }
     }
 }
 
@@ -147,13 +167,13 @@ async fn ended_by(failure: ApiFailure, deadline: Instant, what: String) -> Resul
         FailureKind::Gone => Ok(Ended::Expired),
         FailureKind::NotFound => Err(ClusterError::NotServed { what }),
         _ if failure.is_passing() => Ok(pause(deadline).await),
-        _ => Err(ClusterError::Api { what, failure }),
+        _ => Err(ClusterError::Api { what, failure: Box::new(failure) }),
     }
 }
 
 /// A moment before the next request, so that a server that ends every watch at once is not hammered.
 async fn pause(deadline: Instant) -> Ended {
-    Backoff::until(deadline).wait(Some(Duration::from_secs(1))).await;
+    sleep_until(deadline.min(Instant::now() + Duration::from_secs(1))).await;
     Ended::Closed
 }
 
@@ -196,20 +216,22 @@ enum Applied {
     Failed(ApiFailure),
 }
 
-fn apply(event: Event<'_>, version: &mut String, present: &mut Present) -> Result<Applied, JsonFault> {
-    if event.kind == EventKind::Error {
-        return Ok(Applied::Failed(ApiFailure::read(200, None, event.object.get().as_bytes())));
+impl Seen {
+    fn apply(&mut self, event: Event<'_>) -> Result<Applied, JsonFault> {
+        if event.kind == EventKind::Error {
+            return Ok(Applied::Failed(ApiFailure::read(200, None, event.object.get().as_bytes())));
+        }
+        let (key, object) = keyed(event.object)?;
+        if let Some(version) = object.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
+            version.clone_into(&mut self.version);
+        }
+        match event.kind {
+            EventKind::Bookmark | EventKind::Error => return Ok(Applied::Nothing),
+            EventKind::Added | EventKind::Modified => self.present.insert(key, object),
+            EventKind::Deleted => self.present.remove(&key),
+        };
+        Ok(Applied::Changed)
     }
-    let (key, object) = keyed(event.object)?;
-    if let Some(seen) = object.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
-        seen.clone_into(version);
-    }
-    match event.kind {
-        EventKind::Bookmark | EventKind::Error => return Ok(Applied::Nothing),
-        EventKind::Added | EventKind::Modified => present.insert(key, object),
-        EventKind::Deleted => present.remove(&key),
-    };
-    Ok(Applied::Changed)
 }
 
 /// An object under its namespace and name. A bookmark has neither.
@@ -251,30 +273,28 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn event(text: &str, version: &mut String, present: &mut Present) -> Applied {
-        apply(serde_json::from_str(text).unwrap(), version, present).unwrap()
+    fn event(text: &str, seen: &mut Seen) -> Applied {
+        seen.apply(serde_json::from_str(text).unwrap()).unwrap()
     }
 
     #[test]
     fn events_add_and_remove_objects_and_move_the_version() {
-        let (mut version, mut present) = ("1".to_owned(), Present::new());
+        let mut seen = Seen { version: "1".to_owned(), ..Seen::default() };
         let added = r#"{"type":"ADDED","object":{"metadata":{"namespace":"a","name":"b","resourceVersion":"2"}}}"#;
-        assert!(matches!(event(added, &mut version, &mut present), Applied::Changed));
-        assert_eq!((present.len(), version.as_str()), (1, "2"));
+        assert!(matches!(event(added, &mut seen), Applied::Changed));
+        assert_eq!((seen.present.len(), seen.version.as_str()), (1, "2"));
         let bookmark = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"5"}}}"#;
-        assert!(matches!(event(bookmark, &mut version, &mut present), Applied::Nothing));
-        assert_eq!((present.len(), version.as_str()), (1, "5"));
+        assert!(matches!(event(bookmark, &mut seen), Applied::Nothing));
+        assert_eq!((seen.present.len(), seen.version.as_str()), (1, "5"));
         let deleted = r#"{"type":"DELETED","object":{"metadata":{"namespace":"a","name":"b","resourceVersion":"6"}}}"#;
-        event(deleted, &mut version, &mut present);
-        assert!(present.is_empty());
+        event(deleted, &mut seen);
+        assert!(seen.present.is_empty());
     }
 
     #[test]
     fn an_error_event_is_known_by_the_code_in_it() {
         let text = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#;
-        let Applied::Failed(failure) = event(text, &mut String::new(), &mut Present::new()) else {
-            panic!("not failed")
-        };
+        let Applied::Failed(failure) = event(text, &mut Seen::default()) else { panic!("not failed") };
         assert_eq!(failure.kind, FailureKind::Gone);
     }
 

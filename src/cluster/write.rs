@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::connect::Limits;
 use super::lease::{Fence, LeaseGuard};
 use super::request::{
     Backoff, Call, JSON, MAX_ANSWER_BYTES, Reply, Transport, collection_path, push_query, push_segment,
@@ -80,8 +81,8 @@ pub struct Impersonate {
     pub groups: Vec<String>,
 }
 
-/// An object as the server has it now, parsed when asked for.
-#[derive(Debug, Clone)]
+/// An object as the server has it now, parsed when asked for. `Debug` does not show it: it may be a Secret.
+#[derive(Clone)]
 pub struct Answer {
     /// 201 when the object was made by this request.
     pub code: u16,
@@ -97,6 +98,12 @@ pub struct Identity {
     pub generation: i64,
     /// Whether the object waits for its finalizers.
     pub deleting: bool,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("code", &self.code).field("bytes", &self.body.len()).finish()
+    }
 }
 
 impl Answer {
@@ -134,7 +141,7 @@ impl Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("cannot {what}: {failure}")]
-    Api { what: String, failure: ApiFailure },
+    Api { what: String, failure: Box<ApiFailure> },
     /// Nothing was sent.
     #[error("cannot {what}: the lease is lost, another reinback may be at work")]
     LeaseLost { what: String },
@@ -163,13 +170,15 @@ impl WriteError {
 }
 
 /// The half that changes the cluster.
+///
+/// A write whose future is dropped before it ends may have been carried out: look before doing it again.
 #[derive(Clone)]
 pub struct ClusterWriter {
     transport: Transport,
     fence: Option<Fence>,
     identity: HeaderMap,
-    request_timeout: Duration,
-    retry_for: Duration,
+    /// Longest that the fence lets one request take.
+    longest: Duration,
 }
 
 /// Whether doing a request twice is the same as doing it once.
@@ -181,26 +190,18 @@ enum Repeat {
 
 impl ClusterWriter {
     pub(super) fn new(transport: Transport) -> Self {
-        let limits = *transport.limits();
-        Self {
-            transport,
-            fence: None,
-            identity: HeaderMap::new(),
-            request_timeout: limits.request_timeout,
-            retry_for: limits.retry_for,
-        }
+        Self { transport, fence: None, identity: HeaderMap::new(), longest: Duration::MAX }
     }
 
     /// A writer that sends nothing once the lease may belong to someone else, and whose requests are over before
     /// anyone may take it.
     pub fn fenced(&self, guard: &LeaseGuard) -> Self {
-        let request_timeout = self.request_timeout.min(guard.times().write_timeout);
-        Self { fence: Some(guard.fence()), request_timeout, ..self.clone() }
+        Self { fence: Some(guard.fence()), longest: guard.times().write_timeout, ..self.clone() }
     }
 
     /// A writer with its own time for one request, and for a request with all its repetitions.
     pub fn patient(&self, request_timeout: Duration, retry_for: Duration) -> Self {
-        Self { request_timeout, retry_for, ..self.clone() }
+        Self { transport: self.transport.patient(request_timeout, retry_for), ..self.clone() }
     }
 
     /// A writer that acts as someone else.
@@ -227,7 +228,8 @@ impl ClusterWriter {
     }
 
     /// Replaces an object. `body` carries the `metadata.resourceVersion` it is based on; after a lost answer the
-    /// request is repeated, and may then meet its own success as a `Conflict`.
+    /// request is repeated, and may then meet its own success as a `Conflict`. An object that is gone is `NotFound`, or,
+    /// where the API server makes objects by PUT (Leases, for one), a `Conflict` as well.
     pub async fn replace(&self, target: &Target<'_>, body: Bytes) -> Result<Answer, WriteError> {
         self.write(Method::PUT, target.path()?, JSON, body, Repeat::Safe, || format!("replace {target}")).await
     }
@@ -291,19 +293,21 @@ impl ClusterWriter {
         repeat: Repeat,
         what: impl Fn() -> String,
     ) -> Result<Answer, WriteError> {
+        let Limits { request_timeout, retry_for, .. } = *self.transport.limits();
+        let request_timeout = request_timeout.min(self.longest);
         // The server, too, stops working on the request then.
-        let timeout = format!("{}s", self.request_timeout.as_secs().max(1));
+        let timeout = format!("{}ms", request_timeout.as_millis().max(1));
         let (manager, validation) = if method == Method::DELETE { ("", "") } else { (FIELD_MANAGER, "Ignore") };
         push_query(&mut path, &[("fieldManager", manager), ("fieldValidation", validation), ("timeout", &timeout)]);
         let call = Call { headers: self.identity.clone(), ..Call::new(method, path, Some(content_type), body) };
-        let mut backoff = Backoff::until(Instant::now() + self.retry_for);
+        let mut backoff = Backoff::until(Instant::now() + retry_for);
         let mut perhaps_done = false;
         loop {
             let now = Instant::now();
             if self.fence.as_ref().is_some_and(|fence| !fence.is_valid(now)) {
                 return Err(self.unsent(perhaps_done, what()));
             }
-            let tried = self.transport.once(&call, now + self.request_timeout, MAX_ANSWER_BYTES).await;
+            let tried = self.transport.once(&call, now + request_timeout, MAX_ANSWER_BYTES).await;
             let next = decide(tried, repeat, perhaps_done);
             let (retry_after, verdict) = match next {
                 Next::Done(reply) => return Ok(Answer::new(reply)),
@@ -326,7 +330,7 @@ impl ClusterWriter {
 
     fn error(&self, verdict: Verdict, what: String) -> WriteError {
         match verdict {
-            Verdict::Refused(failure) => WriteError::Api { what, failure },
+            Verdict::Refused(failure) => WriteError::Api { what, failure: Box::new(failure) },
             Verdict::NotDone(source) => {
                 WriteError::Unreachable { what, url: self.transport.api_url().to_owned(), source }
             }

@@ -1,5 +1,6 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod cluster;
 mod control_plane;
 mod harness;
 mod proxy;
