@@ -63,6 +63,10 @@ impl Cluster {
 }
 
 impl ClusterReader {
+    pub fn api_url(&self) -> &str {
+        self.transport.api_url()
+    }
+
     /// A reader with its own time for one request, and for a request with all its repetitions.
     pub fn patient(&self, request_timeout: Duration, retry_for: Duration) -> Self {
         Self { transport: self.transport.patient(request_timeout, retry_for) }

@@ -12,7 +12,7 @@ use crate::backup::BackupName;
 use crate::cluster::{ClusterWriter, FailureKind, Target};
 use crate::desired::{CancelReason, Candidate, CommitPlace, Placed, RunKey, SupersededBy};
 use crate::execute::{Ended, Executor, Recorder, Settings, Work};
-use crate::journal::{self, Entry, Journal, Next, OnFailure, Step};
+use crate::journal::{self, Entry, Next, OnFailure, Step};
 use crate::manifest::{self, Body, Manifest};
 use crate::object::Resource;
 use crate::observe::ObserveError;

@@ -91,7 +91,7 @@ impl Books {
 pub async fn list_runs(reader: &ClusterReader) -> Result<Vec<Run>, PassError> {
     let options = ListOptions { namespace: Some(NAMESPACE), ..ListOptions::default() };
     let listed = reader
-        .list(&runs(), &options, |raw| {
+        .list(&runs(), options, |raw| {
             let value: Value = serde_json::from_str(raw.get())?;
             let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             match status::run_from_value(value) {

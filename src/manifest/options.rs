@@ -10,6 +10,7 @@ use super::digest::{Digest, NotADigest};
 use super::report::{self, Report, not_text, one_of};
 use super::text::{quoted, suggestion};
 use super::yaml::{Node, Value};
+use crate::journal::OnFailure;
 use crate::plan::gate::{GateClass, GateCode};
 
 pub(super) const ANNOTATION_PREFIX: &str = "reinback.io/";

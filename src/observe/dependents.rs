@@ -114,7 +114,7 @@ struct Reference {
 async fn list(reader: &ClusterReader, resource: Arc<Resource>, scope: &Scope) -> Result<Vec<Dependent>, ObserveError> {
     let options = ListOptions { metadata_only: true, ..ListOptions::default() };
     let listed = reader
-        .list(&resource, &options, |raw| {
+        .list(&resource, options, |raw| {
             let Item { metadata } = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
             let key = ObjectKey::new(&resource, metadata.namespace.as_deref(), &metadata.name);
             let matters = scope.holds(&key) || !metadata.owner_references.is_empty();

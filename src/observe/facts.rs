@@ -95,7 +95,7 @@ async fn get(
 async fn all(reader: &ClusterReader, catalog: &Catalog, group: &str, plural: &str) -> Result<Vec<Value>, ObserveError> {
     let Some(found) = catalog.find_any_version(group, plural) else { return Ok(Vec::new()) };
     let listed = reader
-        .list(&found.resource, &ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
+        .list(&found.resource, ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
         .await;
     match listed {
         Ok(listed) => Ok(listed.items),
@@ -144,7 +144,7 @@ async fn workloads_in(
     let resource = Resource::new("apps", "v1", plural);
     let options = ListOptions { namespace: Some(namespace), metadata_only: true, ..ListOptions::default() };
     let listed = reader
-        .list(&resource, &options, |raw| {
+        .list(&resource, options, |raw| {
             let value: Value = serde_json::from_str(raw.get())?;
             Ok(value.pointer("/metadata/name").and_then(Value::as_str).map(|name| reference(namespace, plural, name)))
         })
@@ -300,7 +300,7 @@ async fn webhook_services(
     for plural in ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"] {
         let resource = Resource::new("admissionregistration.k8s.io", "v1", plural);
         let listed = reader
-            .list(&resource, &ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
+            .list(&resource, ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
             .await?;
         names.extend(listed.items.iter().flat_map(admission_services));
     }
@@ -330,7 +330,7 @@ async fn terminating_namespaces(reader: &ClusterReader) -> Result<BTreeSet<Strin
     let resource = Resource::new("", "v1", "namespaces");
     let options = ListOptions { metadata_only: true, ..ListOptions::default() };
     let listed = reader
-        .list(&resource, &options, |raw| {
+        .list(&resource, options, |raw| {
             let value: Value = serde_json::from_str(raw.get())?;
             let name = value.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
             Ok(name.filter(|_| value.pointer("/metadata/deletionTimestamp").is_some()))

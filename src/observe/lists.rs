@@ -38,7 +38,7 @@ pub async fn crds(reader: &ClusterReader) -> Result<Crds, ObserveError> {
     let mut interner = Interner::default();
     let mut services = BTreeSet::new();
     let listed = reader
-        .list(&resource, &ListOptions::default(), |raw| {
+        .list(&resource, ListOptions::default(), |raw| {
             let value: Value = serde_json::from_str(raw.get())?;
             services.extend(conversion_service(&value));
             Ok(live_object(&resource, value, &mut interner, "CustomResourceDefinition"))
@@ -214,7 +214,7 @@ async fn list_one(
     let options = ListOptions { metadata_only, ..ListOptions::default() };
     let mut interner = Interner::default();
     let listed = reader
-        .list(&wish.resource, &options, |raw: &RawValue| {
+        .list(&wish.resource, options, |raw: &RawValue| {
             let value: Value = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
             let labels = value.pointer("/metadata/labels").cloned().unwrap_or(Value::Null);
             let object = live_object(&wish.resource, value, &mut interner, &wish.kind);
@@ -237,7 +237,7 @@ async fn names_selected(
         ..ListOptions::default()
     };
     let listed = reader
-        .list(resource, &options, |raw| {
+        .list(resource, options, |raw| {
             let value: Value = serde_json::from_str(raw.get())?;
             let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
             Ok(Some((text("namespace"), text("name"))))
