@@ -158,17 +158,32 @@ impl io::Write for HashWriter {
     }
 }
 
+/// Where the status of a type is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StatusPlace {
+    /// Controllers say it anew: built-in kinds, and CRDs, whose `storedVersions` a write can break.
+    Nowhere,
+    /// A custom resource with the subresource.
+    Subresource,
+    /// A custom resource without it, as most of `management.cattle.io`: the status is a field as any other, and a replace
+    /// that leaves it out wipes it.
+    Body,
+}
+
 /// What is kept of one object, of the backup or live: enough to compare and to order it.
 #[derive(Debug, Clone)]
 pub struct Summary {
     pub kind: Arc<str>,
-    /// Of the normal form, status aside.
+    /// Of the normal form, status and owner references aside.
     pub spec: Digest,
     /// Of the status, where there is one.
     pub status: Option<Digest>,
     /// Of the fields that the API server never lets change (`roleRef`, a Secret's `type`).
     pub immutable: Option<Digest>,
+    /// Compared apart ([`owner::lead_home`]): a reference may have to change, or to go, in an object that is equal.
     pub owners: Box<[Owner]>,
+    /// Of a token Secret: the ServiceAccount beside it that the token is for.
+    pub token_account: Option<Box<str>>,
     /// Only for CustomResourceDefinitions.
     pub crd: Option<Box<CrdSummary>>,
     pub traits: Traits,
@@ -227,6 +242,7 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
     let traits = normal::traits(resource, object);
     let immutable = normal::immutable(resource, object);
     let status = object.remove("status").filter(|status| !normal::is_empty(status));
+    let token_account = normal::token_account(resource, object);
     let crd = resource.is_crd().then(|| Box::new(CrdSummary::take(object, status.as_ref())));
     normal::normalise(resource, object);
     Ok(Summary {
@@ -238,6 +254,7 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
         }),
         immutable,
         owners,
+        token_account,
         crd,
         traits,
     })
@@ -262,23 +279,31 @@ pub fn live_facts(value: &Value) -> Result<LiveFacts, ObjectError> {
     })
 }
 
-/// Whether the object of the backup needs no write where the live one is.
-///
-/// `with_status` is false for types whose status is never written (built-in kinds and CRDs).
-pub fn equal(backup: &Summary, live: &Summary, with_status: bool) -> bool {
-    spec_equal(backup, live) && (!with_status || status_equal(backup, live))
+/// Whether the object of the backup needs no write where the live one is, owner references aside.
+pub fn equal(backup: &Summary, live: &Summary, status: StatusPlace) -> bool {
+    spec_equal(backup, live, status) && status_equal(backup, live, status)
 }
 
-/// The same, of all but the status.
-pub fn spec_equal(backup: &Summary, live: &Summary) -> bool {
+/// Whether a replace of the object would change nothing.
+pub fn spec_equal(backup: &Summary, live: &Summary, status: StatusPlace) -> bool {
     let crd = match (&backup.crd, &live.crd) {
         (Some(backup), Some(live)) => backup.is_kept_by(live),
         _ => true,
     };
-    crd && backup.spec == live.spec
+    let body = match status {
+        StatusPlace::Body => backup.status == live.status,
+        StatusPlace::Subresource | StatusPlace::Nowhere => true,
+    };
+    crd && body && backup.spec == live.spec
 }
 
-/// A backup without a status asks for none.
-pub fn status_equal(backup: &Summary, live: &Summary) -> bool {
-    backup.status.is_none() || backup.status == live.status
+/// Whether a write of the status by its subresource would change nothing; a backup without a status asks for none.
+pub fn status_equal(backup: &Summary, live: &Summary, status: StatusPlace) -> bool {
+    match status {
+        StatusPlace::Subresource => backup.status.is_none() || backup.status == live.status,
+        StatusPlace::Body | StatusPlace::Nowhere => true,
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,10 @@
 //!
 //! [`plan`] is a pure function of what is asked ([`Request`]) and what was seen ([`Observed`]). It leaves no choice
 //! to the execution. The stages: [`diff`] says what each object of the backup needs, [`order`] by how many owners
-//! each waits, [`prune`] what is deleted and what goes along, [`quiesce`] who is scaled down, [`gates`] what stands
-//! in the way.
+//! each waits, [`prune`] what is deleted and what goes along, [`quiesce`] who is scaled down, [`access`] which
+//! rights that takes, [`gates`] what stands in the way.
 
+pub mod access;
 pub mod diff;
 pub mod digest;
 pub mod gate;
@@ -16,15 +17,16 @@ pub mod render;
 #[cfg(test)]
 pub mod testing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
 use crate::journal::Step;
-use crate::object::ObjectKey;
 use crate::object::protect::Protection;
-use crate::observed::{Access, Backup, BackupSeen, Observed, Workload};
+use crate::object::{ObjectKey, StatusPlace};
+use crate::observed::{Backup, BackupSeen, Observed, Workload};
 use crate::run::{BackupRecord, Counts, PlanRecord};
+pub use access::accesses;
 use gate::{Gate, GateCode};
 
 /// What one manifest asks for, after the configuration's defaults.
@@ -56,6 +58,9 @@ pub struct Request {
     pub resuming: bool,
     /// The backup of the manifest, as written, for sentences.
     pub backup_name: String,
+    /// At a resume: whether the plan that the run began with pruned. The run may have restored the `install-uuid` by
+    /// which clusters are told apart, so that this is not asked anew.
+    pub prunes_as_begun: Option<bool>,
 }
 
 /// What happens to one object of the backup.
@@ -89,6 +94,8 @@ pub struct Item {
     /// Index in [`crate::observed::Live::objects`].
     pub live: Option<u32>,
     pub change: Change,
+    /// Where the status of its type is written.
+    pub status: StatusPlace,
     /// [`Step::Crds`], [`Step::ClusterScoped`] or [`Step::Namespaced`].
     pub step: Step,
     /// How many owners, one above the other, are written before it.
@@ -113,6 +120,18 @@ pub enum DeleteWave {
     ClusterScoped,
     Namespaces,
     Crds,
+}
+
+impl DeleteWave {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CustomResources => "customResources",
+            Self::Namespaced => "namespaced",
+            Self::ClusterScoped => "clusterScoped",
+            Self::Namespaces => "namespaces",
+            Self::Crds => "crds",
+        }
+    }
 }
 
 /// A live object that the backup does not have and that prune deletes.
@@ -227,7 +246,8 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
 
 fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {
     plan.backup = Some(backup_record(backup));
-    plan.prunes = plan.request.prune && is_same_cluster(backup, observed);
+    plan.prunes =
+        plan.request.prunes_as_begun.unwrap_or_else(|| is_same_cluster(backup, observed)) && plan.request.prune;
     let differences = diff::diff(backup, observed);
     plan.missing_owners = differences.missing_owners;
     let ordered = order::order(backup, differences.items);
@@ -267,6 +287,18 @@ pub fn is_same_cluster(backup: &Backup, observed: &Observed) -> bool {
     }
 }
 
+/// Longest text of somebody else's in a sentence of ours, in characters.
+const SHOWN_CHARS: usize = 200;
+
+/// What a backup or a cluster says, fit for a terminal and a page: no control characters, and cut.
+fn printable(text: &str) -> String {
+    let shown = text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char });
+    match text.chars().nth(SHOWN_CHARS) {
+        Some(_) => shown.take(SHOWN_CHARS).chain(['…']).collect(),
+        None => shown.collect(),
+    }
+}
+
 fn warnings(plan: &Plan, backup: &Backup, observed: &Observed) -> Vec<String> {
     let mut warnings = Vec::new();
     if backup.selectors.is_none() {
@@ -288,61 +320,4 @@ fn warnings(plan: &Plan, backup: &Backup, observed: &Observed) -> Vec<String> {
         ));
     }
     warnings
-}
-
-/// What the executor must be allowed to do, from what the plan would do.
-pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
-    let mut wanted: BTreeMap<(String, String), BTreeSet<&'static str>> = BTreeMap::new();
-    let BackupSeen::Whole(backup) = &observed.backup else { return BTreeSet::new() };
-    for item in plan.items.iter().filter(|item| item.writes()) {
-        let key = &backup.objects[item.backup as usize].key;
-        let verbs: &[&str] = match item.change {
-            Change::Create => &["create"],
-            Change::Update(_) => &["update"],
-            Change::Recreate => &["create", "delete"],
-            Change::Skip | Change::Protected(_) | Change::NotServed => &[],
-        };
-        let resource = (key.resource.group.clone(), key.resource.plural.clone());
-        wanted.entry(resource).or_default().extend(verbs);
-        if is_rbac(&key.resource.group) && writes_rights(&key.resource.plural) {
-            wanted
-                .entry((key.resource.group.clone(), key.resource.plural.clone()))
-                .or_default()
-                .extend(rights_of(&key.resource.plural));
-        }
-    }
-    for deletion in &plan.deletions {
-        let key = &observed.live.objects[deletion.live as usize].key;
-        let resource = (key.resource.group.clone(), key.resource.plural.clone());
-        wanted.entry(resource).or_default().insert("delete");
-    }
-    for workload in &plan.quiesce {
-        let group = crate::object::owner::group_of(&workload.reference.api_version).to_owned();
-        wanted.entry((group, workload.reference.resource.clone())).or_default().insert("patch");
-    }
-    let access = |((group, resource), verbs): ((String, String), BTreeSet<&'static str>)| {
-        verbs.into_iter().map(move |verb| Access {
-            verb,
-            group: group.clone(),
-            resource: resource.clone(),
-            namespace: None,
-        })
-    };
-    wanted.into_iter().flat_map(access).collect()
-}
-
-fn is_rbac(group: &str) -> bool {
-    group == "rbac.authorization.k8s.io"
-}
-
-fn writes_rights(plural: &str) -> bool {
-    matches!(plural, "roles" | "clusterroles" | "rolebindings" | "clusterrolebindings")
-}
-
-/// Granting more than one has needs `escalate` on roles; binding a role that one does not have needs `bind` on it.
-fn rights_of(plural: &str) -> &'static [&'static str] {
-    match plural {
-        "roles" | "clusterroles" => &["escalate"],
-        _ => &[],
-    }
 }

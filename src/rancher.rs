@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-/// Namespace of the controller that answers Rancher's admission webhook, and its Deployment.
-pub const WEBHOOK: (&str, &str) = ("cattle-system", "rancher-webhook");
+/// The Deployment that answers Rancher's admission webhook, in Rancher's namespace.
+pub const WEBHOOK_DEPLOYMENT: &str = "rancher-webhook";
 /// The rancher-backup operator's Deployment, in the namespace that the configuration names.
 pub const BACKUP_OPERATOR: &str = "rancher-backup";
 /// The first Rancher that rancher-backup was made for; what an older one left behind is no tarball of its.
@@ -28,7 +28,12 @@ pub struct Writer {
 /// From Rancher's `pkg/controllers/dashboard/{systemcharts,fleetcharts}` at 59bd052e (2026-08-21) and the charts they
 /// install. A workload that is not there is passed over.
 pub const WRITERS: &[Writer] = &[
-    Writer { namespace: "cattle-system", resource: "deployments", name: Some("rancher-webhook"), serves_webhook: true },
+    Writer {
+        namespace: "cattle-system",
+        resource: "deployments",
+        name: Some(WEBHOOK_DEPLOYMENT),
+        serves_webhook: true,
+    },
     deployment("cattle-system", "remotedialer-proxy"),
     deployment("cattle-system", "system-upgrade-controller"),
     deployment("cattle-system", "aks-config-operator"),

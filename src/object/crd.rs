@@ -33,8 +33,10 @@ pub struct CrdVersion {
 }
 
 impl CrdSummary {
-    /// Reads a CRD and takes `spec.versions` out of it, so that the rest can be compared as a whole.
+    /// Reads a CRD, as it would be written, and takes `spec.versions` out of it, so that the rest can be compared as a
+    /// whole.
     pub fn take(object: &mut Map<String, Value>, status: Option<&Value>) -> Self {
+        open_schemas_of_preserving(object);
         let mut spec = object.get_mut("spec").and_then(Value::as_object_mut);
         let text = |spec: Option<&Map<String, Value>>, pointer: &[&str]| {
             let mut at = spec.and_then(|spec| spec.get(pointer[0]));
@@ -125,7 +127,7 @@ pub fn keep_stored_versions(backup: &mut Value, live: &Value) {
     }
 }
 
-/// What upstream does to a CRD that still has `spec.preserveUnknownFields` (restore.md 1.7): the field goes, and the
+/// What upstream does to a CRD that still has `spec.preserveUnknownFields` (rancher-backup e90504c3, `restore/crd.go`): the field goes, and the
 /// schemas give way to one that keeps everything, since `apiextensions.k8s.io/v1` refuses the old combination.
 pub fn open_schemas_of_preserving(crd: &mut Map<String, Value>) {
     let Some(spec) = crd.get_mut("spec").and_then(Value::as_object_mut) else { return };

@@ -1,12 +1,12 @@
 //! The normal form in which objects are compared.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Digest, Resource, crd, owner};
+use super::{Digest, Resource};
 
 /// Replicas that a workload had before it was quiesced; written by the same patch that sets 0.
 pub const REPLICAS_ANNOTATION: &str = "reinback.io/replicas";
-/// Asks Rancher to deploy the agents of a cluster anew (restore.md 1.9).
+/// Asks Rancher to deploy the agents of a cluster anew (rancher-backup e90504c3, `restore/controller.go`).
 pub const FORCE_DEPLOY_ANNOTATION: &str = "io.cattle.agent.force.deploy";
 /// Set on a token Secret by the token controller.
 pub const SERVICE_ACCOUNT_UID_ANNOTATION: &str = "kubernetes.io/service-account.uid";
@@ -16,6 +16,13 @@ const REVISION_ANNOTATION: &str = "deployment.kubernetes.io/revision";
 pub const TOKEN_SECRET_TYPE: &str = "kubernetes.io/service-account-token";
 /// Data keys of a token Secret that the token controller writes.
 pub const TOKEN_DATA: [&str; 3] = ["token", "ca.crt", "namespace"];
+
+/// The ServiceAccount that a token Secret is for.
+const SERVICE_ACCOUNT_NAME_ANNOTATION: &str = "kubernetes.io/service-account.name";
+/// Put on every namespace by the API server, since Kubernetes 1.21.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+/// Put on a token Secret by the API server, with the day on which the token was used.
+const TOKEN_USE_LABELS: [&str; 1] = ["kubernetes.io/legacy-token-last-used"];
 
 /// Set by the API server, never by who writes an object.
 const SERVER_METADATA: [&str; 8] = [
@@ -65,28 +72,22 @@ fn normalise_metadata(resource: &Resource, metadata: &mut Object) {
             annotations.remove(SERVICE_ACCOUNT_UID_ANNOTATION);
         }
     }
-    if let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
-        owners.iter_mut().for_each(normalise_owner);
-        owners.sort_by_cached_key(Value::to_string);
+    if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+        match resource.is_namespace() {
+            true => drop_keys(labels, &[NAMESPACE_NAME_LABEL]),
+            false if resource.is("", "secrets") => drop_keys(labels, &TOKEN_USE_LABELS),
+            false => {}
+        }
     }
+    // Compared by owner::lead_home.
+    metadata.remove("ownerReferences");
     if let Some(finalizers) = metadata.get_mut("finalizers").and_then(Value::as_array_mut) {
         finalizers.sort_by_cached_key(Value::to_string);
     }
     metadata.retain(|_, value| !is_empty(value));
 }
 
-/// The UID changes with each restore of the owner, and whether it is right is asked apart; the version is no matter.
-fn normalise_owner(reference: &mut Value) {
-    let Some(reference) = reference.as_object_mut() else { return };
-    reference.remove("uid");
-    if let Some(api_version) = reference.get("apiVersion").and_then(Value::as_str) {
-        let group = owner::group_of(api_version).to_owned();
-        reference.insert("apiVersion".to_owned(), Value::String(group));
-    }
-    reference.retain(|_, value| value != &Value::Bool(false));
-}
-
-/// What is particular to a type; each line has its reason in restore.md 1.7 to 1.9 or in the API's own rules.
+/// What is particular to a type; each line has its reason in rancher-backup (e90504c3, `restore/controller.go`, `crd.go`) or in the API's own rules.
 fn normalise_type(resource: &Resource, object: &mut Object) {
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "serviceaccounts") => drop_keys(object, &["secrets"]),
@@ -105,7 +106,7 @@ fn normalise_type(resource: &Resource, object: &mut Object) {
     }
 }
 
-/// The field of `spec` that makes Rancher deploy a cluster's agents anew when it grows (restore.md 1.9).
+/// The field of `spec` that makes Rancher deploy a cluster's agents anew when it grows (rancher-backup e90504c3, `restore/controller.go`).
 pub fn redeploy_key(resource: &Resource) -> Option<&'static str> {
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("fleet.cattle.io", "clusters") => Some("redeployAgentGeneration"),
@@ -151,9 +152,7 @@ fn recorded_replicas(object: &mut Object) {
 
 /// Defaults that the API server fills in; `spec.versions` is compared apart ([`crd::CrdSummary`]).
 fn normalise_crd(object: &mut Object) {
-    crd::open_schemas_of_preserving(object);
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    spec.remove("preserveUnknownFields");
     if spec.get("conversion").and_then(|conversion| conversion.get("strategy")).and_then(Value::as_str) == Some("None")
     {
         spec.remove("conversion");
@@ -192,12 +191,26 @@ pub fn is_empty(value: &Value) -> bool {
 
 /// Fields that the API server never lets change where the restore may make the object anew.
 pub fn immutable(resource: &Resource, object: &Object) -> Option<Digest> {
-    let field = match (resource.group.as_str(), resource.plural.as_str()) {
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => "roleRef",
-        ("", "secrets") => "type",
-        _ => return None,
-    };
-    object.get(field).map(Digest::of)
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => object.get("roleRef").map(Digest::of),
+        ("", "secrets") => {
+            let sealed = object.get("immutable") == Some(&Value::Bool(true));
+            let data = sealed.then(|| object.get("data")).flatten();
+            // The type is Opaque where none is given.
+            let kind = object.get("type").and_then(Value::as_str).unwrap_or("Opaque");
+            Some(Digest::of(&json!([kind, sealed, data])))
+        }
+        _ => None,
+    }
+}
+
+/// The ServiceAccount of a token Secret.
+pub fn token_account(resource: &Resource, object: &Object) -> Option<Box<str>> {
+    if !resource.is("", "secrets") || object.get("type").and_then(Value::as_str) != Some(TOKEN_SECRET_TYPE) {
+        return None;
+    }
+    let annotations = object.get("metadata")?.get("annotations")?;
+    annotations.get(SERVICE_ACCOUNT_NAME_ANNOTATION)?.as_str().map(Box::from)
 }
 
 /// Reads what protection and ordering need to know.
@@ -223,7 +236,7 @@ pub fn traits(resource: &Resource, object: &Object) -> super::Traits {
     }
 }
 
-/// Upstream takes both spellings, and goes by the plural alone (restore.md 1.4).
+/// Upstream takes both spellings, and goes by the plural alone (e90504c3, `restore/download.go`).
 fn is_builtin(resource: &Resource, object: &Object) -> bool {
     matches!(resource.plural.as_str(), "globalroles" | "roletemplates")
         && object.get("builtin").is_some_and(|value| value == &Value::Bool(true) || value == "true")

@@ -14,6 +14,10 @@ pub struct Owner {
     pub kind: Arc<str>,
     pub name: Arc<str>,
     pub uid: Box<str>,
+    /// The owner is the one that manages the object.
+    pub controller: bool,
+    /// The owner's deletion in the foreground waits for the object.
+    pub blocks_deletion: bool,
 }
 
 /// Names an owner as its dependents see it.
@@ -27,6 +31,13 @@ pub struct OwnerId {
 }
 
 impl Owner {
+    /// The same reference, whatever UID it was written with.
+    fn is(&self, other: &Self) -> bool {
+        let Self { group, kind, name, uid: _, controller, blocks_deletion } = self;
+        (group, kind, name, controller, blocks_deletion)
+            == (&other.group, &other.kind, &other.name, &other.controller, &other.blocks_deletion)
+    }
+
     /// The owner in the dependent's namespace, and the cluster-scoped one of that name.
     pub fn candidates(&self, namespace: Option<&Arc<str>>) -> impl Iterator<Item = OwnerId> {
         let id = |namespace| OwnerId {
@@ -37,6 +48,21 @@ impl Owner {
         };
         namespace.map(|namespace| id(Some(Arc::clone(namespace)))).into_iter().chain([id(None)])
     }
+}
+
+/// Whether the live references are those of the backup, each with the UID that its owner has now.
+///
+/// `uid` says `None` of an owner that is nowhere: its reference is dropped by the write, so it must not be live.
+pub fn lead_home<'u>(backup: &[Owner], live: &[Owner], uid: impl Fn(&Owner) -> Option<&'u str>) -> bool {
+    let mut wanted = 0;
+    for owner in backup {
+        let Some(uid) = uid(owner) else { continue };
+        wanted += 1;
+        if !live.iter().any(|live| live.is(owner) && *live.uid == *uid) {
+            return false;
+        }
+    }
+    wanted == live.len()
 }
 
 /// Reads `metadata.ownerReferences`.
@@ -58,7 +84,10 @@ pub fn read(metadata: Option<&Value>, interner: &mut Interner) -> Result<Box<[Ow
 
 fn read_one(reference: &Value, interner: &mut Interner) -> Option<Owner> {
     let text = |field: &str| reference.get(field).and_then(Value::as_str);
+    let flag = |field: &str| reference.get(field).and_then(Value::as_bool).unwrap_or_default();
     Some(Owner {
+        controller: flag("controller"),
+        blocks_deletion: flag("blockOwnerDeletion"),
         group: interner.text(group_of(text("apiVersion")?)),
         kind: interner.text(text("kind")?),
         name: interner.text(text("name")?),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::owner::{self, Owner};
-use super::{Interner, ObjectKey, crd, normal};
+use super::{Interner, ObjectKey, StatusPlace, crd, normal};
 
 /// What a write needs to know beside the object of the backup.
 pub struct Context<'a> {
@@ -16,16 +16,22 @@ pub struct Context<'a> {
     pub live: Option<&'a Value>,
     /// Redeploy generation of the live object.
     pub redeploy_generation: Option<i64>,
+    /// Where the status of the type is written.
+    pub status: StatusPlace,
     /// The workload stays at 0, and this annotation says what it gets back at resume.
     pub held_replicas: bool,
     /// Finds the UID that an owner has now.
-    pub owner_uid: &'a dyn Fn(&Owner, Option<&Arc<str>>) -> Option<Box<str>>,
+    pub owner_uid: &'a FindUid<'a>,
 }
+
+/// Takes a reference and the namespace of its dependent.
+pub type FindUid<'a> = dyn Fn(&Owner, Option<&Arc<str>>) -> Option<Box<str>> + 'a;
 
 /// What is sent: the object, and its status by the subresource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     pub body: Value,
+    /// What goes to the subresource after the object; `None` when nothing does.
     pub status: Option<Value>,
     /// References dropped because their owner is not there (gate `OwnerMissing` was accepted).
     pub dropped_owners: usize,
@@ -36,8 +42,7 @@ pub struct Prepared {
 /// The object must have passed [`super::summarise`] before: what has another type than Kubernetes gives it is left
 /// as it is, and the API server says so.
 pub fn prepare(mut object: Value, context: &Context<'_>) -> Prepared {
-    let status = object.as_object_mut().and_then(|object| object.remove("status"));
-    let status = status.filter(|status| !normal::is_empty(status));
+    let status = take_status(&mut object, context.status);
     let mut dropped_owners = 0;
     if let Some(map) = object.as_object_mut() {
         prepare_type(map, context);
@@ -53,6 +58,17 @@ pub fn prepare(mut object: Value, context: &Context<'_>) -> Prepared {
         crd::keep_stored_versions(&mut object, live);
     }
     Prepared { body: object, status, dropped_owners }
+}
+
+fn take_status(object: &mut Value, place: StatusPlace) -> Option<Value> {
+    match place {
+        StatusPlace::Body => None,
+        StatusPlace::Subresource => object.as_object_mut()?.remove("status").filter(|status| !normal::is_empty(status)),
+        StatusPlace::Nowhere => {
+            object.as_object_mut()?.remove("status");
+            None
+        }
+    }
 }
 
 fn prepare_type(object: &mut Map<String, Value>, context: &Context<'_>) {

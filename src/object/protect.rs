@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::{ObjectKey, Resource, Summary};
+use crate::rancher;
 use crate::run::NAMESPACE;
 
 /// Our own API group.
@@ -24,6 +25,7 @@ pub enum Protection {
     SystemRbac,
     KubeNamespace,
     RancherDeployment,
+    RancherWebhook,
     Builtin,
     ClusterRegistration,
     /// Only spared by prune.
@@ -41,6 +43,9 @@ impl Protection {
             Self::SystemRbac => "is RBAC of Kubernetes itself",
             Self::KubeNamespace => "lies in a namespace of Kubernetes itself",
             Self::RancherDeployment => "is the Deployment of Rancher, whose version a Restore does not change",
+            Self::RancherWebhook => {
+                "is the Deployment of rancher-webhook, which Rancher keeps and which answers during a restore"
+            }
             Self::Builtin => "is built in and kept by Rancher",
             Self::ClusterRegistration => "is made anew by Fleet for each registration",
             Self::Needed => "holds, defines or owns objects of the backup",
@@ -77,11 +82,14 @@ pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Gu
     if resource.group == OPERATOR_GROUP || (resource.is_crd() && name.ends_with(".resources.cattle.io")) {
         return Some(Protection::Operator);
     }
-    if resource.is("apps", "deployments")
-        && key.namespace.as_deref() == Some(&guarded.rancher_namespace)
-        && name == guarded.rancher_deployment
-    {
-        return Some(Protection::RancherDeployment);
+    if resource.is("apps", "deployments") && key.namespace.as_deref() == Some(&guarded.rancher_namespace) {
+        // Upstream passes over the same two (rancher-backup e90504c3, `restore/controller.go`).
+        if name == guarded.rancher_deployment {
+            return Some(Protection::RancherDeployment);
+        }
+        if name == rancher::WEBHOOK_DEPLOYMENT {
+            return Some(Protection::RancherWebhook);
+        }
     }
     if traits.cluster_registration {
         return Some(Protection::ClusterRegistration);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::{Change, Differs, Item};
 use crate::journal::Step;
-use crate::object::owner::{Owner, OwnerId};
+use crate::object::owner::{self, Owner, OwnerId};
 use crate::object::protect::protection;
-use crate::object::{self, ObjectKey, Resource, Summary};
+use crate::object::{self, ObjectKey, Resource, StatusPlace, Summary};
 use crate::observed::{Backup, LiveObject, Observed, Served};
 
 /// The items of a plan, not yet ordered, and what was found on the way.
@@ -27,8 +27,10 @@ pub fn diff(backup: &Backup, observed: &Observed) -> Differences {
         .map(|(index, object)| {
             let live_index = observed.live.index(&object.key);
             let live = live_index.map(|index| &observed.live.objects[index as usize]);
-            let change = change(&object.key, &object.summary, live, observed, &types);
-            Item { backup: index, live: live_index, change, step: step_of(&object.key), depth: 0 }
+            let status = types.status(&object.key.resource);
+            let change = change(&object.key, &object.summary, live, observed, status);
+            let status = status.unwrap_or(StatusPlace::Nowhere);
+            Item { backup: index, live: live_index, change, status, step: step_of(&object.key), depth: 0 }
         })
         .collect();
     repoint(&mut items, backup, observed, &own);
@@ -44,11 +46,18 @@ fn step_of(key: &ObjectKey) -> Step {
     }
 }
 
-fn change(key: &ObjectKey, backup: &Summary, live: Option<&LiveObject>, observed: &Observed, types: &Types) -> Change {
+/// `status` is `None` for a type that is not served.
+fn change(
+    key: &ObjectKey,
+    backup: &Summary,
+    live: Option<&LiveObject>,
+    observed: &Observed,
+    status: Option<StatusPlace>,
+) -> Change {
     if let Some(protection) = protection(key, backup, live.is_some(), &observed.guarded) {
         return Change::Protected(protection);
     }
-    let Some(kind) = types.get(&key.resource) else { return Change::NotServed };
+    let Some(status) = status else { return Change::NotServed };
     let Some(live) = live else { return Change::Create };
     if let Some(protection) = protection(key, &live.summary, true, &observed.guarded) {
         return Change::Protected(protection);
@@ -57,8 +66,8 @@ fn change(key: &ObjectKey, backup: &Summary, live: Option<&LiveObject>, observed
         return Change::Recreate;
     }
     let differs = Differs {
-        spec: !object::spec_equal(backup, &live.summary),
-        status: kind.status && !object::status_equal(backup, &live.summary),
+        spec: !object::spec_equal(backup, &live.summary, status),
+        status: !object::status_equal(backup, &live.summary, status),
         owners: false,
     };
     match differs.spec || differs.status {
@@ -79,11 +88,6 @@ struct Types<'a> {
     brought: HashMap<Resource, bool>,
 }
 
-#[derive(Clone, Copy)]
-struct TypeFacts {
-    status: bool,
-}
-
 impl<'a> Types<'a> {
     fn new(backup: &Backup, served: &'a Served) -> Self {
         let crds = backup.objects.iter().filter_map(|object| object.summary.crd.as_deref());
@@ -94,12 +98,18 @@ impl<'a> Types<'a> {
         Self { served, brought: brought.collect() }
     }
 
-    /// The backup's own CRD says whether the status is written, since it is the one in force by then.
-    fn get(&self, resource: &Resource) -> Option<TypeFacts> {
-        if let Some(status) = self.brought.get(resource) {
-            return Some(TypeFacts { status: *status });
+    /// Where the status of a type is written, `None` when nothing serves it. The backup's own CRD decides, since it is
+    /// the one in force by then.
+    fn status(&self, resource: &Resource) -> Option<StatusPlace> {
+        let custom = |subresource| match subresource {
+            true => StatusPlace::Subresource,
+            false => StatusPlace::Body,
+        };
+        if let Some(subresource) = self.brought.get(resource) {
+            return Some(custom(*subresource));
         }
-        self.served.types.get(resource).map(|kind| TypeFacts { status: kind.custom && kind.status })
+        let kind = self.served.types.get(resource)?;
+        Some(if kind.custom { custom(kind.status) } else { StatusPlace::Nowhere })
     }
 }
 
@@ -117,7 +127,7 @@ impl<'a> Owners<'a> {
             wanted.contains(&id).then_some((id, index))
         });
         let live = observed.live.objects.iter().filter_map(|object| {
-            let id = live_owner_id(object, &observed.live.served);
+            let id = owner_id(&object.key, &object.summary.kind);
             wanted.contains(&id).then_some((id, object))
         });
         Self { backup: in_backup.collect(), live: live.collect() }
@@ -156,19 +166,9 @@ pub fn owner_id(key: &ObjectKey, kind: &Arc<str>) -> OwnerId {
     }
 }
 
-/// Names a live object as its dependents would. A list of a built-in type does not name the kind on its items.
-pub fn live_owner_id(object: &LiveObject, served: &Served) -> OwnerId {
-    let kind = match object.summary.kind.is_empty() {
-        true => served.types.get(object.key.resource.as_ref()).map_or(&object.summary.kind, |kind| &kind.kind),
-        false => &object.summary.kind,
-    };
-    owner_id(&object.key, kind)
-}
-
-/// An equal object whose owner has another UID, or gets one in this run, is written all the same.
+/// An equal object whose owner has another UID, gets one in this run, or is nowhere, is written all the same.
 fn repoint(items: &mut [Item], backup: &Backup, observed: &Observed, owners: &Owners<'_>) {
-    let renewed: Vec<bool> =
-        items.iter().map(|item| matches!(item.change, Change::Create | Change::Recreate)).collect();
+    let coming = Coming::new(items);
     for item in items {
         let object = &backup.objects[item.backup as usize];
         let Some(live) = item.live.map(|index| &observed.live.objects[index as usize]) else { continue };
@@ -178,27 +178,40 @@ fn repoint(items: &mut [Item], backup: &Backup, observed: &Observed, owners: &Ow
             Change::Create | Change::Recreate | Change::Protected(_) | Change::NotServed => continue,
         };
         let namespace = object.key.namespace.as_ref();
-        let stale = live.summary.owners.iter().any(|reference| {
-            let renewed = owners.in_backup(reference, namespace).is_some_and(|index| renewed[index as usize]);
-            let live = owners.live(reference, namespace);
-            renewed || live.is_some_and(|owner| owner.facts.uid != reference.uid)
-        });
-        if stale {
+        let uid = |owner: &Owner| match owners.in_backup(owner, namespace) {
+            // No UID yet, so none that a live reference could have.
+            Some(index) if coming.gets_uid(index) => Some(""),
+            _ => owners.live(owner, namespace).map(|live| &*live.facts.uid),
+        };
+        if !owner::lead_home(&object.summary.owners, &live.summary.owners, uid) {
             item.change = Change::Update(Differs { owners: true, ..differs });
         }
     }
 }
 
+/// Which objects of the backup are made, and so have another UID afterwards.
+struct Coming(Vec<bool>);
+
+impl Coming {
+    fn new(items: &[Item]) -> Self {
+        Self(items.iter().map(|item| matches!(item.change, Change::Create | Change::Recreate)).collect())
+    }
+
+    fn gets_uid(&self, index: u32) -> bool {
+        self.0[index as usize]
+    }
+}
+
 fn missing(items: &[Item], backup: &Backup, owners: &Owners<'_>) -> Vec<(ObjectKey, String)> {
-    let gone = |index: u32| matches!(items[index as usize].change, Change::NotServed);
+    let coming = Coming::new(items);
     let mut missing = Vec::new();
     for item in items.iter().filter(|item| item.writes()) {
         let object = &backup.objects[item.backup as usize];
         let namespace = object.key.namespace.as_ref();
         for owner in &object.summary.owners {
-            let comes = owners.in_backup(owner, namespace).is_some_and(|index| !gone(index));
+            let comes = owners.in_backup(owner, namespace).is_some_and(|index| coming.gets_uid(index));
             if !comes && owners.live(owner, namespace).is_none() {
-                missing.push((object.key.clone(), format!("{} {}", owner.kind, owner.name)));
+                missing.push((object.key.clone(), super::printable(&format!("{} {}", owner.kind, owner.name))));
             }
         }
     }

@@ -4,15 +4,18 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::{Change, Plan};
+use crate::object::Resource;
 use crate::observed::{BackupSeen, Observed};
 
 /// `sha256:…` over key, backup, engine, deletions, CRD changes and accepted gates.
 ///
+/// Of what a deletion takes along, short-lived objects (Pods, events) are left out.
 /// Which writes can be skipped is not in it: a running Rancher changes that by the minute.
 pub fn of(plan: &Plan, observed: &Observed) -> String {
     let deletion = |deletion: &super::Deletion| {
         let object = &observed.live.objects[deletion.live as usize];
-        let along: Vec<String> = deletion.takes_along.iter().map(ToString::to_string).collect();
+        let along = deletion.takes_along.iter().filter(|key| !is_volatile(&key.resource));
+        let along: Vec<String> = along.map(ToString::to_string).collect();
         json!([object.key.to_string(), along])
     };
     let covered = json!({
@@ -27,6 +30,19 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
     let hash = Sha256::digest(covered.to_string().as_bytes());
     let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
+}
+
+/// Controllers make these anew all the time, under other names: an approval that named them would not hold for a minute.
+fn is_volatile(resource: &Resource) -> bool {
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "pods" | "events" | "endpoints")
+        | ("events.k8s.io", "events")
+        | ("apps", "replicasets" | "controllerrevisions")
+        | ("batch", "jobs")
+        | ("discovery.k8s.io", "endpointslices")
+        | ("coordination.k8s.io", "leases") => true,
+        _ => false,
+    }
 }
 
 fn crd_changes(plan: &Plan, observed: &Observed) -> Vec<String> {

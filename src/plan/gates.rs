@@ -6,7 +6,7 @@
 
 mod cluster;
 mod objects;
-mod source;
+pub(super) mod source;
 
 use super::Plan;
 use super::gate::{Gate, GateClass, GateCode};

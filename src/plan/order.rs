@@ -15,15 +15,18 @@ pub struct Ordered {
     pub cycles: Vec<ObjectKey>,
 }
 
-/// Gives each item its depth and sorts by step, depth and the order of the backup.
+/// Gives each item its depth and sorts by step, depth and the order of the backup; what waits for a circle comes last.
+///
+/// `items` are all of the backup's, in its order, as [`super::diff::diff`] makes them.
 pub fn order(backup: &Backup, mut items: Vec<Item>) -> Ordered {
     let parents = parents(backup, &items);
     let depths = depths(&parents);
+    let last = depths.iter().flatten().max().map_or(0, |deepest| deepest.saturating_add(1));
     let mut cycles = Vec::new();
     for (item, depth) in items.iter_mut().zip(depths) {
-        match depth {
-            Some(depth) => item.depth = depth,
-            None => cycles.push(backup.objects[item.backup as usize].key.clone()),
+        item.depth = depth.unwrap_or(last);
+        if depth.is_none() {
+            cycles.push(backup.objects[item.backup as usize].key.clone());
         }
     }
     items.sort_by_key(|item| (item.step, item.depth, item.backup));
@@ -41,7 +44,7 @@ fn parents(backup: &Backup, items: &[Item]) -> Vec<Vec<u32>> {
         };
         items.iter().filter_map(named).collect()
     };
-    let accounts = service_accounts(backup, items);
+    let accounts = service_accounts(backup);
     items
         .iter()
         .map(|item| {
@@ -49,19 +52,22 @@ fn parents(backup: &Backup, items: &[Item]) -> Vec<Vec<u32>> {
             let owners = object.summary.owners.iter().filter_map(|owner| {
                 owner.candidates(object.key.namespace.as_ref()).find_map(|id| by_owner.get(&id).copied())
             });
-            let account = object.summary.traits.service_account_token.then(|| accounts.iter().copied());
+            let named = object.key.namespace.as_deref().zip(object.summary.token_account.as_deref());
+            let account = named.and_then(|named| accounts.get(&named).copied());
             owners
-                .chain(account.into_iter().flatten())
+                .chain(account)
                 .filter(|parent| items[*parent as usize].step == item.step && *parent != item.backup)
                 .collect()
         })
         .collect()
 }
 
-/// A token Secret made before its ServiceAccount is deleted by the token controller.
-fn service_accounts(backup: &Backup, items: &[Item]) -> Vec<u32> {
-    let is_account = |item: &&Item| backup.objects[item.backup as usize].key.resource.is("", "serviceaccounts");
-    items.iter().filter(is_account).map(|item| item.backup).collect()
+/// By namespace and name. A token Secret made before its ServiceAccount is deleted by the token controller.
+fn service_accounts(backup: &Backup) -> HashMap<(&str, &str), u32> {
+    let accounts = (0..).zip(&backup.objects).filter(|(_, object)| object.key.resource.is("", "serviceaccounts"));
+    accounts
+        .filter_map(|(index, object)| Some(((object.key.namespace.as_deref()?, &*object.key.name), index)))
+        .collect()
 }
 
 /// The length of the longest chain of parents above each item; `None` for those on a circle or below one.

@@ -53,7 +53,7 @@ fn candidates(backup: &Backup, observed: &Observed) -> (Vec<u32>, Vec<(ObjectKey
             continue;
         }
         let protection = protection(&object.key, &object.summary, true, &observed.guarded)
-            .or_else(|| needed.holds(object, observed).then_some(Protection::Needed));
+            .or_else(|| needed.holds(object).then_some(Protection::Needed));
         match protection {
             Some(protection) => spared.push((object.key.clone(), protection)),
             None => candidates.push(index),
@@ -86,11 +86,11 @@ impl<'a> Needed<'a> {
         }
     }
 
-    fn holds(&self, object: &LiveObject, observed: &Observed) -> bool {
+    fn holds(&self, object: &LiveObject) -> bool {
         let crd = object.summary.crd.as_deref();
         object.key.resource.is_namespace() && self.namespaces.contains(object.key.name.as_ref())
             || crd.is_some_and(|crd| self.types.contains(&(crd.group.as_str(), crd.plural.as_str())))
-            || self.owners.contains(&diff::live_owner_id(object, &observed.live.served))
+            || self.owners.contains(&diff::owner_id(&object.key, &object.summary.kind))
     }
 }
 

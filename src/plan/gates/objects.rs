@@ -59,7 +59,7 @@ pub(super) fn resource_not_served(view: &View<'_>) -> Option<Gate> {
             .iter()
             .map(|(resource, number)| format!("{} {} ({number})", resource.group_resource(), resource.version));
         let message = format!(
-            "{} of the backup have a type that the cluster does not serve: {}",
+            "the cluster does not serve the types of {} of the backup: {}",
             count(total, "object"),
             listed(counted)
         );

@@ -1,9 +1,9 @@
 //! Gates about what is asked for, the backup, and what ran before.
 
 use super::{View, listed};
-use crate::observed::BackupSeen;
+use crate::observed::{BackupSeen, ClusterFacts};
 use crate::plan::gate::{Gate, GateCode};
-use crate::plan::is_same_cluster;
+use crate::plan::{is_same_cluster, printable};
 use crate::rancher::{self, Version};
 
 pub(super) fn backup_not_found(view: &View<'_>) -> Option<Gate> {
@@ -69,7 +69,7 @@ pub(super) fn different_cluster(view: &View<'_>) -> Option<Gate> {
         return None;
     }
     let cluster = &view.observed.cluster;
-    let unknown = |text: &Option<String>| text.as_deref().unwrap_or("unknown").to_owned();
+    let unknown = |text: &Option<String>| text.as_deref().map_or("unknown".to_owned(), printable);
     let message = match backup.name.parts() {
         Some(parts) => format!(
             "the backup is of the cluster whose kube-system has the UID {}; here it is {}; prune is off",
@@ -105,7 +105,7 @@ pub(super) fn different_server_url(view: &View<'_>) -> Option<Gate> {
 }
 
 /// Without what the same place may be written with or without.
-fn normal_url(text: &str) -> String {
+pub fn normal_url(text: &str) -> String {
     match url::Url::parse(text) {
         Ok(url) => url.as_str().trim_end_matches('/').to_owned(),
         Err(_) => text.trim_end_matches('/').to_owned(),
@@ -113,7 +113,7 @@ fn normal_url(text: &str) -> String {
 }
 
 /// A URL may hold a password, which no gate shows.
-fn shown_url(text: &str) -> String {
+pub fn shown_url(text: &str) -> String {
     match url::Url::parse(text) {
         Ok(url) => match (url.host_str(), url.port()) {
             (Some(host), Some(port)) => format!("{}://{host}:{port}", url.scheme()),
@@ -126,7 +126,7 @@ fn shown_url(text: &str) -> String {
 
 pub(super) fn version_mismatch(view: &View<'_>) -> Option<Gate> {
     let backup = view.backup?;
-    let running = running(view)?;
+    let running = running(&view.observed.cluster)?;
     let there = backup.facts.rancher_version.as_deref();
     let same = match (there.map(str::parse::<Version>), running.text.parse::<Version>()) {
         (Some(Ok(backup)), Ok(live)) => backup == live,
@@ -138,8 +138,8 @@ pub(super) fn version_mismatch(view: &View<'_>) -> Option<Gate> {
             GateCode::VersionMismatch,
             format!(
                 "the backup is of Rancher {}; here runs {} (by {})",
-                there.unwrap_or("of an unknown version"),
-                running.text,
+                there.map_or("of an unknown version".to_owned(), printable),
+                printable(running.text),
                 running.by
             ),
             "name a backup of the version that runs, or bring Rancher to the backup's version first",
@@ -150,7 +150,7 @@ pub(super) fn version_mismatch(view: &View<'_>) -> Option<Gate> {
 
 pub(super) fn version_boundary(view: &View<'_>) -> Option<Gate> {
     let backup: Version = view.backup?.facts.rancher_version.as_ref()?.parse().ok()?;
-    let live: Version = running(view)?.text.parse().ok()?;
+    let live: Version = running(&view.observed.cluster)?.text.parse().ok()?;
     let boundary = rancher::crosses_boundary(&live, &backup)?;
     let (major, minor, patch) = boundary.first_newer;
     Some(view.acceptable(
@@ -164,14 +164,15 @@ pub(super) fn version_boundary(view: &View<'_>) -> Option<Gate> {
     ))
 }
 
-struct Running<'a> {
-    text: &'a str,
-    by: &'static str,
+/// The version of Rancher that runs.
+pub struct Running<'a> {
+    pub text: &'a str,
+    /// What says so.
+    pub by: &'static str,
 }
 
 /// What runs: the first of image tag, release and setting that is a version, else the first that says anything.
-fn running<'a>(view: &View<'a>) -> Option<Running<'a>> {
-    let cluster = &view.observed.cluster;
+pub fn running(cluster: &ClusterFacts) -> Option<Running<'_>> {
     let image = cluster.workloads.iter().find(|workload| workload.rancher).and_then(|rancher| rancher.image.as_deref());
     let said = [
         (image.and_then(rancher::image_tag), "the tag of its image"),

@@ -417,7 +417,7 @@ fn types_that_are_not_served_are_counted() {
         world.backed_up("podsecuritypolicies.policy#v1beta1/x", json!({}));
     });
     assert_snapshot!(held(&world), @r"
-    ResourceNotServed: 3 objects of the backup have a type that the cluster does not serve: foos.example.org v1beta1 (2), podsecuritypolicies.policy v1beta1 (1)
+    ResourceNotServed: the cluster does not serve the types of 3 objects of the backup: foos.example.org v1beta1 (2), podsecuritypolicies.policy v1beta1 (1)
     -> install what serves it, at the version that the backup has; or add to the manifest's annotations: `reinback.io/accept: ResourceNotServed` (skips these objects)
     ");
     assert!(is_accepted(world.accept(GateCode::ResourceNotServed), GateCode::ResourceNotServed));
