@@ -19,7 +19,7 @@ use crate::cluster::{
     holder_identity,
 };
 use crate::config::Config;
-use crate::desired::{Desired, Look, decide};
+use crate::desired::{Desired, Look, Placed, decide};
 use crate::execute::{ExecuteError, RecordError};
 use crate::git::{Author, GitError, Remote, StatusBranch};
 use crate::manifest::Severity;
@@ -184,6 +184,43 @@ impl Agent {
             warn!(error = &problem as &dyn std::error::Error, "the lease was not given back; it runs out by itself");
         }
         acted.map(|passed| Passed { invalid, ..passed })
+    }
+
+    /// What is handed to Git.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// Makes namespace and CRD where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not take them.
+    pub async fn prepare(&mut self) -> Result<(), PassError> {
+        self.make_ready().await
+    }
+
+    /// Carries out one manifest that did not come from Git; it counts as newest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::pass`].
+    pub async fn run_local(&mut self, placed: Placed) -> Result<Passed, PassError> {
+        self.make_ready().await?;
+        let mut view = self.source.look(&self.config).await.map_err(PassError::Source)?;
+        view.placed.retain(|other| other.manifest.id != placed.manifest.id);
+        for other in &mut view.placed {
+            other.commit.position = other.commit.position.saturating_add(1);
+        }
+        view.placed.push(placed);
+        let Some(guard) = self.take_lease().await? else { return Ok(Passed { busy: true, ..Passed::default() }) };
+        let acted = self.act(&guard, &view, Look { first: false, whole: false }).await;
+        if let Err(problem) = guard.release().await {
+            warn!(error = &problem as &dyn std::error::Error, "the lease was not given back; it runs out by itself");
+        }
+        let passed = acted?;
+        self.publisher.flush(FLUSH_WITHIN).await?;
+        Ok(passed)
     }
 
     /// Git gone does not stop a run that is under way (invariant 8).

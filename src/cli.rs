@@ -1,8 +1,186 @@
-//! cli
+//! The command line: a file a command; exit codes in one place.
 
+pub mod agent;
 pub mod check;
 pub mod crd;
+pub mod plan;
+pub mod run;
+pub mod status;
 
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use tokio::sync::watch;
+
+use crate::agent::begin::chain;
+use crate::cluster::{self, Cluster, Limits};
+use crate::config::Config;
+use crate::telemetry::{self, LogFormat, LogOptions};
+
+/// GitOps for Rancher restores and rollbacks
+///
+/// A person merges a pull request that adds a Restore; the agent plans it, guards it, carries it out on the cluster
+/// and commits what happened back to Git.
+#[derive(Debug, Parser)]
+#[command(name = "reinback", version, propagate_version = true, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, clap::Args)]
+struct LogArgs {
+    /// How much is logged, on stderr: error, warn, info, debug, trace, or directives such as info,reinback::git=debug
+    #[arg(long, global = true, value_name = "LEVEL", env = "RUST_LOG")]
+    log_level: Option<String>,
+    /// How a line of the log looks
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Agent(agent::AgentArgs),
+    Plan(plan::PlanArgs),
+    Check(check::CheckArgs),
+    Run(run::RunArgs),
+    Status(status::StatusArgs),
+    Crd(crd::CrdArgs),
+    /// Print a completion script for a shell
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// How a command came out; the only place with numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    /// Nothing is left to do.
+    Done,
+    /// `plan`: something would change.
+    Changes,
+    /// A gate holds something.
+    Held,
+    /// An error, or a run failed.
+    Failed,
+}
+
+impl Exit {
+    fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Done => 0,
+            Self::Changes => 2,
+            Self::Held => 3,
+            Self::Failed => 1,
+        })
+    }
+}
+
+/// Parses the command line, runs the command and says how it came out.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; a usage error is 1, as every other.
+            let code = if error.use_stderr() { Exit::Failed } else { Exit::Done };
+            let _ = error.print();
+            return code.code();
+        }
+    };
+    match run(cli) {
+        Ok(exit) => exit.code(),
+        Err(error) if is_broken_pipe(&error) => Exit::Done.code(),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "reinback: {}", chain(error.as_ref()));
+            Exit::Failed.code()
+        }
+    }
+}
+
+/// Whoever read our output has read enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(broken)
+}
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let Cli { command, log: LogArgs { log_level, log_format } } = cli;
+    telemetry::init(&LogOptions { level: log_level, format: log_format })?;
+    match command {
+        Command::Agent(args) => with_runtime(agent::agent(args)),
+        Command::Plan(args) => with_runtime(plan::plan(args)),
+        Command::Run(args) => with_runtime(run::run(args)),
+        Command::Status(args) => with_runtime(status::status(args)),
+        Command::Check(args) => {
+            let checked = check::run(&args, &mut io::stdin(), &mut io::stdout(), &mut io::stderr())?;
+            Ok(match checked {
+                check::Checked::Valid => Exit::Done,
+                check::Checked::Invalid => Exit::Failed,
+            })
+        }
+        Command::Crd(args) => crd::crd(&args).map(|()| Exit::Done),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "reinback", &mut io::stdout());
+            Ok(Exit::Done)
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// libgit2 is told its options before a second thread exists.
+fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    crate::git::init_process()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let exit = runtime.block_on(command);
+    // Blocking work that hangs (a Git server that does not answer) is not waited for.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    exit
+}
+
+/// Connects to the cluster of `KUBECONFIG`, of `--context`, or of the pod.
+async fn connect(context: Option<&str>, config: Option<&Config>) -> anyhow::Result<Cluster> {
+    let limits = Limits { qps: config.map_or(0, |config| config.rates.qps), ..Limits::default() };
+    Ok(cluster::connect(context, limits).await?)
+}
+
+/// True once SIGTERM or Ctrl-C came; a second one ends the process at once.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send_replace(true) {
+                std::process::exit(130);
+            }
+            tracing::info!("stopping at the next safe place; once more to stop at once");
+        }
+    });
+    Ok(receiver)
+}
+
+/// Output for people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Output {
+    #[default]
+    Text,
+    Json,
 }

@@ -205,6 +205,7 @@ impl Plan {
             engine: self.engine.to_owned(),
             backup: self.backup.clone().unwrap_or_default(),
             counts: self.counts(),
+            prunes: self.prunes,
             accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
         }
     }

@@ -246,6 +246,8 @@ pub struct PlanRecord {
     pub engine: String,
     pub backup: BackupRecord,
     pub counts: Counts,
+    /// Prune was on: asked for, and the cluster was the backup's own.
+    pub prunes: bool,
     pub accepted: Vec<String>,
 }
 

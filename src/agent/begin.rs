@@ -391,6 +391,7 @@ impl Agent {
         };
         let mut request = look::request(&self.config, placed);
         request.resuming = true;
+        request.prunes_as_begun = recorder.status().plan.map(|plan| plan.prunes);
         let mut work = prepared.into_work(recorder, request, placed);
         match executor.run(&mut work).await? {
             Ended::Terminal(phase) => Ok(Begun::Ended(phase)),

@@ -48,6 +48,25 @@ impl Books {
         Ok(books)
     }
 
+    /// Reads both halves of a cluster that may not know runs yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Books::read`].
+    pub async fn read_or_new(
+        reader: &ClusterReader,
+        publisher: &Publisher,
+        config: &Config,
+    ) -> Result<Self, PassError> {
+        match Self::read(reader, publisher, config).await {
+            Err(PassError::NoCrd) => {
+                let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
+                Ok(Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() })
+            }
+            read => read,
+        }
+    }
+
     /// Reads the cluster's half alone, for when Git does not answer.
     ///
     /// # Errors

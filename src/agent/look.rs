@@ -62,6 +62,7 @@ pub fn request(config: &Config, placed: &Placed) -> Request {
         rancher_url: config.rancher.url.as_ref().map(ToString::to_string),
         not_supported: not_supported(config, manifest),
         resuming: false,
+        prunes_as_begun: None,
         backup_name: restore.map(|restore| restore.backup_filename.clone()).unwrap_or_default(),
     }
 }

@@ -12,7 +12,7 @@ use crate::cluster::{
     Answer, ClusterError, ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target, WriteError,
 };
 use crate::object::prepare::{Context, Prepared, prepare};
-use crate::object::{self, Interner, ObjectKey, Summary};
+use crate::object::{self, Interner, ObjectKey, StatusPlace, Summary};
 use crate::observed::LiveObject;
 use crate::plan::diff::owner_id;
 use crate::plan::gate::GateCode;
@@ -80,8 +80,8 @@ struct Job<'a> {
     value: Value,
     backup: &'a Summary,
     live: Option<&'a LiveObject>,
-    /// The status is written after the object.
-    with_status: bool,
+    /// Where the status is written.
+    status: StatusPlace,
 }
 
 impl ObjectWriter {
@@ -96,7 +96,7 @@ impl ObjectWriter {
             value,
             backup: &backup.objects[item.backup as usize].summary,
             live: item.live.map(|index| &laid_out.observed.live.objects[index as usize]),
-            with_status: crate::plan::diff::writes_status(backup, &laid_out.observed.live.served, &key.resource),
+            status: laid_out.status_places.get(&key.resource).copied().unwrap_or(StatusPlace::Nowhere),
         };
         match item.change {
             Change::Create => self.create(job).await,
@@ -237,6 +237,7 @@ impl ObjectWriter {
             resource_version,
             live,
             redeploy_generation,
+            status: job.status,
             held_replicas: self.laid_out.held.iter().any(|workload| names(workload, job.key)),
             owner_uid: &|owner, namespace| self.laid_out.owner_uid(owner, namespace),
         };
@@ -258,7 +259,7 @@ impl ObjectWriter {
                 uids.insert(id, uid.into());
             }
         }
-        if !job.with_status || prepared.status.is_none() {
+        if prepared.status.is_none() {
             return Ok(());
         }
         let target = target(job.key);
@@ -293,7 +294,7 @@ impl ObjectWriter {
         let leads = |owner: &object::owner::Owner| {
             self.laid_out.owner_uid(owner, job.key.namespace.as_ref()).is_none_or(|uid| uid == owner.uid)
         };
-        object::equal(job.backup, live, job.with_status) && live.owners.iter().all(leads)
+        object::equal(job.backup, live, job.status) && live.owners.iter().all(leads)
     }
 }
 

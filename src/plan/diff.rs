@@ -76,9 +76,18 @@ fn change(
     }
 }
 
-/// Whether the status of objects of a type is written: of custom resources with the status subresource.
-pub fn writes_status(backup: &Backup, served: &Served, resource: &Resource) -> bool {
-    Types::new(backup, served).get(resource).is_some_and(|kind| kind.status)
+/// Where the status of each type of the backup is written.
+pub fn status_places(backup: &Backup, served: &Served) -> HashMap<Arc<Resource>, StatusPlace> {
+    let types = Types::new(backup, served);
+    let mut places = HashMap::new();
+    for object in &backup.objects {
+        if !places.contains_key(&object.key.resource)
+            && let Some(place) = types.status(&object.key.resource)
+        {
+            places.insert(Arc::clone(&object.key.resource), place);
+        }
+    }
+    places
 }
 
 /// Whether a type is served, and whether its status is written.

@@ -1,0 +1,149 @@
+//! `reinback run`: one manifest, now, in the foreground.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+
+use super::agent::LeaseArgs;
+use super::{Exit, connect, stop_signal};
+use crate::agent::ledger::{Books, list_runs};
+use crate::agent::{Agent, Options, Passed, look};
+use crate::cluster::ClusterReader;
+use crate::config::{Config, ConfigArgs};
+use crate::desired::{CommitPlace, Placed};
+use crate::manifest::{Limits, SourceFile, Tree};
+use crate::plan::render::{self, Verbosity};
+use crate::status::humane_duration;
+
+/// Carry out one manifest now, in the foreground
+///
+/// The plan, a question, then the run; the same ledger and the same status as the agent's. It counts as newest.
+/// Exits 0 when it succeeded or had ended before, 3 when it is held, 1 when it failed or on an error.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// File with one Restore or Rollback
+    file: PathBuf,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Install or update the definition of Run
+    #[arg(long)]
+    install_crd: bool,
+    #[command(flatten)]
+    lease: LeaseArgs,
+}
+
+/// # Errors
+///
+/// When the manifest, the configuration, Git, the store or the cluster cannot be used.
+pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
+    let RunArgs { config, file, yes, context, install_crd, lease } = args;
+    let mut config = Config::load(&config)?;
+    let folder = tempfile::Builder::new().prefix("reinback-run-").tempdir().context("cannot make a folder")?;
+    folder.path().clone_into(&mut config.data_dir);
+    let placed = read(&file, &config)?;
+    let cluster = connect(context.as_deref(), Some(&config)).await?;
+    let reader = cluster.reader();
+    let stop = stop_signal()?;
+    let options = Options { install_crd, lease: lease.times()? };
+    let mut agent = Agent::open(config.clone(), cluster, options, stop)?;
+    agent.prepare().await?;
+    let books = Books::read_or_new(&reader, agent.publisher(), &config).await?;
+    if books.ledger.entries.get(&placed.key).is_some_and(|entry| entry.phase.is_terminal()) {
+        writeln!(io::stderr(), "{} has ended before and never runs again; to run it, change reinback.io/requested-at", placed.manifest.id)?;
+        return Ok(Exit::Done);
+    }
+    if !show_plan(&config, &reader, &placed, &books).await? || !(yes || confirmed()?) {
+        writeln!(io::stderr(), "nothing was done")?;
+        return Ok(Exit::Held);
+    }
+    let bar = watch_progress(reader);
+    let passed = agent.run_local(placed).await;
+    bar.abort();
+    let Passed { held, failed, busy, .. } = passed?;
+    Ok(match (failed, held > 0 || busy) {
+        (0, false) => Exit::Done,
+        (0, true) => Exit::Held,
+        _ => Exit::Failed,
+    })
+}
+
+/// The one manifest of a file, in a place that is newer than every commit.
+fn read(file: &PathBuf, config: &Config) -> anyhow::Result<Placed> {
+    let name = file.display().to_string();
+    let content = std::fs::read(file).with_context(|| format!("cannot read {name}"))?;
+    let blob = crate::git::BlobId::of(&content).map(|id| id.to_string()).unwrap_or_default();
+    let source = SourceFile { path: &name, blob: &blob, content: &content };
+    let tree = Tree::read([source], &Limits::default());
+    if let Some(problem) = tree.problems.first() {
+        anyhow::bail!("{problem}");
+    }
+    let mut manifests: Vec<_> = tree.manifests().cloned().collect();
+    anyhow::ensure!(manifests.len() == 1, "{name} holds {} manifests; give a file with one", manifests.len());
+    let manifest = manifests.remove(0);
+    let commit = CommitPlace { id: "local".to_owned(), position: 0, author: user(), time: Timestamp::now() };
+    Ok(Placed::new(manifest, config.store.as_ref(), commit))
+}
+
+fn user() -> String {
+    let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
+    let host = std::fs::read_to_string("/etc/hostname").map(|host| host.trim().to_owned());
+    host.map_or_else(|_| name.clone(), |host| format!("{name}@{host}"))
+}
+
+/// Prints the plan; false when a gate holds it.
+async fn show_plan(
+    config: &Config,
+    reader: &ClusterReader,
+    placed: &Placed,
+    books: &Books,
+) -> anyhow::Result<bool> {
+    let asked = look::ask(config, reader, placed, books.facts.clone()).await?;
+    let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
+    let text = render::text(&looked.plan, &looked.observed, Verbosity::Summary);
+    writeln!(io::stdout(), "{}", text.trim_end())?;
+    Ok(looked.plan.holding().next().is_none())
+}
+
+fn confirmed() -> anyhow::Result<bool> {
+    anyhow::ensure!(io::stdin().is_terminal(), "nobody is there to ask; give --yes");
+    write!(io::stderr(), "Run this plan? Only \"yes\" goes on: ")?;
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
+
+/// On a terminal, a bar that follows the run's own progress.
+fn watch_progress(reader: ClusterReader) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        if !io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{msg:20} {bar:40} {pos}/{len} {elapsed}") {
+            bar.set_style(style);
+        }
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let Ok(runs) = list_runs(&reader).await else { continue };
+            let progress = runs.iter().filter_map(|run| run.status.as_ref()?.progress.clone()).next();
+            if let Some(progress) = progress {
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+                let left = progress.seconds_left.and_then(|left| i64::try_from(left).ok());
+                let left = left.map(|left| humane_duration(jiff::SignedDuration::from_secs(left)));
+                bar.set_message(format!("{} {}", progress.step, left.unwrap_or_default()));
+            }
+        }
+    })
+}

@@ -1,0 +1,99 @@
+//! `reinback status`: runs, from the cluster and from Git.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{Exit, Output, connect};
+use crate::agent::ledger::{Books, list_runs};
+use crate::config::{Config, ConfigArgs};
+use crate::publish::Publisher;
+use crate::run::Run;
+use crate::status::{render_one, render_table};
+
+/// Show runs, newest first, or one run whole
+///
+/// With a configuration, runs that only Git knows are shown, too. Exits 0, or 1 on an error.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Name of a run, or of a manifest: its newest run
+    name: Option<String>,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Show again whenever something changes
+    #[arg(short, long)]
+    watch: bool,
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// # Errors
+///
+/// When neither cluster nor Git can be read, or there is no run of that name.
+pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
+    let StatusArgs { config, name, output, watch, context } = args;
+    let configured = config.file.is_some() || !config.overrides.is_empty();
+    let config = configured.then(|| Config::load(&config)).transpose()?;
+    let cluster = connect(context.as_deref(), config.as_ref()).await?;
+    let folder = tempfile::Builder::new().prefix("reinback-status-").tempdir().context("cannot make a folder")?;
+    let books = match config {
+        Some(mut config) => {
+            folder.path().clone_into(&mut config.data_dir);
+            let publisher = Publisher::start(crate::agent::status_branch(&config)?);
+            Some((config, publisher))
+        }
+        None => None,
+    };
+    let mut shown = String::new();
+    loop {
+        let runs = match &books {
+            Some((config, publisher)) => {
+                Books::read(&cluster.reader(), publisher, config).await?.runs.into_values().collect()
+            }
+            None => list_runs(&cluster.reader()).await?,
+        };
+        let text = render(&runs, name.as_deref(), output)?;
+        if text != shown {
+            std::io::stdout().lock().write_all(text.as_bytes())?;
+            shown = text;
+        }
+        if !watch {
+            return Ok(Exit::Done);
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+fn render(runs: &[Run], name: Option<&str>, output: Output) -> anyhow::Result<String> {
+    let chosen: Vec<Run> = match name {
+        None => runs.to_vec(),
+        Some(name) => vec![find(runs, name).with_context(|| format!("there is no run or manifest {name:?}"))?.clone()],
+    };
+    Ok(match (output, name) {
+        (Output::Json, _) => format!("{:#}\n", json!({ "runs": chosen })),
+        (Output::Text, Some(_)) => chosen.iter().map(|run| render_one(run, Timestamp::now())).collect(),
+        (Output::Text, None) => render_table(&chosen, Timestamp::now(), width()),
+    })
+}
+
+/// A run by its own name, else the newest of a manifest.
+fn find<'a>(runs: &'a [Run], name: &str) -> Option<&'a Run> {
+    let own = runs.iter().find(|run| run.metadata.name.as_deref() == Some(name));
+    let began = |run: &&Run| run.status.as_ref().and_then(|status| status.started_at.or(status.ended_at));
+    own.or_else(|| runs.iter().filter(|run| run.spec.manifest.name == name).max_by_key(began))
+}
+
+fn width() -> usize {
+    match std::io::stdout().is_terminal() {
+        true => 120,
+        false => 200,
+    }
+}
