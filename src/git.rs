@@ -1,1 +1,36 @@
-//! git
+//! Git: the source that is watched, and the branch that status goes to.
+//!
+//! libgit2 keeps the objects and speaks Git's protocol; HTTP under it is ours ([`http`]), because libgit2's own has one set of
+//! authorities and time-outs for the whole process, needs OpenSSL, and takes `Authorization` along when a server redirects to
+//! another port. Ours reads `secretDir` at each connection, so that rotated passwords and authorities are taken.
+//!
+//! What holds:
+//! - A clone is a cache ([`cache`]): bare, in a folder of one process (a lock file held by `flock`, which the kernel gives back
+//!   whatever ends the process; a folder named after a pid would be cloned anew at every start and left behind after a crash).
+//!   It may vanish or be half written at any time; what is wrong with it is answered by deleting it and cloning again.
+//! - Nothing is checked out. Blobs are read from the object store, and symbolic links are never followed.
+//! - A push is never forced: the server compares the branch's tip with the parent of what is pushed.
+//! - No credential is in an error, a log or a URL. What a server says is cut, cleaned and searched for the secrets first.
+//!
+//! Everything here blocks. Async callers go through [`blocking`].
+
+mod auth;
+mod cache;
+mod commit;
+mod error;
+mod fetch;
+mod history;
+mod http;
+mod id;
+mod process;
+mod remote;
+mod tree;
+
+pub use commit::{Author, FileEdit, Published, StatusBranch, StatusTree};
+pub use error::GitError;
+pub use fetch::{Fetched, Mirror};
+pub use history::{Change, CommitInfo, Completeness, FileChange, FileVersion};
+pub use id::{BlobId, CommitId, InvalidId, TreeId};
+pub use process::{blocking, init_process};
+pub use remote::{Remote, Timeouts};
+pub use tree::{Skipped, SkippedReason, Snapshot, SourceFile, TreeLimits};
