@@ -1,1 +1,4 @@
 //! One integration binary: a file a subject, real parts underneath.
+
+mod git;
+mod git_server;
