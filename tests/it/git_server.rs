@@ -41,6 +41,8 @@ pub enum Fault {
     Status(u16, String),
     /// 302 to this URL, which gets the path and query of the request appended.
     Redirect(String),
+    /// 302 to the same path under this folder, for what is not under it yet.
+    RedirectOutside(String),
     /// Breaks the connection after so many bytes of a body longer than that.
     Cut(usize),
     /// Goes silent after so many bytes of a body longer than that.
@@ -163,7 +165,12 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             response.headers_mut().insert(header::LOCATION, format!("{to}{path}").parse().unwrap());
             return Ok(response);
         }
-        Fault::None | Fault::Cut(_) | Fault::Stall(_) => {}
+        Fault::RedirectOutside(folder) if !path.starts_with(folder.as_str()) => {
+            let mut response = plain(StatusCode::MOVED_PERMANENTLY, "");
+            response.headers_mut().insert(header::LOCATION, format!("{folder}{path}").parse().unwrap());
+            return Ok(response);
+        }
+        Fault::None | Fault::RedirectOutside(_) | Fault::Cut(_) | Fault::Stall(_) => {}
     }
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
     if shared.authorization.is_some() && shared.authorization != given {
