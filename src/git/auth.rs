@@ -54,7 +54,8 @@ pub(super) fn read(dir: Option<&Path>) -> Result<Credentials, GitError> {
         (Some(_), None, None) => return Err(refuse("it holds username without password")),
         (None, Some(_), None) => return Err(refuse("it holds password without username")),
     };
-    let authorization = authorization.transpose().map_err(|()| refuse("a value has characters that no HTTP header takes"))?;
+    let authorization =
+        authorization.transpose().map_err(|()| refuse("a value has characters that no HTTP header takes"))?;
     Ok(Credentials { authorization, authorities: read_authorities(dir)?, scrubber })
 }
 
@@ -67,7 +68,8 @@ fn header(scheme: &str, secret: &str) -> Result<HeaderValue, ()> {
 
 fn read_text(dir: &Path, key: &str) -> Result<Option<SecretString>, GitError> {
     let Some(bytes) = read_key(dir, key)? else { return Ok(None) };
-    let text = String::from_utf8(bytes).map_err(|_| GitError::Secret { path: dir.join(key), problem: "it is not UTF-8".to_owned() })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| GitError::Secret { path: dir.join(key), problem: "it is not UTF-8".to_owned() })?;
     // Editors and `echo` end a file with a line end; a Secret made from it would never fit.
     let trimmed = text.trim_end_matches(['\r', '\n']);
     Ok((!trimmed.is_empty()).then(|| SecretString::from(trimmed)))
@@ -110,8 +112,7 @@ impl Scrubber {
         let form: String = url::form_urlencoded::byte_serialize(raw.as_bytes()).collect();
         let path = percent_encoded(raw);
         let mut forms = vec![raw.to_owned(), form.replace('+', "%20"), path.to_lowercase(), path, form];
-        forms.push(BASE64_STANDARD.encode(raw));
-        forms.push(BASE64_STANDARD_NO_PAD.encode(raw));
+        forms.extend((0..3).filter_map(|before| inside_base64(raw, before)));
         self.needles.extend(forms.into_iter().map(SecretString::from));
         // A longer form goes first, or its head would be taken out and its tail left.
         self.needles.sort_by_key(|needle| std::cmp::Reverse(needle.expose_secret().len()));
@@ -133,9 +134,21 @@ impl Scrubber {
     }
 }
 
+/// The characters that a secret gives to any base64 text in which it stands after `before` bytes (modulo 3), as a password
+/// stands after the user's name. Fewer than four would be found everywhere.
+fn inside_base64(raw: &str, before: usize) -> Option<String> {
+    let mut bytes = vec![0; before];
+    bytes.extend_from_slice(raw.as_bytes());
+    let text = BASE64_STANDARD_NO_PAD.encode(&bytes);
+    let (start, end) = ((before * 8).div_ceil(6), bytes.len() * 8 / 6);
+    text.get(start..end).filter(|inner| inner.len() >= 4).map(str::to_owned)
+}
+
 fn percent_encoded(raw: &str) -> String {
     let unreserved = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    raw.bytes().map(|byte| if unreserved(&byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+    raw.bytes()
+        .map(|byte| if unreserved(&byte) { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[cfg(test)]
@@ -146,8 +159,10 @@ mod tests {
     fn what_a_server_says_is_passed_on_without_secrets_in_any_spelling() {
         let mut scrubber = Scrubber::default();
         scrubber.hide(&SecretString::from("p@ss wörd/1"));
-        let base64 = BASE64_STANDARD.encode("p@ss wörd/1");
-        let said = format!("denied p@ss wörd/1\r\nand p%40ss%20w%C3%B6rd%2F1, p%40ss+w%C3%B6rd%2F1, p%40ss%20w%c3%b6rd%2f1\n\n{base64}\u{1b}[31m");
+        let base64 = BASE64_STANDARD.encode("deploy:p@ss wörd/1");
+        let said = format!(
+            "denied p@ss wörd/1\r\nand p%40ss%20w%C3%B6rd%2F1, p%40ss+w%C3%B6rd%2F1, p%40ss%20w%c3%b6rd%2f1\n\n{base64}\u{1b}[31m"
+        );
         insta::assert_snapshot!(scrubber.clean(&said), @"denied ***; and ***, ***, ***; ***[31m");
     }
 

@@ -11,8 +11,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use git2::{Oid, Repository, RepositoryInitOptions};
+use git2::{Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
 use tracing::{info, warn};
 
 use super::auth::Scrubber;
@@ -26,6 +27,9 @@ const SOURCE: &str = "reinback-source";
 const MAX_PACKS: usize = 50;
 /// Loose objects in one of 256 folders after which the clone is made anew: Git's `gc.auto` (6,700) over 256.
 const MAX_LOOSE: usize = 27;
+/// A lock that was just given back lives on for a moment in a child process between fork and exec.
+const LOCK_TRIES: u32 = 50;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 /// A clone of one branch of one remote, held by this process alone.
 pub(super) struct Cache {
@@ -60,7 +64,7 @@ impl Cache {
 
     /// Opens the repository again: libgit2 caches commits with the parents that a shallower clone gave them.
     pub(super) fn reopen(&mut self) -> Result<(), Fault> {
-        self.repository = Repository::open_bare(self.dir.join("repo.git"))?;
+        self.repository = open_git(&self.dir.join("repo.git"))?;
         Ok(())
     }
 
@@ -117,11 +121,16 @@ impl Cache {
             self.lock = take_lock(&self.dir)?;
         }
         let git = self.dir.join("repo.git");
-        let grown = entries(&git.join("objects/pack"), ".pack") > MAX_PACKS || entries(&git.join("objects/17"), "") > MAX_LOOSE;
+        let grown =
+            entries(&git.join("objects/pack"), ".pack") > MAX_PACKS || entries(&git.join("objects/17"), "") > MAX_LOOSE;
         if grown {
             info!(git.cache = %self.dir.display(), "cloning anew: the cache holds many small packs");
         }
-        if grown || self.damaged.load(Ordering::Relaxed) || !belongs(&git, &self.source) { self.reset() } else { Ok(()) }
+        if grown || self.damaged.load(Ordering::Relaxed) || !belongs(&git, &self.source) {
+            self.reset()
+        } else {
+            Ok(())
+        }
     }
 
     fn reset(&mut self) -> Result<(), GitError> {
@@ -133,18 +142,22 @@ impl Cache {
 
 fn take_lock(dir: &Path) -> Result<File, GitError> {
     let path = dir.join("lock");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| GitError::Io { action: "make the folder", path: dir.to_owned(), source })?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| GitError::Io {
+        action: "make the folder",
+        path: dir.to_owned(),
+        source,
+    })?;
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let lock = open.map_err(|source| GitError::Io { action: "open", path: path.clone(), source })?;
-    match lock.try_lock() {
-        Ok(()) if same_file(&lock, &path) => Ok(lock),
-        Ok(()) | Err(TryLockError::WouldBlock) => Err(GitError::Busy { dir: dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(GitError::Io { action: "lock", path, source }),
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) if same_file(&lock, &path) => return Ok(lock),
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            Err(TryLockError::Error(source)) => return Err(GitError::Io { action: "lock", path, source }),
+        }
     }
+    Err(GitError::Busy { dir: dir.to_owned() })
 }
 
 fn same_file(held: &File, path: &Path) -> bool {
@@ -165,9 +178,15 @@ fn open_repository(dir: &Path, source: &str) -> Option<Repository> {
         return None;
     }
     sweep(&git).ok()?;
-    let repository = Repository::open_bare(&git).ok()?;
+    let repository = open_git(&git).ok()?;
     repository.odb().ok()?;
     Some(repository)
+}
+
+/// Not `open_bare`: that one does not read where a shallow clone ends, and walks of libgit2 then fail at missing parents.
+fn open_git(git: &Path) -> Result<Repository, git2::Error> {
+    let flags = RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::BARE | RepositoryOpenFlags::NO_DOTGIT;
+    Repository::open_ext(git, flags, std::iter::empty::<&Path>())
 }
 
 fn create(dir: &Path, source: &str) -> Result<Repository, GitError> {
@@ -184,7 +203,8 @@ fn create(dir: &Path, source: &str) -> Result<Repository, GitError> {
     }
     let mut options = RepositoryInitOptions::new();
     options.bare(true).external_template(false).initial_head("reinback");
-    let repository = Repository::init_opts(&git, &options).map_err(|error| GitError::Io {
+    let made = Repository::init_opts(&git, &options).and_then(|_| open_git(&git));
+    let repository = made.map_err(|error| GitError::Io {
         action: "make the cache",
         path: git.clone(),
         source: io::Error::other(error.message().to_owned()),

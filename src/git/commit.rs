@@ -287,7 +287,9 @@ fn judge(
         (Ok(()), Some(None)) => return Ok(Ok(())),
         (Ok(()) | Err(_), Some(Some(status))) => status,
         (Ok(()), None) => "the server did not say what became of the branch".to_owned(),
-        (Err(error), _) if error.code() == ErrorCode::NotFastForward => return Ok(Err(Refused::Lost(scrubber.clean(error.message())))),
+        (Err(error), _) if error.code() == ErrorCode::NotFastForward => {
+            return Ok(Err(Refused::Lost(scrubber.clean(error.message()))));
+        }
         // `unpack` failed on the server: its disk, its quota, or what it checks.
         (Err(error), _) if error.class() == ErrorClass::Net && !said.is_empty() => error.message().to_owned(),
         (Err(error), _) => return Err(error),
@@ -365,7 +367,9 @@ impl StatusTree<'_> {
         };
         match tree::read_blob(self.repository, entry.id(), limit).map_err(|fault| self.cache.told(fault))? {
             Ok(content) => Ok(Some(content)),
-            Err(bytes) => Err(GitError::TooLarge { what: format!("{path} ({bytes} bytes)"), limit: format!("{limit} bytes") }),
+            Err(bytes) => {
+                Err(GitError::TooLarge { what: format!("{path} ({bytes} bytes)"), limit: format!("{limit} bytes") })
+            }
         }
     }
 
@@ -393,10 +397,20 @@ mod tests {
 
     #[test]
     fn a_lost_race_is_told_from_a_refusal() {
-        for race in ["non-fast-forward", "failed to update ref", "cannot lock ref 'refs/heads/x': is at a but expected b", "incorrect old value provided"] {
+        for race in [
+            "non-fast-forward",
+            "failed to update ref",
+            "cannot lock ref 'refs/heads/x': is at a but expected b",
+            "incorrect old value provided",
+        ] {
             assert!(is_race(race), "{race}");
         }
-        for refusal in ["hook declined", "pre-receive hook declined", "protected branch hook declined", "deny updating a hidden ref"] {
+        for refusal in [
+            "hook declined",
+            "pre-receive hook declined",
+            "protected branch hook declined",
+            "deny updating a hidden ref",
+        ] {
             assert!(!is_race(refusal), "{refusal}");
         }
     }

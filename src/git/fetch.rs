@@ -68,7 +68,10 @@ impl Link {
     }
 
     /// Runs a libgit2 call against the remote, with credentials read now, and names what went wrong on the way.
-    pub(super) fn connected<T>(&self, work: impl FnOnce(&auth::Scrubber) -> Result<T, git2::Error>) -> Result<T, Fault> {
+    pub(super) fn connected<T>(
+        &self,
+        work: impl FnOnce(&auth::Scrubber) -> Result<T, git2::Error>,
+    ) -> Result<T, Fault> {
         let Location::Http(url) = &self.location else {
             return work(&auth::Scrubber::default()).map_err(|error| self.local_fault(error));
         };
@@ -121,7 +124,9 @@ impl Link {
         };
         let tip = match self.download(cache, commits) {
             // An old server: everything, then.
-            Err(Fault::Told(GitError::Unreachable { detail, .. })) if commits > 0 && detail.contains("doesn't support shallow") => {
+            Err(Fault::Told(GitError::Unreachable { detail, .. }))
+                if commits > 0 && detail.contains("doesn't support shallow") =>
+            {
                 self.download(cache, 0)?
             }
             other => other?,
@@ -306,7 +311,9 @@ impl Mirror {
     /// A parent is missing in a cache that should be whole: either nobody's branch leads to it any more, or a file was lost.
     fn moved_or_damaged(&self, id: Oid) -> GitError {
         match self.tip.map(|tip| history::is_ancestor(self.cache.repository(), id, tip)) {
-            Some(Ok(true)) | Some(Err(_)) => self.cache.told(Fault::Local(git2::Error::from_str("a commit is missing"))),
+            Some(Ok(true)) | Some(Err(_)) => {
+                self.cache.told(Fault::Local(git2::Error::from_str("a commit is missing")))
+            }
             Some(Ok(false)) | None => GitError::Moved { url: self.link.url() },
         }
     }
@@ -325,7 +332,9 @@ impl Mirror {
     pub fn read_blob(&self, id: &BlobId, limit: usize) -> Result<Vec<u8>, GitError> {
         match tree::read_blob(self.cache.repository(), id.0, limit) {
             Ok(Ok(content)) => Ok(content),
-            Ok(Err(bytes)) => Err(GitError::TooLarge { what: format!("blob {id} ({bytes} bytes)"), limit: format!("{limit} bytes") }),
+            Ok(Err(bytes)) => {
+                Err(GitError::TooLarge { what: format!("blob {id} ({bytes} bytes)"), limit: format!("{limit} bytes") })
+            }
             Err(fault) => Err(self.cache.told(fault)),
         }
     }

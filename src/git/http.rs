@@ -19,7 +19,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::auth::{Credentials, Scrubber};
+use super::auth::Credentials;
 use super::error::GitError;
 use super::remote::{Timeouts, shown};
 
@@ -63,10 +63,9 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(base: Url, credentials: Credentials, timeouts: Timeouts) -> Result<Self, GitError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| GitError::Unreachable { url: shown(&base), detail: format!("no async runtime: {error}") })?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+            GitError::Unreachable { url: shown(&base), detail: format!("no async runtime: {error}") }
+        })?;
         Ok(Self { base, credentials, timeouts, runtime, connection: None, dial: None, received: 0, failure: None })
     }
 
@@ -108,7 +107,13 @@ struct Subtransport {
 
 impl SmartSubtransport for Subtransport {
     fn action(&self, _url: &str, service: Service) -> Result<Box<dyn SmartSubtransportStream>, git2::Error> {
-        Ok(Box::new(Exchange { client: Arc::clone(&self.client), service, request: Vec::new(), answer: None, chunk: Bytes::new() }))
+        Ok(Box::new(Exchange {
+            client: Arc::clone(&self.client),
+            service,
+            request: Vec::new(),
+            answer: None,
+            chunk: Bytes::new(),
+        }))
     }
 
     fn close(&self) -> Result<(), git2::Error> {
@@ -178,7 +183,7 @@ impl Client {
             if !response.status().is_redirection() {
                 break;
             }
-            self.base = redirected(&self.base, &call, response.headers())?;
+            self.base = self.redirected(&call, response.headers())?;
             self.connection = None;
             response = self.send(&call, body.clone())?;
         }
@@ -250,13 +255,37 @@ impl Client {
         if let Some(value) = proxied.and_then(|proxy| proxy.authorization.as_ref()) {
             request = request.header(PROXY_AUTHORIZATION, value);
         }
-        request.body(Full::new(body)).map_err(|_| GitError::Url { url: shown(&self.base), problem: "cannot be asked for over HTTP".to_owned() })
+        request
+            .body(Full::new(body))
+            .map_err(|_| GitError::Url { url: shown(&self.base), problem: "cannot be asked for over HTTP".to_owned() })
+    }
+
+    /// Where an advertisement went on the same server; to another one, credentials do not go.
+    fn redirected(&self, call: &Call, headers: &HeaderMap) -> Result<Url, GitError> {
+        let url = shown(&self.base);
+        let nowhere = || GitError::NotFound { url: url.clone(), detail: "it redirects to nowhere".to_owned() };
+        let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(nowhere)?;
+        let mut to = call.target(&self.base).join(location).map_err(|_| nowhere())?;
+        let suffix = call.path.split('?').next().unwrap_or_default();
+        let Some(path) = to.path().strip_suffix(suffix).map(str::to_owned) else {
+            // A login page, most often.
+            return Err(GitError::NotFound { url, detail: self.clean(&format!("it redirects to {}", shown(&to))) });
+        };
+        to.set_query(None);
+        to.set_path(&path);
+        let same_server = to.origin() == self.base.origin() && to.username().is_empty() && to.password().is_none();
+        if same_server && call.method == Method::GET {
+            Ok(to)
+        } else {
+            Err(GitError::Redirect { url, to: self.clean(&shown(&to)) })
+        }
     }
 
     /// Takes an answer that is Git's, and gives every other one its name.
     fn judge(&mut self, call: &Call, response: Response<Incoming>) -> Result<Incoming, GitError> {
         let (head, body) = response.into_parts();
-        let content = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let content =
+            head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let url = shown(&self.base);
         if head.status == StatusCode::OK && content == call.answer {
             return Ok(body);
@@ -269,9 +298,13 @@ impl Client {
         let detail = self.clean(&format!("HTTP {} {page}", head.status));
         self.connection = None;
         Err(match head.status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => GitError::Auth { url, detail, remedy: self.remedy(head.status, call) },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                GitError::Auth { url, detail, remedy: self.remedy(head.status, call) }
+            }
             StatusCode::NOT_FOUND | StatusCode::GONE => GitError::NotFound { url, detail },
-            StatusCode::PAYLOAD_TOO_LARGE => GitError::TooLarge { what: format!("the push to {url}"), limit: "the server".to_owned() },
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                GitError::TooLarge { what: format!("the push to {url}"), limit: "the server".to_owned() }
+            }
             _ => GitError::Unreachable { url, detail },
         })
     }
@@ -322,11 +355,17 @@ impl Client {
     }
 
     fn broken(&self, error: &hyper::Error) -> GitError {
-        GitError::Unreachable { url: shown(&self.base), detail: self.clean(&format!("the connection broke: {}", chain(error))) }
+        GitError::Unreachable {
+            url: shown(&self.base),
+            detail: self.clean(&format!("the connection broke: {}", chain(error))),
+        }
     }
 
     fn silent(&self, limit: Duration) -> GitError {
-        GitError::Unreachable { url: shown(&self.base), detail: format!("it sent nothing for {} s", limit.as_secs_f32()) }
+        GitError::Unreachable {
+            url: shown(&self.base),
+            detail: format!("it sent nothing for {} s", limit.as_secs_f32()),
+        }
     }
 }
 
@@ -356,20 +395,27 @@ struct Call {
 impl Call {
     fn of(service: Service) -> Self {
         let ask = |path, answer, push| Self { method: Method::GET, path, content: None, answer, push };
-        let tell = |path, content, answer, push| Self { method: Method::POST, path, content: Some(content), answer, push };
+        let tell =
+            |path, content, answer, push| Self { method: Method::POST, path, content: Some(content), answer, push };
         match service {
             Service::UploadPackLs => {
                 ask("/info/refs?service=git-upload-pack", "application/x-git-upload-pack-advertisement", false)
             }
-            Service::UploadPack => {
-                tell("/git-upload-pack", "application/x-git-upload-pack-request", "application/x-git-upload-pack-result", false)
-            }
+            Service::UploadPack => tell(
+                "/git-upload-pack",
+                "application/x-git-upload-pack-request",
+                "application/x-git-upload-pack-result",
+                false,
+            ),
             Service::ReceivePackLs => {
                 ask("/info/refs?service=git-receive-pack", "application/x-git-receive-pack-advertisement", true)
             }
-            Service::ReceivePack => {
-                tell("/git-receive-pack", "application/x-git-receive-pack-request", "application/x-git-receive-pack-result", true)
-            }
+            Service::ReceivePack => tell(
+                "/git-receive-pack",
+                "application/x-git-receive-pack-request",
+                "application/x-git-receive-pack-result",
+                true,
+            ),
         }
     }
 
@@ -379,29 +425,6 @@ impl Call {
         target.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
         target.set_query(query);
         target
-    }
-}
-
-/// Where an advertisement went on the same server; to another one, credentials do not go.
-fn redirected(base: &Url, call: &Call, headers: &HeaderMap) -> Result<Url, GitError> {
-    let unreadable = || GitError::NotFound { url: shown(base), detail: "it redirects to nowhere".to_owned() };
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(unreadable)?;
-    let mut to = call.target(base).join(location).map_err(|_| unreadable())?;
-    let suffix = call.path.split('?').next().unwrap_or_default();
-    let path = to.path().strip_suffix(suffix).map(str::to_owned);
-    let same_server = to.origin() == base.origin() && to.username().is_empty() && to.password().is_none();
-    to.set_query(None);
-    match path {
-        Some(path) if same_server && call.method == Method::GET => {
-            to.set_path(&path);
-            Ok(to)
-        }
-        Some(path) => {
-            to.set_path(&path);
-            Err(GitError::Redirect { url: shown(base), to: Scrubber::default().clean(&shown(&to)) })
-        }
-        // A login page, most often.
-        None => Err(GitError::NotFound { url: shown(base), detail: format!("it redirects to {}", Scrubber::default().clean(&shown(&to))) }),
     }
 }
 

@@ -50,14 +50,18 @@ fn on_both(test: impl Fn(&Path, String, &Path)) {
 fn commits(mirror: &mut Mirror, tip: &CommitId, path: &str) -> Vec<String> {
     let mut seen = Vec::new();
     let all = mirror.changes(tip, path, &TreeLimits::default(), &mut |change| {
-        let files: Vec<_> = change.files.iter().map(|file| {
-            let mark = match (&file.before, &file.after) {
-                (None, Some(_)) => "+",
-                (Some(_), None) => "-",
-                (_, _) => "~",
-            };
-            format!("{mark}{}", file.path)
-        }).collect();
+        let files: Vec<_> = change
+            .files
+            .iter()
+            .map(|file| {
+                let mark = match (&file.before, &file.after) {
+                    (None, Some(_)) => "+",
+                    (Some(_), None) => "-",
+                    (_, _) => "~",
+                };
+                format!("{mark}{}", file.path)
+            })
+            .collect();
         seen.push(format!("{} {}: {}", change.commit.position, change.commit.subject, files.join(" ")));
         ControlFlow::Continue(())
     });
@@ -221,7 +225,8 @@ fn links_and_submodules_are_skipped_and_reported() {
         let tip = mirror.fetch().unwrap().tip;
         let snapshot = mirror.snapshot(&tip, "prod", &TreeLimits::default()).unwrap();
         assert_eq!(snapshot.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["prod/real.yaml"]);
-        let skipped: Vec<_> = snapshot.skipped.iter().map(|skipped| format!("{}: {}", skipped.path, skipped.reason)).collect();
+        let skipped: Vec<_> =
+            snapshot.skipped.iter().map(|skipped| format!("{}: {}", skipped.path, skipped.reason)).collect();
         insta::allow_duplicates! {
             insta::assert_snapshot!(skipped.join("\n"), @r"
             prod/folder: it is a symbolic link, and links are not followed
@@ -264,17 +269,22 @@ fn more_than_the_limits_is_refused_by_name() {
     assert_eq!((snapshot.files.len(), snapshot.skipped.len()), (1, 1));
     insta::assert_snapshot!(snapshot.skipped[0].reason, @"it has 2000 bytes; the limit is 1000");
     // The same commit as a change: shown, cut, never an error that no later commit could take away.
-    mirror.changes(&tip, "", &TreeLimits { file_bytes: 1000, ..TreeLimits::default() }, &mut |change| {
-        assert!(change.cut && change.files.len() == 10_000);
-        ControlFlow::Continue(())
-    }).unwrap();
+    mirror
+        .changes(&tip, "", &TreeLimits { file_bytes: 1000, ..TreeLimits::default() }, &mut |change| {
+            assert!(change.cut && change.files.len() == 10_000);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
 }
 
 #[test]
 fn a_missing_branch_or_repository_is_named() {
     on_both(|cache, url, bare| {
         let mut empty = Mirror::open(cache, patient(url.clone(), None), "main").unwrap();
-        assert!(matches!(empty.fetch().unwrap_err(), GitError::BranchMissing { .. }), "an empty repository has no branch");
+        assert!(
+            matches!(empty.fetch().unwrap_err(), GitError::BranchMissing { .. }),
+            "an empty repository has no branch"
+        );
         drop(empty);
         Work::clone(bare).write("a", "1").commit("one");
         let work = Work::clone(bare);

@@ -1,6 +1,7 @@
 //! The cache may be deleted or half written at any time.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rand::rngs::StdRng;
@@ -69,6 +70,16 @@ fn a_cache_with_truncated_flipped_or_deleted_files_is_cloned_anew() {
             }
             let mut mirror = open.unwrap_or_else(|| Mirror::open(cache, patient(url.clone(), None), "main").unwrap());
             look(&mut mirror, &tip);
+            let limits = TreeLimits::default();
+            let walk = |mirror: &mut Mirror| {
+                mirror.changes(&tip.parse().unwrap(), "prod", &limits, &mut |_| ControlFlow::Continue(()))
+            };
+            // Damage to old history shows only here.
+            if let Err(error) = walk(&mut mirror) {
+                assert!(matches!(error, GitError::Cache { .. }), "seed {seed}: {error}");
+                look(&mut mirror, &tip);
+                walk(&mut mirror).unwrap();
+            }
             assert_eq!(commits(&mut mirror, &tip.parse().unwrap(), "prod").len(), 5, "seed {seed}");
         }
     });
@@ -96,7 +107,14 @@ fn lock_files_and_unfinished_packs_of_a_killed_process_are_swept() {
         look(&mut mirror, &tip);
         drop(mirror);
         let git = cache.join("repo.git");
-        let left = ["index.lock", "config.lock", "shallow.lock", "refs/reinback/tip.lock", "objects/pack/pack_git2_a1b2c3", "objects/tmp_object_git2_x"];
+        let left = [
+            "index.lock",
+            "config.lock",
+            "shallow.lock",
+            "refs/reinback/tip.lock",
+            "objects/pack/pack_git2_a1b2c3",
+            "objects/tmp_object_git2_x",
+        ];
         for name in left {
             fs::write(git.join(name), "").unwrap();
         }
@@ -122,7 +140,10 @@ fn a_cache_of_another_remote_or_branch_is_not_mistaken_for_this_one() {
         let mut mirror = Mirror::open(&cache, patient(file_url(&bare), None), "main").unwrap();
         let fetched = mirror.fetch().unwrap();
         assert!(!fetched.rewritten);
-        assert_eq!(mirror.snapshot(&fetched.tip, "", &TreeLimits::default()).unwrap().files[0].content, name.as_bytes());
+        assert_eq!(
+            mirror.snapshot(&fetched.tip, "", &TreeLimits::default()).unwrap().files[0].content,
+            name.as_bytes()
+        );
     }
 }
 
@@ -134,7 +155,10 @@ fn two_holders_never_share_a_cache() {
     let cache = room.path().join("cache");
     let first = Mirror::open(&cache, patient(file_url(&bare), None), "main").unwrap();
     let error = Mirror::open(&cache, patient(file_url(&bare), None), "main").err().unwrap();
-    assert_eq!(error.to_string(), format!("the cache {} is in use by another process; give each process a folder of its own", cache.display()));
+    assert_eq!(
+        error.to_string(),
+        format!("the cache {} is in use by another process; give each process a folder of its own", cache.display())
+    );
     drop(first);
     Mirror::open(&cache, patient(file_url(&bare), None), "main").unwrap();
 }
@@ -142,15 +166,19 @@ fn two_holders_never_share_a_cache() {
 #[test]
 fn many_small_packs_are_answered_by_a_new_clone() {
     on_both(|cache, url, bare| {
-        history(bare);
-        let work = Work::clone(bare);
+        let tip = history(bare);
         let mut mirror = Mirror::open(cache, patient(url, None), "main").unwrap();
-        for number in 0..60 {
-            let tip = work.write("other", &number.to_string()).commit("one more");
-            work.push(&["origin", "main"]);
-            look(&mut mirror, &tip);
-        }
-        let packs = files(&cache.join("repo.git/objects/pack"));
-        assert!(packs.iter().filter(|path| path.extension().is_some_and(|name| name == "pack")).count() < 52);
+        look(&mut mirror, &tip);
+        let packs = cache.join("repo.git/objects/pack");
+        let more = |count: usize| {
+            (0..count).for_each(|number| fs::write(packs.join(format!("pack-{number}.pack")), "").unwrap())
+        };
+        let count = || files(&packs).iter().filter(|path| path.extension().is_some_and(|name| name == "pack")).count();
+        more(40);
+        look(&mut mirror, &tip);
+        assert_eq!(count(), 41);
+        more(50);
+        look(&mut mirror, &tip);
+        assert_eq!(count(), 1);
     });
 }

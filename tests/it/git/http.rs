@@ -34,7 +34,8 @@ fn a_password_is_read_again_at_each_connection() {
     let server = GitServer::start(basic("ops", "hunter2"));
     with_commit(&server);
     let dir = secret_dir(room.path(), &[("username", "ops"), ("password", "hunter1")]);
-    let mut mirror = Mirror::open(&room.path().join("cache"), patient(server.url("remote.git"), Some(dir)), "main").unwrap();
+    let mut mirror =
+        Mirror::open(&room.path().join("cache"), patient(server.url("remote.git"), Some(dir)), "main").unwrap();
     let error = mirror.fetch().unwrap_err();
     insta::assert_snapshot!(shown(&error), @"http://localhost:PORT/remote.git refuses the credentials (HTTP 401 Unauthorized wrong credentials: Basic ***); renew what is in secretDir: username and password, or bearerToken");
     assert!(matches!(error, GitError::Auth { .. }) && !error.transient());
@@ -147,7 +148,10 @@ fn a_port_where_nobody_listens_is_unreachable() {
     let room = room();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = fetch(room.path(), patient(format!("http://127.0.0.1:{port}/remote.git"), None)).unwrap_err();
-    assert!(matches!(&error, GitError::Unreachable { detail, .. } if detail.contains("refused")) && error.transient(), "{error}");
+    assert!(
+        matches!(&error, GitError::Unreachable { detail, .. } if detail.contains("refused")) && error.transient(),
+        "{error}"
+    );
 }
 
 #[test]
@@ -204,6 +208,9 @@ fn an_unmoved_tip_costs_one_request() {
         mirror.fetch().unwrap();
         let seen = server.take_seen();
         assert_eq!(seen.len(), 1, "{seen:?}");
-        assert_eq!((seen[0].method.as_str(), seen[0].path.as_str()), ("GET", "/remote.git/info/refs?service=git-upload-pack"));
+        assert_eq!(
+            (seen[0].method.as_str(), seen[0].path.as_str()),
+            ("GET", "/remote.git/info/refs?service=git-upload-pack")
+        );
     }
 }

@@ -39,25 +39,34 @@ fn a_missing_branch_is_made_as_an_orphan_and_then_added_to() {
         let mut branch = open(cache, url, None);
         assert_eq!(branch.fetch().unwrap(), None);
         assert_eq!(publish(&mut branch, "nothing", &[]).unwrap(), Published::Unchanged { tip: None });
-        let first = publish(&mut branch, "restore a: started\n\nReinback-Run: a\n", &[put("runs/a.yaml", "phase: Running\n")]).unwrap();
+        let first =
+            publish(&mut branch, "restore a: started\n\nReinback-Run: a\n", &[put("runs/a.yaml", "phase: Running\n")])
+                .unwrap();
         assert!(matches!(first, Published::Pushed { tries: 1, .. }));
-        publish(&mut branch, "restore b: held", &[put("runs/b.yaml", "phase: Held\n"), put("README.md", "# prod\n")]).unwrap();
+        publish(&mut branch, "restore b: held", &[put("runs/b.yaml", "phase: Held\n"), put("README.md", "# prod\n")])
+            .unwrap();
         let gone = FileEdit { path: "runs/gone.yaml".to_owned(), content: None };
         let same = publish(&mut branch, "again", &[put("README.md", "# prod\n"), gone]).unwrap();
         assert!(matches!(same, Published::Unchanged { tip: Some(_) }), "an identical tree is no commit");
         publish(&mut branch, "away", &[FileEdit { path: "runs/b.yaml".to_owned(), content: None }]).unwrap();
 
-        let log = git(bare, &["log", "--format=%an <%ae> %aI %cn|%s", BRANCH]);
+        let log = git(bare, &["log", "--format=%an <%ae> %at %ct %cn|%s", BRANCH]);
         insta::allow_duplicates! {
             insta::assert_snapshot!(log, @r"
-            reinback <reinback@localhost> 2026-11-23T09:00:00Z reinback|away
-            reinback <reinback@localhost> 2026-11-23T09:00:00Z reinback|restore b: held
-            reinback <reinback@localhost> 2026-11-23T09:00:00Z reinback|restore a: started
+            reinback <reinback@localhost> 1795424400 1795424400 reinback|away
+            reinback <reinback@localhost> 1795424400 1795424400 reinback|restore b: held
+            reinback <reinback@localhost> 1795424400 1795424400 reinback|restore a: started
             ");
         }
         assert_eq!(git(bare, &["ls-tree", "-r", "--name-only", BRANCH]), "README.md\nruns/a.yaml");
-        assert_eq!(git(bare, &["log", "-1", "--format=%(trailers:key=Reinback-Run,valueonly)", &format!("{BRANCH}~2")]).trim(), "a");
-        assert_eq!(branch.read("runs", &TreeLimits::default()).unwrap(), [("runs/a.yaml".to_owned(), b"phase: Running\n".to_vec())]);
+        assert_eq!(
+            git(bare, &["log", "-1", "--format=%(trailers:key=Reinback-Run,valueonly)", &format!("{BRANCH}~2")]).trim(),
+            "a"
+        );
+        assert_eq!(
+            branch.read("runs", &TreeLimits::default()).unwrap(),
+            [("runs/a.yaml".to_owned(), b"phase: Running\n".to_vec())]
+        );
         assert_eq!(branch.read("nothing", &TreeLimits::default()).unwrap(), []);
         git(bare, &["fsck", "--strict"]);
     });
@@ -68,18 +77,29 @@ fn the_edit_sees_the_tip_that_it_is_made_on() {
     on_both(|cache, url, bare| {
         let mut branch = open(cache, url, None);
         publish(&mut branch, "one", &[put("runs/a.yaml", "1"), put("runs/b.yaml", "2")]).unwrap();
-        branch.publish("two", now(), &mut |tree| {
-            assert!(!tree.is_new());
-            assert_eq!(tree.list("runs")?, ["a.yaml", "b.yaml"]);
-            assert_eq!(tree.list("none")?, Vec::<String>::new());
-            assert_eq!((tree.get("runs/a.yaml", 10)?, tree.get("runs/c.yaml", 10)?, tree.get("runs", 10)?), (Some(b"1".to_vec()), None, None));
-            assert!(matches!(tree.get("runs/a.yaml", 0), Err(GitError::TooLarge { .. })));
-            Ok(vec![put("seen", "yes")])
-        }).unwrap();
+        branch
+            .publish("two", now(), &mut |tree| {
+                assert!(!tree.is_new());
+                assert_eq!(tree.list("runs")?, ["a.yaml", "b.yaml"]);
+                assert_eq!(tree.list("none")?, Vec::<String>::new());
+                assert_eq!(
+                    (tree.get("runs/a.yaml", 10)?, tree.get("runs/c.yaml", 10)?, tree.get("runs", 10)?),
+                    (Some(b"1".to_vec()), None, None)
+                );
+                assert!(matches!(tree.get("runs/a.yaml", 0), Err(GitError::TooLarge { .. })));
+                Ok(vec![put("seen", "yes")])
+            })
+            .unwrap();
         for path in ["../x", "/x", "runs/", "", ".git/config", "a//b"] {
-            assert!(matches!(publish(&mut branch, "bad", &[put(path, "x")]).unwrap_err(), GitError::Path { .. }), "{path}");
+            assert!(
+                matches!(publish(&mut branch, "bad", &[put(path, "x")]).unwrap_err(), GitError::Path { .. }),
+                "{path}"
+            );
         }
-        assert!(matches!(publish(&mut branch, "twice", &[put("x", "1"), put("x", "2")]).unwrap_err(), GitError::Path { .. }));
+        assert!(matches!(
+            publish(&mut branch, "twice", &[put("x", "1"), put("x", "2")]).unwrap_err(),
+            GitError::Path { .. }
+        ));
         assert_eq!(git(bare, &["rev-list", "--count", BRANCH]), "2");
     });
 }
@@ -94,21 +114,27 @@ fn twenty_pushes_by_someone_else_and_twenty_of_ours_all_arrive() {
             move || {
                 let work = Work::clone(&bare);
                 work.git(&["checkout", "--quiet", BRANCH]);
-                (0..20).map(|number| {
-                    work.write(&format!("theirs/{number}"), "x");
-                    let mut commit = work.commit(&format!("theirs {number}"));
-                    while !try_git(work.path(), &["push", "--quiet", "origin", BRANCH]).0 {
-                        work.git(&["pull", "--quiet", "--rebase", "origin", BRANCH]);
-                        commit = work.git(&["rev-parse", "HEAD"]);
-                    }
-                    commit
-                }).collect::<Vec<_>>()
+                (0..20)
+                    .map(|number| {
+                        work.write(&format!("theirs/{number}"), "x");
+                        let mut commit = work.commit(&format!("theirs {number}"));
+                        while !try_git(work.path(), &["push", "--quiet", "origin", BRANCH]).0 {
+                            work.git(&["pull", "--quiet", "--rebase", "origin", BRANCH]);
+                            commit = work.git(&["rev-parse", "HEAD"]);
+                        }
+                        commit
+                    })
+                    .collect::<Vec<_>>()
             }
         });
         let mut ours = Vec::new();
         let mut number = 0;
         while number < 20 {
-            match publish(&mut branch, &format!("ours {number}"), &[put(&format!("runs/{number}.yaml"), "x"), put("README.md", &number.to_string())]) {
+            match publish(
+                &mut branch,
+                &format!("ours {number}"),
+                &[put(&format!("runs/{number}.yaml"), "x"), put("README.md", &number.to_string())],
+            ) {
                 Ok(Published::Pushed { commit, .. }) => {
                     ours.push(commit.to_string());
                     number += 1;
@@ -152,7 +178,8 @@ fn the_status_branch_may_be_the_source_branch() {
         let work = Work::clone(bare);
         work.write("prod/a.yaml", "1").commit("the source");
         work.push(&["origin", "main"]);
-        let mut source = reinback::git::Mirror::open(&cache.with_extension("source"), patient(url.clone(), None), "main").unwrap();
+        let mut source =
+            reinback::git::Mirror::open(&cache.with_extension("source"), patient(url.clone(), None), "main").unwrap();
         let before = source.fetch().unwrap();
         let mut branch = StatusBranch::open(cache, patient(url, None), "main", author()).unwrap();
         for number in 0..3 {
@@ -166,7 +193,11 @@ fn the_status_branch_may_be_the_source_branch() {
         let after = source.fetch().unwrap();
         assert!(!after.rewritten && after.tip != before.tip);
         let told = super::commits(&mut source, &after.tip, "prod");
-        assert_eq!(told, ["1 from a person: +prod/b.yaml", "5 the source: +prod/a.yaml"], "our own commits are no changes");
+        assert_eq!(
+            told,
+            ["1 from a person: +prod/b.yaml", "5 the source: +prod/a.yaml"],
+            "our own commits are no changes"
+        );
     });
 }
 
@@ -177,15 +208,19 @@ fn a_hook_that_refuses_is_quoted_and_not_tried_again() {
     let bare = server.bare("remote.git");
     let hook = bare.join("hooks/update");
     std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    std::fs::write(&hook, "#!/bin/sh\necho 'only the release team may push here, not s3cr3t-token' >&2\nexit 1\n").unwrap();
+    std::fs::write(&hook, "#!/bin/sh\necho 'only the release team may push here, not s3cr3t-token' >&2\nexit 1\n")
+        .unwrap();
     std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let dir = secret_dir(room.path(), &[("bearerToken", "s3cr3t-token")]);
     let mut branch = open(&room.path().join("cache"), server.url("remote.git"), Some(dir));
     let error = publish(&mut branch, "one", &[put("a", "1")]).unwrap_err();
     let text = error.to_string().replace(&server.url("remote.git"), "URL");
-    insta::assert_snapshot!(text, @"URL does not take the push to reinback/prod: hook declined: only the release team may push here, not ***");
+    insta::assert_snapshot!(text, @"URL does not take the push to reinback/prod: hook declined: only the release team may push here, not ***; error: hook declined to update refs/heads/reinback/prod");
     assert!(!error.transient());
-    assert_eq!(server.take_seen().iter().filter(|seen| seen.method == "POST" && seen.path.ends_with("receive-pack")).count(), 1);
+    assert_eq!(
+        server.take_seen().iter().filter(|seen| seen.method == "POST" && seen.path.ends_with("receive-pack")).count(),
+        1
+    );
     std::fs::remove_file(hook).unwrap();
     publish(&mut branch, "one", &[put("a", "1")]).unwrap();
 }
@@ -193,7 +228,11 @@ fn a_hook_that_refuses_is_quoted_and_not_tried_again() {
 #[test]
 fn a_read_only_server_says_what_is_missing() {
     let room = room();
-    let server = GitServer::start(Options { read_only: true, basic: Some(("ops".to_owned(), "hunter2".to_owned())), ..Options::default() });
+    let server = GitServer::start(Options {
+        read_only: true,
+        basic: Some(("ops".to_owned(), "hunter2".to_owned())),
+        ..Options::default()
+    });
     server.bare("remote.git");
     let dir = secret_dir(room.path(), &[("username", "ops"), ("password", "hunter2")]);
     let mut branch = open(&room.path().join("cache"), server.url("remote.git"), Some(dir));
