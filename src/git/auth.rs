@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use base64::prelude::BASE64_STANDARD;
 use http::HeaderValue;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -112,7 +112,7 @@ impl Scrubber {
         let form: String = url::form_urlencoded::byte_serialize(raw.as_bytes()).collect();
         let path = percent_encoded(raw);
         let mut forms = vec![raw.to_owned(), form.replace('+', "%20"), path.to_lowercase(), path, form];
-        forms.extend((0..3).filter_map(|before| inside_base64(raw, before)));
+        forms.extend((0..3).flat_map(|before| base64_forms(raw, before)).flatten());
         self.needles.extend(forms.into_iter().map(SecretString::from));
         // A longer form goes first, or its head would be taken out and its tail left.
         self.needles.sort_by_key(|needle| std::cmp::Reverse(needle.expose_secret().len()));
@@ -134,14 +134,17 @@ impl Scrubber {
     }
 }
 
-/// The characters that a secret gives to any base64 text in which it stands after `before` bytes (modulo 3), as a password
-/// stands after the user's name. Fewer than four would be found everywhere.
-fn inside_base64(raw: &str, before: usize) -> Option<String> {
+/// What a secret looks like in any base64 text in which it stands after `before` bytes (modulo 3), as a password stands after the
+/// user's name: at its end, with and without padding, and in its middle. Fewer than four characters would be found everywhere.
+fn base64_forms(raw: &str, before: usize) -> [Option<String>; 3] {
     let mut bytes = vec![0; before];
     bytes.extend_from_slice(raw.as_bytes());
-    let text = BASE64_STANDARD_NO_PAD.encode(&bytes);
-    let (start, end) = ((before * 8).div_ceil(6), bytes.len() * 8 / 6);
-    text.get(start..end).filter(|inner| inner.len() >= 4).map(str::to_owned)
+    let start = (before * 8).div_ceil(6);
+    let inside = bytes.len() * 8 / 6;
+    let padded = BASE64_STANDARD.encode(&bytes);
+    let bare = padded.trim_end_matches('=');
+    [padded.get(start..), bare.get(start..), bare.get(start..inside)]
+        .map(|form| form.filter(|form| form.len() >= 4).map(str::to_owned))
 }
 
 fn percent_encoded(raw: &str) -> String {
@@ -163,7 +166,7 @@ mod tests {
         let said = format!(
             "denied p@ss wörd/1\r\nand p%40ss%20w%C3%B6rd%2F1, p%40ss+w%C3%B6rd%2F1, p%40ss%20w%c3%b6rd%2f1\n\n{base64}\u{1b}[31m"
         );
-        insta::assert_snapshot!(scrubber.clean(&said), @"denied ***; and ***, ***, ***; ***[31m");
+        insta::assert_snapshot!(scrubber.clean(&said), @"denied ***; and ***, ***, ***; ZGVwbG95On***[31m");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -10,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use reinback::git::{GitError, Mirror, TreeLimits};
 
 use super::{commits, file_url, on_both, patient, room};
-use crate::git_server::{Work, make_bare};
+use crate::git_server::{Fault, GitServer, Options, Work, make_bare};
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -181,4 +183,52 @@ fn many_small_packs_are_answered_by_a_new_clone() {
         look(&mut mirror, &tip);
         assert_eq!(count(), 1);
     });
+}
+
+/// Not a test of its own: what a child process does for the ones below.
+#[test]
+#[ignore = "run by other tests in a process of its own"]
+fn child_fetches() {
+    let (Ok(url), Ok(cache)) = (std::env::var("CHILD_URL"), std::env::var("CHILD_CACHE")) else { return };
+    reinback::git::init_process().unwrap();
+    let secret = std::env::var("CHILD_SECRET").ok().map(PathBuf::from);
+    let mut mirror = Mirror::open(Path::new(&cache), patient(url, secret), "main").unwrap();
+    println!("fetched {}", mirror.fetch().unwrap().tip);
+}
+
+/// A process of this test binary that fetches `url` into `cache`.
+pub(super) fn child(url: &str, cache: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "git::cache::child_fetches", "--ignored", "--nocapture"]);
+    command.env("CHILD_URL", url).env("CHILD_CACHE", cache).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_process_killed_while_it_clones_leaves_nothing_in_the_way() {
+    let room = room();
+    let server = GitServer::start(Options::default());
+    let bare = server.bare("remote.git");
+    let tip = history(&bare);
+    let cache = room.path().join("cache");
+    for length in [100, 300, 600] {
+        server.take_seen();
+        server.fault(Fault::Stall(length));
+        let mut child = child(&server.url("remote.git"), &cache).spawn().unwrap();
+        let start = Instant::now();
+        while server.take_seen().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(60), "the child never asked");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        server.fault(Fault::None);
+        let mut mirror = Mirror::open(&cache, patient(server.url("remote.git"), None), "main").unwrap();
+        look(&mut mirror, &tip);
+        let left = files(&cache).iter().filter(|path| path.to_string_lossy().contains("_git2_")).count();
+        assert_eq!(left, 0, "killed after {length} bytes");
+        drop(mirror);
+        fs::remove_dir_all(cache.join("repo.git")).unwrap();
+    }
 }

@@ -1,10 +1,13 @@
 //! Credentials, authorities, redirects and servers that misbehave.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use reinback::git::{GitError, Mirror, Remote, Timeouts};
 
+use super::cache::child;
 use super::{patient, room, secret_dir};
 use crate::git_server::{Authority, Fault, GitServer, Options, Work};
 
@@ -146,7 +149,7 @@ fn a_server_that_says_nothing_is_left_in_time() {
 #[test]
 fn a_port_where_nobody_listens_is_unreachable() {
     let room = room();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = fetch(room.path(), patient(format!("http://127.0.0.1:{port}/remote.git"), None)).unwrap_err();
     assert!(
         matches!(&error, GitError::Unreachable { detail, .. } if detail.contains("refused")) && error.transient(),
@@ -213,4 +216,62 @@ fn an_unmoved_tip_costs_one_request() {
             ("GET", "/remote.git/info/refs?service=git-upload-pack")
         );
     }
+}
+
+/// A proxy for `CONNECT` that leads everything to one port, and says what it was asked for.
+fn connect_proxy(to: u16) -> (u16, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Ends with the test binary.
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            sender.send(String::from_utf8(head).unwrap()).ok();
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+            let server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            let (mut up, mut down) = ((client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client));
+            std::thread::spawn(move || std::io::copy(&mut up.0, &mut up.1));
+            std::thread::spawn(move || std::io::copy(&mut down.0, &mut down.1));
+        }
+    });
+    (port, receiver)
+}
+
+#[test]
+fn the_proxy_of_the_environment_is_used_and_sees_no_token() {
+    let room = room();
+    let authority = Authority::new();
+    let bearer = Some("s3cr3t-token".to_owned());
+    let server =
+        GitServer::start(Options { tls: Some(authority.issue("git.invalid", 2090)), bearer, ..Options::default() });
+    with_commit(&server);
+    let port = url::Url::parse(&server.url("")).unwrap().port().unwrap();
+    let (proxy, asked) = connect_proxy(port);
+    let dir = secret_dir(room.path(), &[("bearerToken", "s3cr3t-token"), ("ca.crt", &authority.pem())]);
+    let output = child("https://git.invalid/remote.git", &room.path().join("cache"))
+        .env("CHILD_SECRET", dir)
+        .env("HTTPS_PROXY", format!("http://me:pass@127.0.0.1:{proxy}"))
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("fetched "), "{output:?}");
+    let asked = asked.recv().unwrap();
+    assert!(asked.starts_with("CONNECT git.invalid:443 HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.to_lowercase().contains("proxy-authorization: basic") && !asked.contains("Bearer"), "{asked}");
+
+    // Plain HTTP is sent on by the proxy itself, which here is the server.
+    let server = GitServer::start(Options::default());
+    with_commit(&server);
+    let output = child("http://git.invalid/remote.git", &room.path().join("cache-plain"))
+        .env("http_proxy", server.url(""))
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("fetched "), "{output:?}");
+    assert!(server.take_seen().iter().all(|seen| seen.path.starts_with("http://git.invalid/remote.git/")));
 }
