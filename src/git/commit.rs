@@ -46,7 +46,7 @@ pub struct FileEdit {
 pub enum Published {
     /// The remote holds this commit now.
     Pushed { commit: CommitId, tries: u32 },
-    /// The tip already says all of it; `None` when there is no branch and nothing to write.
+    /// The tip, as last fetched or pushed, already says all of it; `None` when there is no branch and nothing to write.
     Unchanged { tip: Option<CommitId> },
 }
 

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use git2::{AutotagOption, ErrorClass, FetchOptions, Oid, RemoteCallbacks};
-use tracing::{debug, instrument};
+use tracing::{debug, instrument, warn};
+use url::Url;
 
 use super::auth;
 use super::cache::{Cache, TIP};
@@ -44,6 +45,9 @@ pub(super) enum Depth {
 impl Link {
     pub(super) fn new(remote: Remote, branch: &str) -> Result<Self, GitError> {
         let location = remote.location()?;
+        if remote.secret_dir.is_some() && matches!(&location, Location::Http(url) if url.scheme() == "http") {
+            warn!(git.url = %location.shown(), "credentials for {} go over the network unencrypted; use https", location.shown());
+        }
         Ok(Self { location, branch: checked_branch(branch)?, remote })
     }
 
@@ -63,7 +67,10 @@ impl Link {
     pub(super) fn address(&self) -> String {
         match &self.location {
             Location::Http(_) => http::ADDRESS.to_owned(),
-            Location::File(path) => path.display().to_string(),
+            // As a URL: libgit2 takes a path with a colon for an ssh address.
+            Location::File(path) => {
+                Url::from_file_path(path).map_or_else(|()| path.display().to_string(), String::from)
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
@@ -53,6 +53,7 @@ pub(super) struct Client {
     base: Url,
     credentials: Credentials,
     timeouts: Timeouts,
+    opened: Instant,
     runtime: Runtime,
     connection: Option<SendRequest<Full<Bytes>>>,
     dial: Option<Dial>,
@@ -66,7 +67,18 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             GitError::Unreachable { url: shown(&base), detail: format!("no async runtime: {error}") }
         })?;
-        Ok(Self { base, credentials, timeouts, runtime, connection: None, dial: None, received: 0, failure: None })
+        let opened = Instant::now();
+        Ok(Self {
+            base,
+            credentials,
+            timeouts,
+            opened,
+            runtime,
+            connection: None,
+            dial: None,
+            received: 0,
+            failure: None,
+        })
     }
 
     /// Runs a libgit2 call that talks to [`ADDRESS`], and says what went wrong on the way if anything did.
@@ -208,7 +220,7 @@ impl Client {
             Some(_) | None => self.connect().map_err(Sending::Failed)?,
         };
         let request = self.request(call, body).map_err(Sending::Failed)?;
-        let data = self.timeouts.data;
+        let data = self.patience();
         let exchange = async {
             connection.ready().await?;
             connection.send_request(request).await
@@ -221,7 +233,7 @@ impl Client {
             }
             Ok(Err(error)) if error.is_canceled() || error.is_closed() => Err(Sending::NotSent(self.broken(&error))),
             Ok(Err(error)) => Err(Sending::Failed(self.broken(&error))),
-            Err(_) => Err(Sending::Failed(self.silent(data))),
+            Err(_) => Err(Sending::Failed(self.silent())),
         }
     }
 
@@ -330,14 +342,14 @@ impl Client {
     }
 
     fn next_chunk(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, GitError> {
-        let data = self.timeouts.data;
+        let data = self.patience();
         loop {
             let frame = self.runtime.block_on(async { tokio::time::timeout(data, body.frame()).await });
             let chunk = match frame {
                 Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 Ok(Some(Err(error))) => return Err(self.broken(&error)),
-                Err(_) => return Err(self.silent(data)),
+                Err(_) => return Err(self.silent()),
             };
             self.received += chunk.len() as u64;
             if self.received > RECEIVED_BYTES {
@@ -361,11 +373,19 @@ impl Client {
         }
     }
 
-    fn silent(&self, limit: Duration) -> GitError {
-        GitError::Unreachable {
-            url: shown(&self.base),
-            detail: format!("it sent nothing for {} s", limit.as_secs_f32()),
-        }
+    /// How long to wait for the next bytes.
+    fn patience(&self) -> Duration {
+        self.timeouts.data.min(self.timeouts.total.saturating_sub(self.opened.elapsed()))
+    }
+
+    fn silent(&self) -> GitError {
+        let Timeouts { data, total, connect: _ } = self.timeouts;
+        let detail = if self.opened.elapsed() < total {
+            format!("it sent nothing for {} s", data.as_secs_f32())
+        } else {
+            format!("it was not done after {} s", total.as_secs_f32())
+        };
+        GitError::Unreachable { url: shown(&self.base), detail }
     }
 }
 

@@ -20,11 +20,15 @@ fn room() -> tempfile::TempDir {
 }
 
 fn file_url(path: &Path) -> String {
-    format!("file://{}", path.display())
+    url::Url::from_file_path(path).unwrap().to_string()
 }
 
 fn patient(url: String, secret_dir: Option<PathBuf>) -> Remote {
-    Remote { url, secret_dir, timeouts: Timeouts { connect: Duration::from_secs(60), data: Duration::from_secs(120) } }
+    Remote {
+        url,
+        secret_dir,
+        timeouts: Timeouts { connect: Duration::from_secs(60), data: Duration::from_secs(120), ..Timeouts::default() },
+    }
 }
 
 fn secret_dir(room: &Path, files: &[(&str, &str)]) -> PathBuf {
@@ -39,7 +43,7 @@ fn secret_dir(room: &Path, files: &[(&str, &str)]) -> PathBuf {
 /// Runs a test on a `file://` remote and on an HTTP one.
 fn on_both(test: impl Fn(&Path, String, &Path)) {
     let room = room();
-    let bare = room.path().join("remote.git");
+    let bare = room.path().join("a remote:1.git");
     make_bare(&bare);
     test(&room.path().join("cache"), file_url(&bare), &bare);
     let server = GitServer::start(Options::default());
@@ -176,6 +180,11 @@ fn the_visitor_stops_the_walk_before_more_history_is_fetched() {
     assert_eq!(std::fs::read_to_string(&shallow).unwrap().lines().count(), 1, "the first fetch is shallow");
     let mut seen = Vec::new();
     let walked = mirror.changes(&tip, "", &TreeLimits::default(), &mut |change| {
+        assert_eq!(
+            (change.commit.author_name.as_str(), change.commit.author_email.as_str()),
+            ("Ada", "ada@example.org")
+        );
+        assert!(change.commit.time > jiff::Timestamp::UNIX_EPOCH);
         seen.push(change.commit.subject);
         if seen.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -292,7 +301,7 @@ fn a_missing_branch_or_repository_is_named() {
         work.push(&["origin", "main"]);
         let mut mirror = Mirror::open(cache, patient(url.clone(), None), "production").unwrap();
         let error = mirror.fetch().unwrap_err();
-        assert_eq!(error.to_string(), format!("{url} has no branch \"production\""));
+        assert_eq!(error.to_string(), format!("{} has no branch \"production\"", url.replace("%20", " ")));
         assert!(!error.transient());
         drop(mirror);
         let mut mirror = Mirror::open(cache, patient(url.replace("remote", "nowhere"), None), "main").unwrap();
@@ -310,6 +319,12 @@ async fn blocking_work_keeps_the_callers_span_and_its_panic() {
     let outside = span.id();
     let inside = git::blocking(|| 41 + 1).instrument(span.clone()).await;
     assert_eq!((inside, outside.is_some()), (42, true));
+    let room = room();
+    let server = GitServer::start(Options::default());
+    server.bare("remote.git");
+    let mut mirror = Mirror::open(&room.path().join("cache"), patient(server.url("remote.git"), None), "main").unwrap();
+    let missing = git::blocking(move || mirror.fetch()).await;
+    assert!(matches!(missing, Err(GitError::BranchMissing { .. })), "{missing:?}");
     let panicked = tokio::spawn(git::blocking(|| -> () { panic!("told on") })).await;
     assert!(panicked.unwrap_err().is_panic());
 }

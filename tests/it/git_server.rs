@@ -72,8 +72,8 @@ pub struct GitServer {
     scheme: &'static str,
     shared: Arc<Shared>,
     root: tempfile::TempDir,
-    /// Its threads end with it.
-    _runtime: tokio::runtime::Runtime,
+    /// A runtime of its own, so that blocking tests have one, too; taken when it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl GitServer {
@@ -90,11 +90,12 @@ impl GitServer {
             seen: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         runtime.spawn(accept(listener, tls.map(|identity| identity.acceptor()), Arc::clone(&shared)));
-        Self { address, scheme, shared, root, _runtime: runtime }
+        Self { address, scheme, shared, root, runtime: Some(runtime) }
     }
 
     /// The URL of a repository. The host is `localhost`, which is what certificates are for.
@@ -119,6 +120,13 @@ impl GitServer {
     }
 }
 
+impl Drop for GitServer {
+    fn drop(&mut self) {
+        // Waiting for the threads would panic in an async test.
+        self.runtime.take().into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
+    }
+}
+
 /// Makes an empty bare repository whose branch is `main`.
 pub fn make_bare(path: &Path) {
     std::fs::create_dir_all(path).unwrap();
@@ -126,7 +134,8 @@ pub fn make_bare(path: &Path) {
     git(path, &["config", "http.receivepack", "true"]);
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept(listener: std::net::TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    let listener = TcpListener::from_std(listener).unwrap();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
         let (tls, shared) = (tls.clone(), Arc::clone(&shared));

@@ -134,7 +134,8 @@ fn a_server_that_says_nothing_is_left_in_time() {
     let room = room();
     let server = GitServer::start(Options::default());
     with_commit(&server);
-    let timeouts = Timeouts { connect: Duration::from_secs(5), data: Duration::from_millis(700) };
+    let timeouts =
+        Timeouts { connect: Duration::from_secs(5), data: Duration::from_millis(700), ..Timeouts::default() };
     for fault in [Fault::Hang, Fault::Stall(40)] {
         server.fault(fault.clone());
         let start = Instant::now();
@@ -144,6 +145,17 @@ fn a_server_that_says_nothing_is_left_in_time() {
         }
         assert!(error.transient() && start.elapsed() < Duration::from_secs(10), "{fault:?}");
     }
+}
+
+#[test]
+fn a_server_that_is_never_done_is_left_in_time() {
+    let room = room();
+    let server = GitServer::start(Options::default());
+    with_commit(&server);
+    server.fault(Fault::Stall(40));
+    let timeouts = Timeouts { total: Duration::from_millis(900), ..Timeouts::default() };
+    let error = fetch(room.path(), Remote { timeouts, ..Remote::new(server.url("remote.git"), None) }).unwrap_err();
+    insta::assert_snapshot!(shown(&error), @"http://localhost:PORT/remote.git cannot be reached: it was not done after 0.9 s");
 }
 
 #[test]
