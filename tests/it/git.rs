@@ -313,12 +313,21 @@ fn a_missing_branch_or_repository_is_named() {
 #[tokio::test]
 async fn blocking_work_keeps_the_callers_span_and_its_panic() {
     use tracing::Instrument as _;
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    use tracing_subscriber::fmt::format::FmtSpan;
+    let log = leaks::Log::default();
+    let writer = log.clone();
+    let lines = tracing_subscriber::fmt()
+        .with_span_events(FmtSpan::ENTER)
+        .with_thread_ids(true)
+        .with_writer(move || writer.clone());
+    let guard = tracing::subscriber::set_default(lines.finish());
     let span = tracing::info_span!("outer");
-    let outside = span.id();
-    let inside = git::blocking(|| 41 + 1).instrument(span.clone()).await;
-    assert_eq!((inside, outside.is_some()), (42, true));
+    assert_eq!(git::blocking(|| 41 + 1).instrument(span).await, 42);
+    drop(guard);
+    let threads = regex::Regex::new(r"ThreadId\(\d+\)").unwrap();
+    let entered: std::collections::BTreeSet<_> =
+        threads.find_iter(&log.text()).map(|found| found.as_str().to_owned()).collect();
+    assert_eq!(entered.len(), 2, "the span was entered here and on the blocking thread");
     let room = room();
     let server = GitServer::start(Options::default());
     server.bare("remote.git");

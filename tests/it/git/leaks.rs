@@ -16,7 +16,13 @@ const PASSWORD: &str = "hunter2+/ ü&=%";
 const TOKEN: &str = "t0ken+/=secret";
 
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -106,8 +112,8 @@ fn check(options: Options, files: &[(&str, &str)], secret: &str) {
     let said = spellings(secret).join("\n");
     let errors = tracing::subscriber::with_default(subscriber, || live(&caches, &server, &dir, &said));
 
-    let mut texts = log.0.lock().unwrap().clone();
-    assert!(String::from_utf8_lossy(&texts).contains("pushed status"), "the log was captured");
+    let mut texts = log.text().into_bytes();
+    assert!(log.text().contains("pushed status"), "the log was captured");
     for error in &errors {
         texts.extend(format!("{error}\n{error:?}\n").bytes());
         let mut cause = std::error::Error::source(error);

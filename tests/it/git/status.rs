@@ -158,6 +158,47 @@ fn twenty_pushes_by_someone_else_and_twenty_of_ours_all_arrive() {
     });
 }
 
+/// Git's own lock on the branch, as another push holds it; left behind, it is what a killed one leaves.
+fn lock(bare: &Path) -> PathBuf {
+    let lock = bare.join(format!("refs/heads/{BRANCH}.lock"));
+    std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    std::fs::write(&lock, "").unwrap();
+    lock
+}
+
+#[test]
+fn a_branch_that_somebody_is_writing_is_waited_for() {
+    on_both(|cache, url, bare| {
+        let mut branch = open(cache, url, None);
+        publish(&mut branch, "one", &[put("a", "1")]).unwrap();
+        let lock = lock(bare);
+        let unlock = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::fs::remove_file(lock).unwrap();
+        });
+        let published = publish(&mut branch, "two", &[put("a", "2")]).unwrap();
+        assert!(matches!(published, Published::Pushed { tries: 2.., .. }), "{published:?}");
+        unlock.join().unwrap();
+        assert_eq!(git(bare, &["log", "--format=%s", BRANCH]), "two\none");
+    });
+}
+
+#[test]
+fn a_branch_that_stays_locked_is_given_up_with_the_servers_words() {
+    let room = room();
+    let server = GitServer::start(Options::default());
+    let bare = server.bare("remote.git");
+    let mut branch = open(&room.path().join("cache"), server.url("remote.git"), None);
+    publish(&mut branch, "one", &[put("a", "1")]).unwrap();
+    let lock = lock(&bare);
+    let error = publish(&mut branch, "two", &[put("a", "2")]).unwrap_err();
+    assert!(matches!(&error, GitError::Contended { tries: 10, detail, .. } if detail.contains("lock")), "{error}");
+    assert!(error.transient());
+    std::fs::remove_file(lock).unwrap();
+    publish(&mut branch, "two", &[put("a", "2")]).unwrap();
+    assert_eq!(git(&bare, &["log", "--format=%s", BRANCH]), "two\none");
+}
+
 #[test]
 fn two_of_us_making_the_branch_at_once_make_one() {
     on_both(|cache, url, bare| {
