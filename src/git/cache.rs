@@ -38,6 +38,8 @@ pub(super) struct Cache {
     source: String,
     lock: File,
     repository: Repository,
+    /// How many commits the last fetch asked for; `i32::MAX` for all there are. Unknown after a start, and then 1.
+    pub(super) depth: i32,
     /// Set when an object cannot be read; the next [`Cache::heal`] starts anew.
     damaged: AtomicBool,
 }
@@ -55,7 +57,7 @@ impl Cache {
             Some(repository) => repository,
             None => create(dir, &source)?,
         };
-        Ok(Self { dir: dir.to_owned(), source, lock, repository, damaged: AtomicBool::new(false) })
+        Ok(Self { dir: dir.to_owned(), source, lock, repository, depth: 1, damaged: AtomicBool::new(false) })
     }
 
     pub(super) fn repository(&self) -> &Repository {

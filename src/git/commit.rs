@@ -335,7 +335,7 @@ fn edited<'a>(repository: &'a Repository, before: Option<&Tree<'a>>, edits: &[Fi
         if !seen.insert(path.clone()) {
             return Err(GitError::Path { path, problem: "is edited twice in one commit".to_owned() }.into());
         }
-        let exists = base.get_path(Path::new(&path)).is_ok();
+        let exists = is_file(repository, base, &path)?;
         match content {
             Some(content) => builder.upsert(&path, repository.blob(content)?, FileMode::Blob),
             None if exists => builder.remove(&path),
@@ -343,6 +343,24 @@ fn edited<'a>(repository: &'a Repository, before: Option<&Tree<'a>>, edits: &[Fi
         };
     }
     Ok(repository.find_tree(builder.create_updated(repository, base)?)?)
+}
+
+/// Whether there is a file at `path`; an error when a file cannot be there, for something else is in its place or on its way.
+fn is_file(repository: &Repository, base: &Tree<'_>, path: &str) -> Result<bool, Fault> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let blocked = |path: &str, problem: &str| GitError::Path {
+        path: path.to_owned(),
+        problem: format!("{problem} on the status branch"),
+    };
+    match tree::folder_at(repository, base.clone(), &RepoPath::folder(folder)?)? {
+        Found::Missing => Ok(false),
+        Found::Other(path, _) => Err(blocked(&path, "is not a folder").into()),
+        Found::Folder(tree) => match tree.get_name(name).map(|entry| entry_kind(&entry)) {
+            None => Ok(false),
+            Some(Kind::File) => Ok(true),
+            Some(Kind::Folder | Kind::Symlink | Kind::Submodule) => Err(blocked(path, "is not a file").into()),
+        },
+    }
 }
 
 impl StatusTree<'_> {

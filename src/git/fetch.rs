@@ -140,6 +140,7 @@ impl Link {
         };
         if commits > 0 {
             cache.reopen()?;
+            cache.depth = commits;
         }
         match tip {
             Some(tip) => cache.set_tip(tip)?,
@@ -172,11 +173,24 @@ impl Link {
         heads
     }
 
-    /// Brings more of the history: more than `depth` commits, all of it beyond [`DEEPEN_MAX`]. Returns the depth that it has then.
-    pub(super) fn deepen(&self, cache: &mut Cache, depth: i32) -> Result<i32, Fault> {
-        let next = if depth >= DEEPEN_MAX { WHOLE } else { depth.saturating_mul(DEEPEN_FACTOR) };
-        self.pull(cache, Depth::Commits(next))?;
-        Ok(next)
+    /// Brings more of the history, in the end all of it; `false` when there is no more to bring.
+    ///
+    /// # Errors
+    ///
+    /// [`GitError::BranchMissing`] when the branch was deleted meanwhile.
+    fn deepen(&self, cache: &mut Cache) -> Result<bool, Fault> {
+        if !cache.repository().is_shallow() || cache.depth == WHOLE {
+            return Ok(false);
+        }
+        let depth = if cache.depth >= DEEPEN_MAX { WHOLE } else { cache.depth.saturating_mul(DEEPEN_FACTOR) };
+        match self.pull(cache, Depth::Commits(depth))? {
+            Some(_) => Ok(true),
+            None => Err(self.branch_missing().into()),
+        }
+    }
+
+    fn branch_missing(&self) -> GitError {
+        GitError::BranchMissing { url: self.url(), branch: self.branch.clone() }
     }
 }
 
@@ -193,7 +207,6 @@ pub struct Mirror {
     link: Link,
     cache: Cache,
     tip: Option<Oid>,
-    depth: i32,
 }
 
 /// What a fetch found.
@@ -213,7 +226,7 @@ impl Mirror {
     pub fn open(dir: &Path, remote: Remote, branch: &str) -> Result<Self, GitError> {
         let link = Link::new(remote, branch)?;
         let cache = Cache::open(dir, link.source())?;
-        Ok(Self { tip: cache.tip(), link, cache, depth: FIRST_DEPTH })
+        Ok(Self { tip: cache.tip(), link, cache })
     }
 
     /// Fetches the branch. When it has not moved since, that is one question to the server.
@@ -225,7 +238,7 @@ impl Mirror {
     pub fn fetch(&mut self) -> Result<Fetched, GitError> {
         let Self { link, cache, .. } = self;
         let tip = cache.heal(|cache| link.pull(cache, Depth::New))?;
-        let tip = tip.ok_or_else(|| GitError::BranchMissing { url: link.url(), branch: link.branch.clone() })?;
+        let tip = tip.ok_or_else(|| link.branch_missing())?;
         let rewritten = match self.tip {
             Some(old) => !self.is_ancestor(&CommitId(old), &CommitId(tip))?,
             None => false,
@@ -243,8 +256,8 @@ impl Mirror {
         loop {
             match history::is_ancestor(self.cache.repository(), old.0, new.0) {
                 Ok(true) => return Ok(true),
-                Ok(false) if !self.cache.repository().is_shallow() => return Ok(false),
-                Ok(false) => self.deepen()?,
+                Ok(false) if !self.deepen()? => return Ok(false),
+                Ok(false) => {}
                 Err(fault) => return Err(self.cache.told(fault)),
             }
         }
@@ -308,16 +321,15 @@ impl Mirror {
                 Some(parent) if !history::has_commit(repository, parent) => {}
                 known => return Ok(known),
             }
-            if !repository.is_shallow() {
+            if !self.deepen()? {
                 return Err(self.moved_or_damaged(id));
             }
-            self.deepen()?;
         }
     }
 
     /// A parent is missing in a cache that should be whole: either nobody's branch leads to it any more, or a file was lost.
     fn moved_or_damaged(&self, id: Oid) -> GitError {
-        match self.tip.map(|tip| history::is_ancestor(self.cache.repository(), id, tip)) {
+        match self.cache.tip().map(|tip| history::is_ancestor(self.cache.repository(), id, tip)) {
             Some(Ok(true)) | Some(Err(_)) => {
                 self.cache.told(Fault::Local(git2::Error::from_str("a commit is missing")))
             }
@@ -325,10 +337,8 @@ impl Mirror {
         }
     }
 
-    fn deepen(&mut self) -> Result<(), GitError> {
-        let deeper = self.link.deepen(&mut self.cache, self.depth);
-        self.depth = deeper.map_err(|fault| self.cache.told(fault))?;
-        Ok(())
+    fn deepen(&mut self) -> Result<bool, GitError> {
+        self.link.deepen(&mut self.cache).map_err(|fault| self.cache.told(fault))
     }
 
     /// Reads one file's content by its id.

@@ -218,6 +218,34 @@ fn a_force_push_is_told_and_a_later_commit_is_none() {
 }
 
 #[test]
+fn a_branch_deleted_or_replaced_during_the_walk_ends_the_walk() {
+    let room = room();
+    let server = GitServer::start(Options::default());
+    let bare = server.bare("remote.git");
+    let work = Work::clone(&bare);
+    for number in 0..12 {
+        work.write("a.yaml", &number.to_string()).commit("edit");
+    }
+    work.push(&["origin", "main"]);
+    let mut mirror = Mirror::open(&room.path().join("cache"), patient(server.url("remote.git"), None), "main").unwrap();
+    let tip = mirror.fetch().unwrap().tip;
+    crate::git_server::git(&bare, &["update-ref", "-d", "refs/heads/main"]);
+    let walk =
+        |mirror: &mut Mirror| mirror.changes(&tip, "", &TreeLimits::default(), &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(walk(&mut mirror).unwrap_err(), GitError::BranchMissing { .. }));
+    work.git(&["checkout", "--quiet", "--orphan", "new"]);
+    let new = work.write("a.yaml", "new").commit("all new");
+    work.push(&["origin", "new:main"]);
+    // Until then the server still has the old commits, and gives them to whoever knows their names.
+    crate::git_server::git(&bare, &["gc", "--quiet", "--prune=now"]);
+    let error = walk(&mut mirror).unwrap_err();
+    assert!(matches!(error, GitError::Moved { .. }) && error.transient(), "{error}");
+    let fetched = mirror.fetch().unwrap();
+    assert_eq!((fetched.tip.to_string(), fetched.rewritten), (new, true));
+    assert_eq!(commits(&mut mirror, &fetched.tip, ""), ["0 all new: +a.yaml"]);
+}
+
+#[test]
 fn links_and_submodules_are_skipped_and_reported() {
     on_both(|cache, url, bare| {
         let work = Work::clone(bare);
