@@ -38,6 +38,8 @@ const AGENT: &str = concat!("git/2 (reinback ", env!("CARGO_PKG_VERSION"), ")");
 const REDIRECTS: usize = 5;
 /// Most bytes received over one connection: a clone larger than 4 GiB is no repository of manifests.
 const RECEIVED_BYTES: u64 = 4 << 30;
+/// Most bytes of the list of refs, which libgit2 keeps in memory: about a million refs.
+const ADVERTISED_BYTES: u64 = 64 << 20;
 /// Most bytes of one request; status commits are kilobytes.
 const SENT_BYTES: usize = 64 << 20;
 /// Most bytes of an error page that are read.
@@ -58,6 +60,8 @@ pub(super) struct Client {
     connection: Option<SendRequest<Full<Bytes>>>,
     dial: Option<Dial>,
     received: u64,
+    /// What `received` may come to in this exchange.
+    allowed: u64,
     /// The first thing that went wrong, for libgit2 keeps only a text of it.
     failure: Option<GitError>,
 }
@@ -77,6 +81,7 @@ impl Client {
             connection: None,
             dial: None,
             received: 0,
+            allowed: 0,
             failure: None,
         })
     }
@@ -190,6 +195,7 @@ impl Client {
 
     fn exchange(&mut self, service: Service, body: Bytes) -> Result<Incoming, GitError> {
         let call = Call::of(service);
+        self.allowed = if call.method == Method::GET { self.received + ADVERTISED_BYTES } else { RECEIVED_BYTES };
         let mut response = self.send(&call, body.clone())?;
         for _ in 0..REDIRECTS {
             if !response.status().is_redirection() {
@@ -352,9 +358,9 @@ impl Client {
                 Err(_) => return Err(self.silent()),
             };
             self.received += chunk.len() as u64;
-            if self.received > RECEIVED_BYTES {
+            if self.received > self.allowed {
                 let what = format!("what {} sends", shown(&self.base));
-                return Err(GitError::TooLarge { what, limit: format!("{RECEIVED_BYTES} bytes") });
+                return Err(GitError::TooLarge { what, limit: format!("{} bytes", self.allowed) });
             }
             if !chunk.is_empty() {
                 return Ok(Some(chunk));
