@@ -2,7 +2,8 @@
 //!
 //! libgit2 keeps the objects and speaks Git's protocol; HTTP under it is ours ([`http`]), because libgit2's own has one set of
 //! authorities and time-outs for the whole process, needs OpenSSL, and takes `Authorization` along when a server redirects to
-//! another port. Ours reads `secretDir` at each connection, so that rotated passwords and authorities are taken.
+//! another port. Ours reads `secretDir` at each connection, so that rotated passwords and authorities are taken; the authorities
+//! of `ca.crt` are trusted beside the system's, for this remote alone.
 //!
 //! What holds:
 //! - A clone is a cache ([`cache`]): bare, in a folder of one process (a lock file held by `flock`, which the kernel gives back

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use base64::prelude::BASE64_STANDARD;
 use http::HeaderValue;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -54,7 +54,8 @@ pub(super) fn read(dir: Option<&Path>) -> Result<Credentials, GitError> {
         (Some(_), None, None) => return Err(refuse("it holds username without password")),
         (None, Some(_), None) => return Err(refuse("it holds password without username")),
     };
-    let authorization = authorization.transpose().map_err(|()| refuse("a value has characters that no HTTP header takes"))?;
+    let authorization =
+        authorization.transpose().map_err(|()| refuse("a value has characters that no HTTP header takes"))?;
     Ok(Credentials { authorization, authorities: read_authorities(dir)?, scrubber })
 }
 
@@ -67,7 +68,8 @@ fn header(scheme: &str, secret: &str) -> Result<HeaderValue, ()> {
 
 fn read_text(dir: &Path, key: &str) -> Result<Option<SecretString>, GitError> {
     let Some(bytes) = read_key(dir, key)? else { return Ok(None) };
-    let text = String::from_utf8(bytes).map_err(|_| GitError::Secret { path: dir.join(key), problem: "it is not UTF-8".to_owned() })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| GitError::Secret { path: dir.join(key), problem: "it is not UTF-8".to_owned() })?;
     // Editors and `echo` end a file with a line end; a Secret made from it would never fit.
     let trimmed = text.trim_end_matches(['\r', '\n']);
     Ok((!trimmed.is_empty()).then(|| SecretString::from(trimmed)))
@@ -110,8 +112,7 @@ impl Scrubber {
         let form: String = url::form_urlencoded::byte_serialize(raw.as_bytes()).collect();
         let path = percent_encoded(raw);
         let mut forms = vec![raw.to_owned(), form.replace('+', "%20"), path.to_lowercase(), path, form];
-        forms.push(BASE64_STANDARD.encode(raw));
-        forms.push(BASE64_STANDARD_NO_PAD.encode(raw));
+        forms.extend((0..3).flat_map(|before| base64_forms(raw, before)).flatten());
         self.needles.extend(forms.into_iter().map(SecretString::from));
         // A longer form goes first, or its head would be taken out and its tail left.
         self.needles.sort_by_key(|needle| std::cmp::Reverse(needle.expose_secret().len()));
@@ -133,9 +134,24 @@ impl Scrubber {
     }
 }
 
+/// What a secret looks like in any base64 text in which it stands after `before` bytes (modulo 3), as a password stands after the
+/// user's name: at its end, with and without padding, and in its middle. Fewer than four characters would be found everywhere.
+fn base64_forms(raw: &str, before: usize) -> [Option<String>; 3] {
+    let mut bytes = vec![0; before];
+    bytes.extend_from_slice(raw.as_bytes());
+    let start = (before * 8).div_ceil(6);
+    let inside = bytes.len() * 8 / 6;
+    let padded = BASE64_STANDARD.encode(&bytes);
+    let bare = padded.trim_end_matches('=');
+    [padded.get(start..), bare.get(start..), bare.get(start..inside)]
+        .map(|form| form.filter(|form| form.len() >= 4).map(str::to_owned))
+}
+
 fn percent_encoded(raw: &str) -> String {
     let unreserved = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    raw.bytes().map(|byte| if unreserved(&byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+    raw.bytes()
+        .map(|byte| if unreserved(&byte) { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[cfg(test)]
@@ -146,9 +162,11 @@ mod tests {
     fn what_a_server_says_is_passed_on_without_secrets_in_any_spelling() {
         let mut scrubber = Scrubber::default();
         scrubber.hide(&SecretString::from("p@ss wörd/1"));
-        let base64 = BASE64_STANDARD.encode("p@ss wörd/1");
-        let said = format!("denied p@ss wörd/1\r\nand p%40ss%20w%C3%B6rd%2F1, p%40ss+w%C3%B6rd%2F1, p%40ss%20w%c3%b6rd%2f1\n\n{base64}\u{1b}[31m");
-        insta::assert_snapshot!(scrubber.clean(&said), @"denied ***; and ***, ***, ***; ***[31m");
+        let base64 = BASE64_STANDARD.encode("deploy:p@ss wörd/1");
+        let said = format!(
+            "denied p@ss wörd/1\r\nand p%40ss%20w%C3%B6rd%2F1, p%40ss+w%C3%B6rd%2F1, p%40ss%20w%c3%b6rd%2f1\n\n{base64}\u{1b}[31m"
+        );
+        insta::assert_snapshot!(scrubber.clean(&said), @"denied ***; and ***, ***, ***; ZGVwbG95On***[31m");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use git2::{Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
 use tracing::{info, warn};
@@ -26,6 +27,9 @@ const SOURCE: &str = "reinback-source";
 const MAX_PACKS: usize = 50;
 /// Loose objects in one of 256 folders after which the clone is made anew: Git's `gc.auto` (6,700) over 256.
 const MAX_LOOSE: usize = 27;
+/// A lock that was just given back lives on for a moment in a child process between fork and exec.
+const LOCK_TRIES: u32 = 50;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 /// A clone of one branch of one remote, held by this process alone.
 pub(super) struct Cache {
@@ -34,6 +38,8 @@ pub(super) struct Cache {
     source: String,
     lock: File,
     repository: Repository,
+    /// How many commits the last fetch asked for; `i32::MAX` for all there are. Unknown after a start, and then 1.
+    pub(super) depth: i32,
     /// Set when an object cannot be read; the next [`Cache::heal`] starts anew.
     damaged: AtomicBool,
 }
@@ -51,7 +57,7 @@ impl Cache {
             Some(repository) => repository,
             None => create(dir, &source)?,
         };
-        Ok(Self { dir: dir.to_owned(), source, lock, repository, damaged: AtomicBool::new(false) })
+        Ok(Self { dir: dir.to_owned(), source, lock, repository, depth: 1, damaged: AtomicBool::new(false) })
     }
 
     pub(super) fn repository(&self) -> &Repository {
@@ -117,11 +123,16 @@ impl Cache {
             self.lock = take_lock(&self.dir)?;
         }
         let git = self.dir.join("repo.git");
-        let grown = entries(&git.join("objects/pack"), ".pack") > MAX_PACKS || entries(&git.join("objects/17"), "") > MAX_LOOSE;
+        let grown =
+            entries(&git.join("objects/pack"), ".pack") > MAX_PACKS || entries(&git.join("objects/17"), "") > MAX_LOOSE;
         if grown {
             info!(git.cache = %self.dir.display(), "cloning anew: the cache holds many small packs");
         }
-        if grown || self.damaged.load(Ordering::Relaxed) || !belongs(&git, &self.source) { self.reset() } else { Ok(()) }
+        if grown || self.damaged.load(Ordering::Relaxed) || !belongs(&git, &self.source) {
+            self.reset()
+        } else {
+            Ok(())
+        }
     }
 
     fn reset(&mut self) -> Result<(), GitError> {
@@ -133,18 +144,22 @@ impl Cache {
 
 fn take_lock(dir: &Path) -> Result<File, GitError> {
     let path = dir.join("lock");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| GitError::Io { action: "make the folder", path: dir.to_owned(), source })?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| GitError::Io {
+        action: "make the folder",
+        path: dir.to_owned(),
+        source,
+    })?;
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let lock = open.map_err(|source| GitError::Io { action: "open", path: path.clone(), source })?;
-    match lock.try_lock() {
-        Ok(()) if same_file(&lock, &path) => Ok(lock),
-        Ok(()) | Err(TryLockError::WouldBlock) => Err(GitError::Busy { dir: dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(GitError::Io { action: "lock", path, source }),
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) if same_file(&lock, &path) => return Ok(lock),
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            Err(TryLockError::Error(source)) => return Err(GitError::Io { action: "lock", path, source }),
+        }
     }
+    Err(GitError::Busy { dir: dir.to_owned() })
 }
 
 fn same_file(held: &File, path: &Path) -> bool {

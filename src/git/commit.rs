@@ -46,7 +46,7 @@ pub struct FileEdit {
 pub enum Published {
     /// The remote holds this commit now.
     Pushed { commit: CommitId, tries: u32 },
-    /// The tip already says all of it; `None` when there is no branch and nothing to write.
+    /// The tip, as last fetched or pushed, already says all of it; `None` when there is no branch and nothing to write.
     Unchanged { tip: Option<CommitId> },
 }
 
@@ -127,19 +127,6 @@ impl StatusBranch {
         };
         let snapshot = read().map_err(|fault| self.cache.told(fault))?;
         Ok(snapshot.files.into_iter().map(|file| (file.path, file.content)).collect())
-    }
-
-    /// Reads one file at the tip as last fetched or pushed; `None` when there is none.
-    ///
-    /// # Errors
-    ///
-    /// As [`StatusTree::get`].
-    pub fn read_file(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>, GitError> {
-        let Some(tip) = self.tip else { return Ok(None) };
-        let repository = self.cache.repository();
-        let root = || Ok(repository.find_commit(tip)?.tree()?);
-        let tree = root().map_err(|fault| self.cache.told(fault))?;
-        StatusTree { repository, tree: Some(tree), cache: &self.cache }.get(path, limit)
     }
 
     /// Commits what `edit` asks for on top of the tip, and pushes it. When somebody else was faster, `edit` is asked again with
@@ -300,7 +287,9 @@ fn judge(
         (Ok(()), Some(None)) => return Ok(Ok(())),
         (Ok(()) | Err(_), Some(Some(status))) => status,
         (Ok(()), None) => "the server did not say what became of the branch".to_owned(),
-        (Err(error), _) if error.code() == ErrorCode::NotFastForward => return Ok(Err(Refused::Lost(scrubber.clean(error.message())))),
+        (Err(error), _) if error.code() == ErrorCode::NotFastForward => {
+            return Ok(Err(Refused::Lost(scrubber.clean(error.message()))));
+        }
         // `unpack` failed on the server: its disk, its quota, or what it checks.
         (Err(error), _) if error.class() == ErrorClass::Net && !said.is_empty() => error.message().to_owned(),
         (Err(error), _) => return Err(error),
@@ -346,7 +335,7 @@ fn edited<'a>(repository: &'a Repository, before: Option<&Tree<'a>>, edits: &[Fi
         if !seen.insert(path.clone()) {
             return Err(GitError::Path { path, problem: "is edited twice in one commit".to_owned() }.into());
         }
-        let exists = base.get_path(Path::new(&path)).is_ok();
+        let exists = is_file(repository, base, &path)?;
         match content {
             Some(content) => builder.upsert(&path, repository.blob(content)?, FileMode::Blob),
             None if exists => builder.remove(&path),
@@ -354,6 +343,24 @@ fn edited<'a>(repository: &'a Repository, before: Option<&Tree<'a>>, edits: &[Fi
         };
     }
     Ok(repository.find_tree(builder.create_updated(repository, base)?)?)
+}
+
+/// Whether there is a file at `path`; an error when a file cannot be there, for something else is in its place or on its way.
+fn is_file(repository: &Repository, base: &Tree<'_>, path: &str) -> Result<bool, Fault> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let blocked = |path: &str, problem: &str| GitError::Path {
+        path: path.to_owned(),
+        problem: format!("{problem} on the status branch"),
+    };
+    match tree::folder_at(repository, base.clone(), &RepoPath::folder(folder)?)? {
+        Found::Missing => Ok(false),
+        Found::Other(path, _) => Err(blocked(&path, "is not a folder").into()),
+        Found::Folder(tree) => match tree.get_name(name).map(|entry| entry_kind(&entry)) {
+            None => Ok(false),
+            Some(Kind::File) => Ok(true),
+            Some(Kind::Folder | Kind::Symlink | Kind::Submodule) => Err(blocked(path, "is not a file").into()),
+        },
+    }
 }
 
 impl StatusTree<'_> {
@@ -378,7 +385,9 @@ impl StatusTree<'_> {
         };
         match tree::read_blob(self.repository, entry.id(), limit).map_err(|fault| self.cache.told(fault))? {
             Ok(content) => Ok(Some(content)),
-            Err(bytes) => Err(GitError::TooLarge { what: format!("{path} ({bytes} bytes)"), limit: format!("{limit} bytes") }),
+            Err(bytes) => {
+                Err(GitError::TooLarge { what: format!("{path} ({bytes} bytes)"), limit: format!("{limit} bytes") })
+            }
         }
     }
 
@@ -406,10 +415,20 @@ mod tests {
 
     #[test]
     fn a_lost_race_is_told_from_a_refusal() {
-        for race in ["non-fast-forward", "failed to update ref", "cannot lock ref 'refs/heads/x': is at a but expected b", "incorrect old value provided"] {
+        for race in [
+            "non-fast-forward",
+            "failed to update ref",
+            "cannot lock ref 'refs/heads/x': is at a but expected b",
+            "incorrect old value provided",
+        ] {
             assert!(is_race(race), "{race}");
         }
-        for refusal in ["hook declined", "pre-receive hook declined", "protected branch hook declined", "deny updating a hidden ref"] {
+        for refusal in [
+            "hook declined",
+            "pre-receive hook declined",
+            "protected branch hook declined",
+            "deny updating a hidden ref",
+        ] {
             assert!(!is_race(refusal), "{refusal}");
         }
     }

@@ -17,13 +17,17 @@ pub enum GitError {
     BranchName { branch: String },
     #[error("the path {path:?} {problem}")]
     Path { path: String, problem: String },
-    #[error("commits cannot be made as {name:?} <{email}>: a name and an address without <, > and line ends are needed")]
+    #[error(
+        "commits cannot be made as {name:?} <{email}>: a name and an address without <, > and line ends are needed"
+    )]
     Author { name: String, email: String },
     #[error("cannot use the Git credentials in {}: {problem}", path.display())]
     Secret { path: PathBuf, problem: String },
     #[error("{url} refuses the credentials ({detail}); {remedy}")]
     Auth { url: String, detail: String, remedy: &'static str },
-    #[error("{url} is not a Git repository that can be read ({detail}); check the URL, and that the credentials may see it")]
+    #[error(
+        "{url} is not a Git repository that can be read ({detail}); check the URL, and that the credentials may see it"
+    )]
     NotFound { url: String, detail: String },
     #[error("{url} has no branch {branch:?}")]
     BranchMissing { url: String, branch: String },
@@ -31,7 +35,9 @@ pub enum GitError {
     Unreachable { url: String, detail: String },
     #[error("no safe connection to {url}: {detail}")]
     Tls { url: String, detail: String },
-    #[error("{url} redirects to {to}, and credentials do not follow to another server; write that URL in the configuration")]
+    #[error(
+        "{url} redirects to {to}, and credentials do not follow to another server; write that URL in the configuration"
+    )]
     Redirect { url: String, to: String },
     #[error("{url} does not take the push to {branch}: {detail}")]
     Rejected { url: String, branch: String, detail: String },

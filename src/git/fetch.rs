@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use git2::{AutotagOption, ErrorClass, FetchOptions, Oid, RemoteCallbacks};
-use tracing::{debug, instrument};
+use tracing::{debug, instrument, warn};
+use url::Url;
 
 use super::auth;
 use super::cache::{Cache, TIP};
@@ -44,6 +45,9 @@ pub(super) enum Depth {
 impl Link {
     pub(super) fn new(remote: Remote, branch: &str) -> Result<Self, GitError> {
         let location = remote.location()?;
+        if remote.secret_dir.is_some() && matches!(&location, Location::Http(url) if url.scheme() == "http") {
+            warn!(git.url = %location.shown(), "credentials for {} go over the network unencrypted; use https", location.shown());
+        }
         Ok(Self { location, branch: checked_branch(branch)?, remote })
     }
 
@@ -63,12 +67,18 @@ impl Link {
     pub(super) fn address(&self) -> String {
         match &self.location {
             Location::Http(_) => http::ADDRESS.to_owned(),
-            Location::File(path) => path.display().to_string(),
+            // As a URL: libgit2 takes a path with a colon for an ssh address.
+            Location::File(path) => {
+                Url::from_file_path(path).map_or_else(|()| path.display().to_string(), String::from)
+            }
         }
     }
 
     /// Runs a libgit2 call against the remote, with credentials read now, and names what went wrong on the way.
-    pub(super) fn connected<T>(&self, work: impl FnOnce(&auth::Scrubber) -> Result<T, git2::Error>) -> Result<T, Fault> {
+    pub(super) fn connected<T>(
+        &self,
+        work: impl FnOnce(&auth::Scrubber) -> Result<T, git2::Error>,
+    ) -> Result<T, Fault> {
         let Location::Http(url) = &self.location else {
             return work(&auth::Scrubber::default()).map_err(|error| self.local_fault(error));
         };
@@ -121,13 +131,16 @@ impl Link {
         };
         let tip = match self.download(cache, commits) {
             // An old server: everything, then.
-            Err(Fault::Told(GitError::Unreachable { detail, .. })) if commits > 0 && detail.contains("doesn't support shallow") => {
+            Err(Fault::Told(GitError::Unreachable { detail, .. }))
+                if commits > 0 && detail.contains("doesn't support shallow") =>
+            {
                 self.download(cache, 0)?
             }
             other => other?,
         };
         if commits > 0 {
             cache.reopen()?;
+            cache.depth = commits;
         }
         match tip {
             Some(tip) => cache.set_tip(tip)?,
@@ -160,11 +173,24 @@ impl Link {
         heads
     }
 
-    /// Brings more of the history: more than `depth` commits, all of it beyond [`DEEPEN_MAX`]. Returns the depth that it has then.
-    pub(super) fn deepen(&self, cache: &mut Cache, depth: i32) -> Result<i32, Fault> {
-        let next = if depth >= DEEPEN_MAX { WHOLE } else { depth.saturating_mul(DEEPEN_FACTOR) };
-        self.pull(cache, Depth::Commits(next))?;
-        Ok(next)
+    /// Brings more of the history, in the end all of it; `false` when there is no more to bring.
+    ///
+    /// # Errors
+    ///
+    /// [`GitError::BranchMissing`] when the branch was deleted meanwhile.
+    fn deepen(&self, cache: &mut Cache) -> Result<bool, Fault> {
+        if !cache.repository().is_shallow() || cache.depth == WHOLE {
+            return Ok(false);
+        }
+        let depth = if cache.depth >= DEEPEN_MAX { WHOLE } else { cache.depth.saturating_mul(DEEPEN_FACTOR) };
+        match self.pull(cache, Depth::Commits(depth))? {
+            Some(_) => Ok(true),
+            None => Err(self.branch_missing().into()),
+        }
+    }
+
+    fn branch_missing(&self) -> GitError {
+        GitError::BranchMissing { url: self.url(), branch: self.branch.clone() }
     }
 }
 
@@ -181,7 +207,6 @@ pub struct Mirror {
     link: Link,
     cache: Cache,
     tip: Option<Oid>,
-    depth: i32,
 }
 
 /// What a fetch found.
@@ -201,7 +226,7 @@ impl Mirror {
     pub fn open(dir: &Path, remote: Remote, branch: &str) -> Result<Self, GitError> {
         let link = Link::new(remote, branch)?;
         let cache = Cache::open(dir, link.source())?;
-        Ok(Self { tip: cache.tip(), link, cache, depth: FIRST_DEPTH })
+        Ok(Self { tip: cache.tip(), link, cache })
     }
 
     /// Fetches the branch. When it has not moved since, that is one question to the server.
@@ -213,7 +238,7 @@ impl Mirror {
     pub fn fetch(&mut self) -> Result<Fetched, GitError> {
         let Self { link, cache, .. } = self;
         let tip = cache.heal(|cache| link.pull(cache, Depth::New))?;
-        let tip = tip.ok_or_else(|| GitError::BranchMissing { url: link.url(), branch: link.branch.clone() })?;
+        let tip = tip.ok_or_else(|| link.branch_missing())?;
         let rewritten = match self.tip {
             Some(old) => !self.is_ancestor(&CommitId(old), &CommitId(tip))?,
             None => false,
@@ -231,8 +256,8 @@ impl Mirror {
         loop {
             match history::is_ancestor(self.cache.repository(), old.0, new.0) {
                 Ok(true) => return Ok(true),
-                Ok(false) if !self.cache.repository().is_shallow() => return Ok(false),
-                Ok(false) => self.deepen()?,
+                Ok(false) if !self.deepen()? => return Ok(false),
+                Ok(false) => {}
                 Err(fault) => return Err(self.cache.told(fault)),
             }
         }
@@ -296,25 +321,24 @@ impl Mirror {
                 Some(parent) if !history::has_commit(repository, parent) => {}
                 known => return Ok(known),
             }
-            if !repository.is_shallow() {
+            if !self.deepen()? {
                 return Err(self.moved_or_damaged(id));
             }
-            self.deepen()?;
         }
     }
 
     /// A parent is missing in a cache that should be whole: either nobody's branch leads to it any more, or a file was lost.
     fn moved_or_damaged(&self, id: Oid) -> GitError {
-        match self.tip.map(|tip| history::is_ancestor(self.cache.repository(), id, tip)) {
-            Some(Ok(true)) | Some(Err(_)) => self.cache.told(Fault::Local(git2::Error::from_str("a commit is missing"))),
+        match self.cache.tip().map(|tip| history::is_ancestor(self.cache.repository(), id, tip)) {
+            Some(Ok(true)) | Some(Err(_)) => {
+                self.cache.told(Fault::Local(git2::Error::from_str("a commit is missing")))
+            }
             Some(Ok(false)) | None => GitError::Moved { url: self.link.url() },
         }
     }
 
-    fn deepen(&mut self) -> Result<(), GitError> {
-        let deeper = self.link.deepen(&mut self.cache, self.depth);
-        self.depth = deeper.map_err(|fault| self.cache.told(fault))?;
-        Ok(())
+    fn deepen(&mut self) -> Result<bool, GitError> {
+        self.link.deepen(&mut self.cache).map_err(|fault| self.cache.told(fault))
     }
 
     /// Reads one file's content by its id.
@@ -325,7 +349,9 @@ impl Mirror {
     pub fn read_blob(&self, id: &BlobId, limit: usize) -> Result<Vec<u8>, GitError> {
         match tree::read_blob(self.cache.repository(), id.0, limit) {
             Ok(Ok(content)) => Ok(content),
-            Ok(Err(bytes)) => Err(GitError::TooLarge { what: format!("blob {id} ({bytes} bytes)"), limit: format!("{limit} bytes") }),
+            Ok(Err(bytes)) => {
+                Err(GitError::TooLarge { what: format!("blob {id} ({bytes} bytes)"), limit: format!("{limit} bytes") })
+            }
             Err(fault) => Err(self.cache.told(fault)),
         }
     }

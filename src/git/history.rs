@@ -156,12 +156,22 @@ struct Differ<'a> {
 }
 
 impl<'a> Differ<'a> {
-    fn folders(&mut self, before: Option<&Tree<'_>>, after: Option<&Tree<'_>>, path: &str, depth: usize) -> Result<(), Fault> {
+    fn folders(
+        &mut self,
+        before: Option<&Tree<'_>>,
+        after: Option<&Tree<'_>>,
+        path: &str,
+        depth: usize,
+    ) -> Result<(), Fault> {
         if before.map(Tree::id) == after.map(Tree::id) || self.cut {
             return Ok(());
         }
         if depth > self.limits.depth {
-            return Err(GitError::TooLarge { what: format!("the depth of folders at {path}"), limit: self.limits.depth.to_string() }.into());
+            return Err(GitError::TooLarge {
+                what: format!("the depth of folders at {path}"),
+                limit: self.limits.depth.to_string(),
+            }
+            .into());
         }
         let (before, after) = (listed(before), listed(after));
         for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
@@ -175,7 +185,13 @@ impl<'a> Differ<'a> {
         Ok(())
     }
 
-    fn entry(&mut self, before: Option<(Kind, Oid)>, after: Option<(Kind, Oid)>, path: String, depth: usize) -> Result<(), Fault> {
+    fn entry(
+        &mut self,
+        before: Option<(Kind, Oid)>,
+        after: Option<(Kind, Oid)>,
+        path: String,
+        depth: usize,
+    ) -> Result<(), Fault> {
         if before == after {
             return Ok(());
         }

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
@@ -19,7 +19,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::auth::{Credentials, Scrubber};
+use super::auth::Credentials;
 use super::error::GitError;
 use super::remote::{Timeouts, shown};
 
@@ -38,6 +38,8 @@ const AGENT: &str = concat!("git/2 (reinback ", env!("CARGO_PKG_VERSION"), ")");
 const REDIRECTS: usize = 5;
 /// Most bytes received over one connection: a clone larger than 4 GiB is no repository of manifests.
 const RECEIVED_BYTES: u64 = 4 << 30;
+/// Most bytes of the list of refs, which libgit2 keeps in memory: about a million refs.
+const ADVERTISED_BYTES: u64 = 64 << 20;
 /// Most bytes of one request; status commits are kilobytes.
 const SENT_BYTES: usize = 64 << 20;
 /// Most bytes of an error page that are read.
@@ -53,21 +55,35 @@ pub(super) struct Client {
     base: Url,
     credentials: Credentials,
     timeouts: Timeouts,
+    opened: Instant,
     runtime: Runtime,
     connection: Option<SendRequest<Full<Bytes>>>,
     dial: Option<Dial>,
     received: u64,
+    /// What `received` may come to in this exchange.
+    allowed: u64,
     /// The first thing that went wrong, for libgit2 keeps only a text of it.
     failure: Option<GitError>,
 }
 
 impl Client {
     pub(super) fn new(base: Url, credentials: Credentials, timeouts: Timeouts) -> Result<Self, GitError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| GitError::Unreachable { url: shown(&base), detail: format!("no async runtime: {error}") })?;
-        Ok(Self { base, credentials, timeouts, runtime, connection: None, dial: None, received: 0, failure: None })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+            GitError::Unreachable { url: shown(&base), detail: format!("no async runtime: {error}") }
+        })?;
+        let opened = Instant::now();
+        Ok(Self {
+            base,
+            credentials,
+            timeouts,
+            opened,
+            runtime,
+            connection: None,
+            dial: None,
+            received: 0,
+            allowed: 0,
+            failure: None,
+        })
     }
 
     /// Runs a libgit2 call that talks to [`ADDRESS`], and says what went wrong on the way if anything did.
@@ -108,7 +124,13 @@ struct Subtransport {
 
 impl SmartSubtransport for Subtransport {
     fn action(&self, _url: &str, service: Service) -> Result<Box<dyn SmartSubtransportStream>, git2::Error> {
-        Ok(Box::new(Exchange { client: Arc::clone(&self.client), service, request: Vec::new(), answer: None, chunk: Bytes::new() }))
+        Ok(Box::new(Exchange {
+            client: Arc::clone(&self.client),
+            service,
+            request: Vec::new(),
+            answer: None,
+            chunk: Bytes::new(),
+        }))
     }
 
     fn close(&self) -> Result<(), git2::Error> {
@@ -173,12 +195,13 @@ impl Client {
 
     fn exchange(&mut self, service: Service, body: Bytes) -> Result<Incoming, GitError> {
         let call = Call::of(service);
+        self.allowed = if call.method == Method::GET { self.received + ADVERTISED_BYTES } else { RECEIVED_BYTES };
         let mut response = self.send(&call, body.clone())?;
         for _ in 0..REDIRECTS {
             if !response.status().is_redirection() {
                 break;
             }
-            self.base = redirected(&self.base, &call, response.headers())?;
+            self.base = self.redirected(&call, response.headers())?;
             self.connection = None;
             response = self.send(&call, body.clone())?;
         }
@@ -203,7 +226,7 @@ impl Client {
             Some(_) | None => self.connect().map_err(Sending::Failed)?,
         };
         let request = self.request(call, body).map_err(Sending::Failed)?;
-        let data = self.timeouts.data;
+        let data = self.patience();
         let exchange = async {
             connection.ready().await?;
             connection.send_request(request).await
@@ -216,7 +239,7 @@ impl Client {
             }
             Ok(Err(error)) if error.is_canceled() || error.is_closed() => Err(Sending::NotSent(self.broken(&error))),
             Ok(Err(error)) => Err(Sending::Failed(self.broken(&error))),
-            Err(_) => Err(Sending::Failed(self.silent(data))),
+            Err(_) => Err(Sending::Failed(self.silent())),
         }
     }
 
@@ -250,13 +273,37 @@ impl Client {
         if let Some(value) = proxied.and_then(|proxy| proxy.authorization.as_ref()) {
             request = request.header(PROXY_AUTHORIZATION, value);
         }
-        request.body(Full::new(body)).map_err(|_| GitError::Url { url: shown(&self.base), problem: "cannot be asked for over HTTP".to_owned() })
+        request
+            .body(Full::new(body))
+            .map_err(|_| GitError::Url { url: shown(&self.base), problem: "cannot be asked for over HTTP".to_owned() })
+    }
+
+    /// Where an advertisement went on the same server; to another one, credentials do not go.
+    fn redirected(&self, call: &Call, headers: &HeaderMap) -> Result<Url, GitError> {
+        let url = shown(&self.base);
+        let nowhere = || GitError::NotFound { url: url.clone(), detail: "it redirects to nowhere".to_owned() };
+        let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(nowhere)?;
+        let mut to = call.target(&self.base).join(location).map_err(|_| nowhere())?;
+        let suffix = call.path.split('?').next().unwrap_or_default();
+        let Some(path) = to.path().strip_suffix(suffix).map(str::to_owned) else {
+            // A login page, most often.
+            return Err(GitError::NotFound { url, detail: self.clean(&format!("it redirects to {}", shown(&to))) });
+        };
+        to.set_query(None);
+        to.set_path(&path);
+        let same_server = to.origin() == self.base.origin() && to.username().is_empty() && to.password().is_none();
+        if same_server && call.method == Method::GET {
+            Ok(to)
+        } else {
+            Err(GitError::Redirect { url, to: self.clean(&shown(&to)) })
+        }
     }
 
     /// Takes an answer that is Git's, and gives every other one its name.
     fn judge(&mut self, call: &Call, response: Response<Incoming>) -> Result<Incoming, GitError> {
         let (head, body) = response.into_parts();
-        let content = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let content =
+            head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let url = shown(&self.base);
         if head.status == StatusCode::OK && content == call.answer {
             return Ok(body);
@@ -269,9 +316,13 @@ impl Client {
         let detail = self.clean(&format!("HTTP {} {page}", head.status));
         self.connection = None;
         Err(match head.status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => GitError::Auth { url, detail, remedy: self.remedy(head.status, call) },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                GitError::Auth { url, detail, remedy: self.remedy(head.status, call) }
+            }
             StatusCode::NOT_FOUND | StatusCode::GONE => GitError::NotFound { url, detail },
-            StatusCode::PAYLOAD_TOO_LARGE => GitError::TooLarge { what: format!("the push to {url}"), limit: "the server".to_owned() },
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                GitError::TooLarge { what: format!("the push to {url}"), limit: "the server".to_owned() }
+            }
             _ => GitError::Unreachable { url, detail },
         })
     }
@@ -297,19 +348,19 @@ impl Client {
     }
 
     fn next_chunk(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, GitError> {
-        let data = self.timeouts.data;
+        let data = self.patience();
         loop {
             let frame = self.runtime.block_on(async { tokio::time::timeout(data, body.frame()).await });
             let chunk = match frame {
                 Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 Ok(Some(Err(error))) => return Err(self.broken(&error)),
-                Err(_) => return Err(self.silent(data)),
+                Err(_) => return Err(self.silent()),
             };
             self.received += chunk.len() as u64;
-            if self.received > RECEIVED_BYTES {
+            if self.received > self.allowed {
                 let what = format!("what {} sends", shown(&self.base));
-                return Err(GitError::TooLarge { what, limit: format!("{RECEIVED_BYTES} bytes") });
+                return Err(GitError::TooLarge { what, limit: format!("{} bytes", self.allowed) });
             }
             if !chunk.is_empty() {
                 return Ok(Some(chunk));
@@ -322,11 +373,25 @@ impl Client {
     }
 
     fn broken(&self, error: &hyper::Error) -> GitError {
-        GitError::Unreachable { url: shown(&self.base), detail: self.clean(&format!("the connection broke: {}", chain(error))) }
+        GitError::Unreachable {
+            url: shown(&self.base),
+            detail: self.clean(&format!("the connection broke: {}", chain(error))),
+        }
     }
 
-    fn silent(&self, limit: Duration) -> GitError {
-        GitError::Unreachable { url: shown(&self.base), detail: format!("it sent nothing for {} s", limit.as_secs_f32()) }
+    /// How long to wait for the next bytes.
+    fn patience(&self) -> Duration {
+        self.timeouts.data.min(self.timeouts.total.saturating_sub(self.opened.elapsed()))
+    }
+
+    fn silent(&self) -> GitError {
+        let Timeouts { data, total, connect: _ } = self.timeouts;
+        let detail = if self.opened.elapsed() < total {
+            format!("it sent nothing for {} s", data.as_secs_f32())
+        } else {
+            format!("it was not done after {} s", total.as_secs_f32())
+        };
+        GitError::Unreachable { url: shown(&self.base), detail }
     }
 }
 
@@ -356,20 +421,27 @@ struct Call {
 impl Call {
     fn of(service: Service) -> Self {
         let ask = |path, answer, push| Self { method: Method::GET, path, content: None, answer, push };
-        let tell = |path, content, answer, push| Self { method: Method::POST, path, content: Some(content), answer, push };
+        let tell =
+            |path, content, answer, push| Self { method: Method::POST, path, content: Some(content), answer, push };
         match service {
             Service::UploadPackLs => {
                 ask("/info/refs?service=git-upload-pack", "application/x-git-upload-pack-advertisement", false)
             }
-            Service::UploadPack => {
-                tell("/git-upload-pack", "application/x-git-upload-pack-request", "application/x-git-upload-pack-result", false)
-            }
+            Service::UploadPack => tell(
+                "/git-upload-pack",
+                "application/x-git-upload-pack-request",
+                "application/x-git-upload-pack-result",
+                false,
+            ),
             Service::ReceivePackLs => {
                 ask("/info/refs?service=git-receive-pack", "application/x-git-receive-pack-advertisement", true)
             }
-            Service::ReceivePack => {
-                tell("/git-receive-pack", "application/x-git-receive-pack-request", "application/x-git-receive-pack-result", true)
-            }
+            Service::ReceivePack => tell(
+                "/git-receive-pack",
+                "application/x-git-receive-pack-request",
+                "application/x-git-receive-pack-result",
+                true,
+            ),
         }
     }
 
@@ -379,29 +451,6 @@ impl Call {
         target.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
         target.set_query(query);
         target
-    }
-}
-
-/// Where an advertisement went on the same server; to another one, credentials do not go.
-fn redirected(base: &Url, call: &Call, headers: &HeaderMap) -> Result<Url, GitError> {
-    let unreadable = || GitError::NotFound { url: shown(base), detail: "it redirects to nowhere".to_owned() };
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(unreadable)?;
-    let mut to = call.target(base).join(location).map_err(|_| unreadable())?;
-    let suffix = call.path.split('?').next().unwrap_or_default();
-    let path = to.path().strip_suffix(suffix).map(str::to_owned);
-    let same_server = to.origin() == base.origin() && to.username().is_empty() && to.password().is_none();
-    to.set_query(None);
-    match path {
-        Some(path) if same_server && call.method == Method::GET => {
-            to.set_path(&path);
-            Ok(to)
-        }
-        Some(path) => {
-            to.set_path(&path);
-            Err(GitError::Redirect { url: shown(base), to: Scrubber::default().clean(&shown(&to)) })
-        }
-        // A login page, most often.
-        None => Err(GitError::NotFound { url: shown(base), detail: format!("it redirects to {}", Scrubber::default().clean(&shown(&to))) }),
     }
 }
 

@@ -24,11 +24,13 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the next bytes of an answer.
     pub data: Duration,
+    /// For everything over one connection, against a server that sends a byte now and then.
+    pub total: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(30), data: Duration::from_secs(30) }
+        Self { connect: Duration::from_secs(30), data: Duration::from_secs(30), total: Duration::from_secs(15 * 60) }
     }
 }
 
@@ -60,8 +62,8 @@ impl Remote {
             }
             "http" | "https" => Ok(Location::Http(url)),
             "file" => match url.to_file_path() {
-                Ok(path) => Ok(Location::File(path)),
-                Err(()) => refuse(shown, "is not a path on this machine"),
+                Ok(path) if path.to_str().is_some() => Ok(Location::File(path)),
+                Ok(_) | Err(()) => refuse(shown, "is not an absolute path in UTF-8 on this machine"),
             },
             _ => refuse(shown, "has a scheme that is not supported; expected https, http or file"),
         }

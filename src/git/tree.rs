@@ -88,9 +88,14 @@ impl RepoPath {
         }
         let trimmed = trimmed.strip_prefix("./").unwrap_or(trimmed);
         let parts: Vec<String> = trimmed.split('/').map(str::to_owned).collect();
-        let refused = |part: &String| matches!(part.as_str(), "" | "." | "..") || part.eq_ignore_ascii_case(".git") || part.contains('\0');
+        let refused = |part: &String| {
+            matches!(part.as_str(), "" | "." | "..") || part.eq_ignore_ascii_case(".git") || part.contains('\0')
+        };
         if parts.iter().any(refused) {
-            return Err(GitError::Path { path: path.to_owned(), problem: "is not a path inside a repository".to_owned() });
+            return Err(GitError::Path {
+                path: path.to_owned(),
+                problem: "is not a path inside a repository".to_owned(),
+            });
         }
         Ok(Self(parts))
     }
@@ -99,7 +104,10 @@ impl RepoPath {
     pub(super) fn file(path: &str) -> Result<Self, GitError> {
         let parsed = Self::folder(path)?;
         if parsed.0.is_empty() || path.starts_with('/') || path.ends_with('/') {
-            return Err(GitError::Path { path: path.to_owned(), problem: "is not a file's path inside a repository".to_owned() });
+            return Err(GitError::Path {
+                path: path.to_owned(),
+                problem: "is not a file's path inside a repository".to_owned(),
+            });
         }
         Ok(parsed)
     }
@@ -121,7 +129,9 @@ pub(super) enum Found<'a> {
 pub(super) fn folder_at<'a>(repository: &'a Repository, root: Tree<'a>, path: &RepoPath) -> Result<Found<'a>, Fault> {
     let mut tree = root;
     for (depth, part) in path.0.iter().enumerate() {
-        let Some(id) = tree.get_name(part).map(|entry| (entry.id(), entry_kind(&entry))) else { return Ok(Found::Missing) };
+        let Some(id) = tree.get_name(part).map(|entry| (entry.id(), entry_kind(&entry))) else {
+            return Ok(Found::Missing);
+        };
         tree = match id {
             (id, Kind::Folder) => repository.find_tree(id)?,
             (_, kind) => return Ok(Found::Other(path.0[..=depth].join("/"), kind.words())),
@@ -177,7 +187,8 @@ pub(super) fn snapshot(
         Found::Folder(tree) => tree,
     };
     let id = TreeId(tree.id());
-    let mut reader = Reader { repository, limits, wanted, files: Vec::new(), skipped: Vec::new(), entries: 0, bytes: 0 };
+    let mut reader =
+        Reader { repository, limits, wanted, files: Vec::new(), skipped: Vec::new(), entries: 0, bytes: 0 };
     reader.folder(&tree, &path.join(), 1)?;
     Ok(Snapshot { tree: Some(id), files: reader.files, skipped: reader.skipped })
 }

@@ -19,7 +19,10 @@ pub(super) fn push(
     parent: Option<Oid>,
     commit: Oid,
 ) -> Result<Result<(), Refused>, Fault> {
-    let failed = |error: &git2::Error| GitError::Unreachable { url: link.url(), detail: Scrubber::default().clean(error.message()) };
+    let failed = |error: &git2::Error| GitError::Unreachable {
+        url: link.url(),
+        detail: Scrubber::default().clean(error.message()),
+    };
     let remote = Repository::open(path)
         .map_err(|error| GitError::NotFound { url: link.url(), detail: Scrubber::default().clean(error.message()) })?;
     let reference = link.reference();

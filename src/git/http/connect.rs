@@ -71,7 +71,11 @@ impl Dial {
         }
     }
 
-    async fn secure<S>(&self, tls: &(TlsConnector, ServerName<'static>), stream: S) -> Result<SendRequest<Full<Bytes>>, GitError>
+    async fn secure<S>(
+        &self,
+        tls: &(TlsConnector, ServerName<'static>),
+        stream: S,
+    ) -> Result<SendRequest<Full<Bytes>>, GitError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -84,7 +88,8 @@ impl Dial {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
         // Its error is also the error of the request that waits on it.
         tokio::spawn(connection);
         Ok(sender)
@@ -92,7 +97,8 @@ impl Dial {
 
     async fn tunnel(&self, proxy: &Proxy) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, GitError> {
         let stream = proxy.dial().await.map_err(|error| self.unreachable(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
         tokio::spawn(connection.with_upgrades());
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let target = format!("{host}:{}", self.port);
@@ -131,7 +137,11 @@ impl Proxy {
         match (uri.scheme_str(), uri.host()) {
             (Some("http"), Some(host)) => {
                 let port = uri.port_u16().unwrap_or(80);
-                Ok(Some(Self { host: host.trim_matches(['[', ']']).to_owned(), port, authorization: found.basic_auth().cloned() }))
+                Ok(Some(Self {
+                    host: host.trim_matches(['[', ']']).to_owned(),
+                    port,
+                    authorization: found.basic_auth().cloned(),
+                }))
             }
             (_, _) => {
                 let detail = "the environment's proxy is not an http:// one, and others are not supported".to_owned();
@@ -157,7 +167,9 @@ fn tls_config(shown: &str, authorities: &[CertificateDer<'static>]) -> Result<Cl
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for authority in authorities {
-        roots.add(authority.clone()).map_err(|error| fail(format!("ca.crt holds what is not a certificate: {error}")))?;
+        roots
+            .add(authority.clone())
+            .map_err(|error| fail(format!("ca.crt holds what is not a certificate: {error}")))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
