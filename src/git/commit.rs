@@ -129,6 +129,19 @@ impl StatusBranch {
         Ok(snapshot.files.into_iter().map(|file| (file.path, file.content)).collect())
     }
 
+    /// Reads one file at the tip as last fetched or pushed; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`StatusTree::get`].
+    pub fn read_file(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>, GitError> {
+        let Some(tip) = self.tip else { return Ok(None) };
+        let repository = self.cache.repository();
+        let root = || Ok(repository.find_commit(tip)?.tree()?);
+        let tree = root().map_err(|fault| self.cache.told(fault))?;
+        StatusTree { repository, tree: Some(tree), cache: &self.cache }.get(path, limit)
+    }
+
     /// Commits what `edit` asks for on top of the tip, and pushes it. When somebody else was faster, `edit` is asked again with
     /// their tip, at most 10 times. Files that `edit` does not name stay.
     ///

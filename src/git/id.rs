@@ -78,6 +78,13 @@ object_id!(
     BlobId
 );
 
+impl BlobId {
+    /// The id that Git gives to this content; `None` when libgit2 cannot hash, for want of memory.
+    pub fn of(content: &[u8]) -> Option<Self> {
+        git2::Oid::hash_object(git2::ObjectType::Blob, content).ok().map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,176 @@
+//! A small world: a cluster with Rancher on it, a Git repository, a folder of backups, and the agent's binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::Result;
+use kube::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::git_server::{Work, git, make_bare};
+use crate::harness::rancher::{self, Item};
+use crate::harness::{Cluster, Options, REINBACK, fixture, temp_dir};
+
+/// The plain fixture: 464 objects.
+pub const PLAIN: &str = "plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz";
+
+/// Worlds at a time: two cores carry no more.
+static ROOM: Semaphore = Semaphore::const_new(2);
+
+pub struct World {
+    pub cluster: Cluster,
+    pub client: Client,
+    /// File name of the backup in the store.
+    pub backup: String,
+    /// What the backup holds.
+    pub items: Vec<Item>,
+    pub work: Work,
+    folder: TempDir,
+    _room: SemaphorePermit<'static>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl World {
+    /// A cluster restored from the plain fixture, Rancher at its 3 replicas, the agent not yet started.
+    pub async fn start() -> Self {
+        let room = ROOM.acquire().await.expect("the semaphore is never closed");
+        let folder = temp_dir();
+        let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::default())).await.expect("it starts");
+        let client = cluster.client().await;
+        let store = folder.path().join("backups");
+        std::fs::create_dir_all(&store).expect("a folder");
+        let source = fixture(PLAIN);
+        let backup = rancher::backup_as_own(cluster.uid(), &source, &store).expect("a copy");
+        let items = rancher::read(&source).expect("a backup");
+        rancher::seed(&client, &source).await.expect("the backup is put into the cluster");
+        let bare = folder.path().join("remote.git");
+        make_bare(&bare);
+        let work = Work::clone(&bare);
+        work.write("README.md", "manifests\n").commit("Begin");
+        work.push(&["-u", "origin", "HEAD:main"]);
+        Self { cluster, client, backup, items, work, folder, _room: room }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn remote(&self) -> PathBuf {
+        self.folder.path().join("remote.git")
+    }
+
+    /// Writes the configuration and gives its path.
+    pub fn config(&self) -> PathBuf {
+        let path = self.folder.path().join("reinback.yaml");
+        let text = format!(
+            "cluster: test\nsource: {{url: \"file://{}\", branch: main, path: clusters/test, interval: 5s}}\nstore: {{directory: {}}}\ndataDir: {}\n",
+            self.remote().display(),
+            self.folder.path().join("backups").display(),
+            self.folder.path().join("data").display(),
+        );
+        std::fs::write(&path, text).expect("the folder is writable");
+        path
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(REINBACK);
+        command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", self.cluster.kubeconfig());
+        command.env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub async fn reinback(&self, args: &[&str]) -> Said {
+        let mut command = self.command(args);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends").expect("it starts");
+        Said::of(&output)
+    }
+
+    /// One pass of the agent.
+    pub async fn once(&self) -> Said {
+        self.reinback(&["agent", "--once", "--install-crd"]).await
+    }
+
+    /// An agent in the background; kill it when done.
+    pub fn agent(&self, args: &[&str]) -> Child {
+        let all: Vec<&str> = ["agent", "--install-crd"].into_iter().chain(args.iter().copied()).collect();
+        let log = std::fs::File::create(self.folder.path().join("agent.log")).expect("a log");
+        self.command(&all).stdout(Stdio::null()).stderr(log).spawn().expect("the agent starts")
+    }
+
+    /// Commits a `Restore` of the backup and pushes it.
+    pub fn commit_restore(&self, name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
+        let annotations: String =
+            annotations.iter().map(|(key, value)| format!("    reinback.io/{key}: \"{value}\"\n")).collect();
+        let annotations = if annotations.is_empty() { String::new() } else { format!("  annotations:\n{annotations}") };
+        let text = format!(
+            "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n{annotations}spec:\n  backupFilename: {}\n{spec}",
+            self.backup
+        );
+        self.work.write(&format!("clusters/test/{name}.yaml"), &text);
+        let commit = self.work.commit(&format!("Restore {name}"));
+        self.work.push(&["origin", "HEAD:main"]);
+        commit
+    }
+
+    /// The first look is over: what is committed from now on runs.
+    pub async fn settle(&self) {
+        let said = self.once().await;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+
+    /// Runs of the cluster by manifest, with phase and reason.
+    pub async fn runs(&self) -> Vec<(String, String, String)> {
+        let said = self.reinback(&["status", "-o", "json"]).await;
+        let value: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
+        let text = |run: &Value, pointer: &str| run.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+        let runs = value["runs"].as_array().cloned().unwrap_or_default();
+        let mut runs: Vec<_> = runs
+            .iter()
+            .map(|run| (text(run, "/spec/manifest/name"), text(run, "/status/phase"), text(run, "/status/reason")))
+            .collect();
+        runs.sort();
+        runs
+    }
+
+    /// Differences between the backup and the cluster; empty when all of it is back.
+    pub async fn differences(&self) -> Vec<String> {
+        // Built-in roles are Rancher's own to keep.
+        let is_builtin = |item: &&Item| item.object["builtin"] == true;
+        let ours: Vec<Item> = self.items.iter().filter(|item| !is_builtin(item)).cloned().collect();
+        rancher::differences(&self.client, &ours).await.expect("the cluster answers")
+    }
+
+    /// Subjects of the status branch, newest first.
+    pub fn status_log(&self) -> Vec<String> {
+        let text = git(&self.remote(), &["log", "--format=%s", "reinback/test"]);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Replicas wanted and ready of a Deployment.
+    pub async fn replicas(&self, namespace: &str, name: &str) -> Result<(i64, i64)> {
+        let text = self.cluster.kubectl(&["get", "deployment", "-n", namespace, name, "-o", "json"], "")?;
+        let value: Value = serde_json::from_str(&text)?;
+        let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+        Ok((number("/spec/replicas"), number("/status/readyReplicas")))
+    }
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
