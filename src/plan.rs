@@ -321,3 +321,6 @@ fn warnings(plan: &Plan, backup: &Backup, observed: &Observed) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests;

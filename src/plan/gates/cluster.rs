@@ -93,7 +93,7 @@ fn rancher<'a>(view: &View<'a>) -> Option<&'a Workload> {
 
 pub(super) fn rancher_at_zero(view: &View<'_>) -> Option<Gate> {
     let rancher = rancher(view)?;
-    if view.resuming() || rancher.replicas != 0 || rancher.recorded.is_some() {
+    if view.resuming() || rancher.replicas != 0 || rancher.recorded.is_some_and(|recorded| recorded > 0) {
         return None;
     }
     let reference = &rancher.reference;
