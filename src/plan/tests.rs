@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::testing::{SHA256, World, crd, guarded, key, merge, object, owner, uid_of, workload};
 use super::*;
+use crate::backup;
 use crate::object::StatusPlace;
 use crate::object::owner::{Owner, OwnerId};
 use crate::object::prepare::{Context, prepare};
@@ -627,6 +628,48 @@ fn a_plan_right_after_a_restore_is_empty() {
         let lost = objects.backup.iter().filter(|(path, _)| !objects.live.contains_key(path)).count();
         assert_eq!(lost, 0, "seed {seed}");
     }
+}
+
+/// Every object of a backup of the real operator.
+fn fixture(file: &str) -> Objects {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
+    let bytes = std::fs::read(path).unwrap();
+    let mut objects = Objects::default();
+    let read = backup::read(&bytes[..], bytes.len() as u64, &backup::Limits::default(), |entry| {
+        if let backup::Entry::Object { key, value } = entry {
+            objects.backup.push((key.to_string(), value));
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    read.unwrap();
+    objects
+}
+
+#[test]
+fn a_backup_of_the_real_operator_is_restored_over_nothing_and_over_itself() {
+    let mut objects = fixture("plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz");
+    let world = objects.world();
+    let observed = world.observed();
+    let first = world.plan();
+    insta::assert_debug_snapshot!(first.counts(), @r"
+    Counts {
+        created: 463,
+        updated: 0,
+        recreated: 0,
+        deleted: 0,
+        skipped: 0,
+        protected: 1,
+        failed: 0,
+    }
+    ");
+    insta::assert_snapshot!(first.gates.iter().map(|gate| format!("{}: {}", gate.code, gate.message)).collect::<Vec<_>>().join("\n"), @"");
+    objects.apply(&first, &observed);
+    let world = objects.world();
+    assert!(world.plan().is_empty(), "{}", changes(&world));
+    for (path, value) in objects.backup.clone() {
+        objects.store(&path, value);
+    }
+    objects.world().plan();
 }
 
 #[test]
