@@ -246,7 +246,13 @@ fn an_object_at_another_version_is_the_same_one() {
     world.backed_up("machines.cluster.x-k8s.io#v1beta1/a/m", json!({}));
     world.live("machines.cluster.x-k8s.io#v1beta2/a/m", json!({}));
     world.live("foos.example.org#v1/twice", json!({})).live("foos.example.org#v2/twice", json!({}));
-    assert_eq!(deletions(&world), "foos.example.org#v1/twice []");
+    world.live(
+        "customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org",
+        crd("foos", "example.org", "v1", false),
+    );
+    world.dependent("foos.example.org#v2/twice", &[]);
+    let definition = "customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org";
+    assert_eq!(deletions(&world), format!("foos.example.org#v1/twice []\n{definition} []"));
 }
 
 #[test]
