@@ -322,3 +322,6 @@ fn warnings(plan: &Plan, backup: &Backup, observed: &Observed) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests;

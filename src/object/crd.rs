@@ -38,16 +38,11 @@ impl CrdSummary {
     pub fn take(object: &mut Map<String, Value>, status: Option<&Value>) -> Self {
         open_schemas_of_preserving(object);
         let mut spec = object.get_mut("spec").and_then(Value::as_object_mut);
-        let text = |spec: Option<&Map<String, Value>>, pointer: &[&str]| {
-            let mut at = spec.and_then(|spec| spec.get(pointer[0]));
-            for part in &pointer[1..] {
-                at = at.and_then(|value| value.get(part));
-            }
-            at.and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
-        let read = spec.as_deref();
-        let (group, scope) = (text(read, &["group"]), text(read, &["scope"]));
-        let (plural, kind) = (text(read, &["names", "plural"]), text(read, &["names", "kind"]));
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let of_spec = |field: &str| spec.as_deref().and_then(|spec| spec.get(field));
+        let of_names = |field: &str| of_spec("names").and_then(|names| names.get(field));
+        let (group, scope) = (text(of_spec("group")), text(of_spec("scope")));
+        let (plural, kind) = (text(of_names("plural")), text(of_names("kind")));
         let versions = spec.as_mut().and_then(|spec| spec.remove("versions"));
         Self {
             group,

@@ -1,1 +1,425 @@
+use std::sync::Arc;
 
+use serde_json::{Value, json};
+
+use super::owner::Owner;
+use super::prepare::{Context, Prepared, prepare};
+use super::protect::{Protection, protection};
+use super::*;
+use crate::plan::testing::{crd, guarded, key, merge, object, owner};
+
+const USER: &str = "users.management.cattle.io#v3/u-1";
+const CRD: &str = "customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org";
+
+fn summary(path: &str, value: Value) -> Summary {
+    summarise(&key(path).resource, value, &mut Interner::default()).expect("an object")
+}
+
+/// Whether a replace of the live object would change nothing.
+fn same(path: &str, backup: Value, live: Value) -> bool {
+    let (backup, live) = (summary(path, object(path, backup)), summary(path, object(path, live)));
+    equal(&backup, &live, StatusPlace::Nowhere)
+}
+
+#[test]
+fn what_the_server_sets_does_not_count() {
+    let server = json!({ "metadata": {
+        "uid": "1", "resourceVersion": "2", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 3, "managedFields": [{}],
+        "selfLink": "/x", "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30,
+    }});
+    assert!(same(USER, json!({}), server));
+    assert!(!same(USER, json!({}), json!({ "metadata": { "labels": { "a": "b" } } })));
+    assert!(!same(USER, json!({ "enabled": true }), json!({ "enabled": false })));
+}
+
+#[test]
+fn empty_and_null_are_absent_at_the_top_and_in_metadata_only() {
+    let empty = json!({ "principalIds": null, "conditions": [], "metadata": { "labels": {}, "annotations": null, "finalizers": [] } });
+    assert!(same(USER, json!({}), empty));
+    assert!(same(USER, json!({ "spec": { "a": null } }), json!({ "spec": {} })), "the API server drops a null");
+    assert!(!same(USER, json!({ "spec": { "a": {} } }), json!({ "spec": {} })), "an empty map may mean something");
+}
+
+#[test]
+fn the_order_of_keys_and_finalizers_does_not_count() {
+    let ordered: Value = serde_json::from_str(r#"{"spec":{"a":1,"b":2}}"#).unwrap();
+    let other: Value = serde_json::from_str(r#"{"spec":{"b":2,"a":1}}"#).unwrap();
+    assert!(same(USER, ordered, other));
+    let finalizers = |all: [&str; 2]| json!({ "metadata": { "finalizers": all } });
+    assert!(same(USER, finalizers(["a", "b"]), finalizers(["b", "a"])));
+    assert!(!same(USER, json!({ "list": [1, 2] }), json!({ "list": [2, 1] })));
+}
+
+#[test]
+fn numbers_count_with_all_their_digits() {
+    let number = |text: &str| serde_json::from_str(&format!(r#"{{"spec":{{"n":{text}}}}}"#)).unwrap();
+    assert!(!same(USER, number("9007199254740993"), number("9007199254740992")));
+    assert!(same(USER, number("9007199254740993"), number("9007199254740993")));
+}
+
+#[test]
+fn a_list_item_without_a_kind_is_the_same_object() {
+    let whole = object("secrets.#v1/a/b", json!({ "type": "Opaque" }));
+    let mut item = whole.clone();
+    item.as_object_mut().unwrap().retain(|name, _| name != "kind" && name != "apiVersion");
+    assert_eq!(summary("secrets.#v1/a/b", whole).spec, summary("secrets.#v1/a/b", item).spec);
+}
+
+#[test]
+fn owner_references_do_not_count_in_the_digest() {
+    let owned = |uid: &str| json!({ "metadata": { "ownerReferences": [owner(USER, uid)] } });
+    assert!(same("secrets.#v1/a/b", owned("old"), owned("new")));
+    assert!(same("secrets.#v1/a/b", owned("old"), json!({})), "asked by lead_home");
+}
+
+#[test]
+fn what_controllers_keep_in_a_namespace_a_secret_or_an_account_does_not_count() {
+    let namespace = "namespaces.#v1/p-1";
+    let live = json!({ "spec": { "finalizers": ["kubernetes"] }, "metadata": { "labels": { "kubernetes.io/metadata.name": "p-1" } } });
+    assert!(same(namespace, json!({}), live));
+    assert!(same("serviceaccounts.#v1/a/b", json!({}), json!({ "secrets": [{ "name": "b-token-1" }] })));
+    assert!(!same("serviceaccounts.#v1/a/b", json!({}), json!({ "imagePullSecrets": [{ "name": "x" }] })));
+    let token = |more: Value| {
+        let mut token = json!({ "type": "kubernetes.io/service-account-token" });
+        merge(&mut token, more);
+        token
+    };
+    let filled = token(json!({
+        "data": { "token": "eA==", "ca.crt": "eA==", "namespace": "eA==" },
+        "metadata": {
+            "annotations": { "kubernetes.io/service-account.uid": "1" },
+            "labels": { "kubernetes.io/legacy-token-last-used": "2026-11-23" },
+        },
+    }));
+    assert!(same("secrets.#v1/a/b", token(json!({})), filled));
+    assert!(!same("secrets.#v1/a/b", token(json!({})), token(json!({ "data": { "extra": "eA==" } }))));
+    let opaque = |value: &str| json!({ "type": "Opaque", "data": { "token": value } });
+    assert!(!same("secrets.#v1/a/b", opaque("eA=="), opaque("eB==")), "no token of the controller's");
+}
+
+#[test]
+fn rules_of_an_aggregated_role_are_the_controllers() {
+    let role = "clusterroles.rbac.authorization.k8s.io#v1/r";
+    let aggregated = |rules: Value| json!({ "rules": rules, "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "a": "b" } }] } });
+    assert!(same(role, aggregated(json!([])), aggregated(json!([{ "verbs": ["get"] }]))));
+    assert!(!same(role, json!({ "rules": [] }), json!({ "rules": [{ "verbs": ["get"] }] })));
+}
+
+#[test]
+fn a_quiesced_workload_counts_with_the_replicas_that_it_had() {
+    let path = "deployments.apps#v1/cattle-fleet-system/gitjob";
+    let live = json!({ "spec": { "replicas": 0 }, "metadata": { "annotations": {
+        "reinback.io/replicas": "2", "deployment.kubernetes.io/revision": "4",
+    }}});
+    assert!(same(path, json!({ "spec": { "replicas": 2 } }), live.clone()));
+    assert!(!same(path, json!({ "spec": { "replicas": 1 } }), live));
+    assert!(!same(path, json!({ "spec": { "replicas": 2 } }), json!({ "spec": { "replicas": 0 } })));
+}
+
+#[test]
+fn markers_of_a_redeploy_do_not_count() {
+    let generation = |n: i64| json!({ "spec": { "redeployAgentGeneration": n } });
+    assert!(same("clusters.fleet.cattle.io#v1alpha1/a/b", generation(1), generation(7)));
+    let generation = |n: i64| json!({ "spec": { "redeploySystemAgentGeneration": n } });
+    assert!(same("clusters.provisioning.cattle.io#v1/a/b", generation(1), generation(7)));
+    let forced = json!({ "metadata": { "annotations": { "io.cattle.agent.force.deploy": "true" } } });
+    assert!(same("clusters.management.cattle.io#v3/c-1", json!({}), forced.clone()));
+    assert!(!same("projects.management.cattle.io#v3/c-1/p-1", json!({}), forced));
+}
+
+#[test]
+fn a_status_counts_where_it_is_written() {
+    let with = |status: Value| summary(USER, object(USER, json!({ "status": status })));
+    let (one, two, none) = (with(json!({ "a": 1 })), with(json!({ "a": 2 })), with(json!({})));
+    let equal_at = |backup, live| {
+        [StatusPlace::Nowhere, StatusPlace::Subresource, StatusPlace::Body].map(|at| equal(backup, live, at))
+    };
+    assert_eq!(equal_at(&one, &two), [true, false, false]);
+    assert_eq!(equal_at(&none, &two), [true, true, false], "a replace without the status would wipe it");
+    assert_eq!(equal_at(&one, &one), [true, true, true]);
+}
+
+#[test]
+fn what_never_changes_is_known() {
+    let immutable = |path: &str, more: Value| summary(path, object(path, more)).immutable;
+    let binding = "rolebindings.rbac.authorization.k8s.io#v1/a/b";
+    let role = |name: &str| json!({ "roleRef": { "name": name }, "subjects": [] });
+    assert_ne!(immutable(binding, role("a")), immutable(binding, role("b")));
+    let secret = |more: Value| immutable("secrets.#v1/a/b", more);
+    assert_eq!(secret(json!({})), secret(json!({ "type": "Opaque", "data": { "a": "eA==" } })));
+    assert_ne!(secret(json!({})), secret(json!({ "type": "kubernetes.io/tls" })));
+    let sealed = |value: &str| secret(json!({ "immutable": true, "data": { "a": value } }));
+    assert_ne!(sealed("eA=="), sealed("eB=="), "a sealed Secret takes no other data");
+    assert_eq!(immutable(USER, json!({ "type": "x" })), None);
+}
+
+#[test]
+fn what_is_no_object_is_an_error_and_no_panic() {
+    let read = |value: Value| summarise(&key(USER).resource, value, &mut Interner::default()).map(drop);
+    assert_eq!(read(json!([])), Err(ObjectError::NotAnObject));
+    for references in [json!("x"), json!([1]), json!([{ "kind": "User" }]), json!({})] {
+        let error = read(json!({ "metadata": { "ownerReferences": references } })).unwrap_err();
+        assert_eq!(error.to_string(), "its metadata.ownerReferences is not a list of references");
+    }
+    for strange in [
+        json!({}),
+        json!({ "metadata": 1 }),
+        json!({ "metadata": { "labels": 1, "annotations": [], "finalizers": {} } }),
+    ] {
+        for path in [
+            USER,
+            CRD,
+            "secrets.#v1/a/b",
+            "deployments.apps#v1/a/b",
+            "namespaces.#v1/a",
+            "clusters.fleet.cattle.io#v1alpha1/a/b",
+        ] {
+            let mut value = strange.clone();
+            for (name, odd) in
+                [("spec", json!("x")), ("data", json!(1)), ("status", json!([])), ("subjects", json!({}))]
+            {
+                merge(&mut value, json!({ name: odd }));
+                assert!(
+                    summarise(&key(path).resource, value.clone(), &mut Interner::default()).is_ok(),
+                    "{path} {value}"
+                );
+                prepared(path, value.clone(), |_| {});
+            }
+        }
+    }
+}
+
+// Definitions.
+
+fn versions(all: &[(&str, bool)], stored: &[&str]) -> Value {
+    let versions: Vec<Value> = all
+        .iter()
+        .map(|(name, storage)| json!({ "name": name, "served": true, "storage": storage, "schema": { "openAPIV3Schema": { "type": "object" } } }))
+        .collect();
+    let mut crd = crd("foos", "example.org", "v1", false);
+    crd["spec"]["versions"] = json!(versions);
+    crd["status"]["storedVersions"] = json!(stored);
+    crd
+}
+
+#[test]
+fn defaults_of_a_definition_do_not_count() {
+    let written = crd("foos", "example.org", "v1", true);
+    let mut live = written.clone();
+    merge(
+        &mut live,
+        json!({ "spec": { "conversion": { "strategy": "None" }, "names": { "singular": "foo", "listKind": "FooList" } } }),
+    );
+    assert!(same(CRD, written.clone(), live));
+    assert!(!same(CRD, written.clone(), {
+        let mut other = written;
+        merge(&mut other, json!({ "spec": { "conversion": { "strategy": "Webhook" } } }));
+        other
+    }));
+}
+
+#[test]
+fn a_live_version_that_holds_objects_is_kept_and_does_not_count() {
+    let backup = versions(&[("v1", true)], &["v1"]);
+    assert!(
+        !same(CRD, backup.clone(), versions(&[("v1", true), ("v2", false)], &["v1"])),
+        "v2 holds nothing and must go"
+    );
+    assert!(same(CRD, backup.clone(), versions(&[("v1", true), ("v2", false)], &["v1", "v2"])));
+    let live = object(CRD, versions(&[("v1", false), ("v2", true)], &["v1", "v2"]));
+    assert!(!same(CRD, backup.clone(), live.clone()), "the storage version differs");
+    let kept = prepared(CRD, object(CRD, backup.clone()), |context| context.live = Some(&live));
+    assert_eq!(kept.body["spec"]["versions"][1]["name"], "v2");
+    assert_eq!(kept.body["spec"]["versions"][1]["storage"], false);
+    let mut written = kept.body;
+    written["status"] = live["status"].clone();
+    assert!(same(CRD, backup, written));
+}
+
+#[test]
+fn a_definition_that_preserves_unknown_fields_is_compared_as_it_is_written() {
+    let mut old = crd("foos", "example.org", "v1", false);
+    old["spec"]["preserveUnknownFields"] = json!(true);
+    let written = prepared(CRD, object(CRD, old.clone()), |_| {}).body;
+    assert_eq!(written["spec"].get("preserveUnknownFields"), None);
+    assert_eq!(
+        written["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-preserve-unknown-fields"],
+        true
+    );
+    assert!(same(CRD, old.clone(), written));
+    old["spec"]["preserveUnknownFields"] = json!(false);
+    assert!(same(CRD, old, crd("foos", "example.org", "v1", false)));
+}
+
+// What is written.
+
+fn prepared<'v>(path: &str, value: Value, change: impl FnOnce(&mut Context<'v>)) -> Prepared {
+    let key: &'static ObjectKey = Box::leak(Box::new(key(path)));
+    let mut context = Context {
+        key,
+        resource_version: None,
+        live: None,
+        redeploy_generation: None,
+        status: StatusPlace::Nowhere,
+        held_replicas: false,
+        owner_uid: &|_: &Owner, _: Option<&Arc<str>>| None,
+    };
+    change(&mut context);
+    prepare(value, &context)
+}
+
+#[test]
+fn a_write_leaves_out_what_the_server_sets_and_names_what_it_replaces() {
+    let value = object(
+        USER,
+        json!({ "metadata": { "uid": "1", "resourceVersion": "2", "generation": 3, "managedFields": [] } }),
+    );
+    assert_eq!(prepared(USER, value.clone(), |_| {}).body, object(USER, json!({})));
+    let replaced = prepared(USER, value, |context| context.resource_version = Some("9"));
+    assert_eq!(replaced.body["metadata"]["resourceVersion"], "9");
+}
+
+#[test]
+fn a_status_is_written_where_its_type_has_it() {
+    let value = object(USER, json!({ "status": { "a": 1 } }));
+    let at = |place| prepared(USER, value.clone(), |context| context.status = place);
+    let nowhere = at(StatusPlace::Nowhere);
+    assert_eq!((nowhere.body.get("status"), nowhere.status), (None, None));
+    let subresource = at(StatusPlace::Subresource);
+    assert_eq!((subresource.body.get("status"), subresource.status), (None, Some(json!({ "a": 1 }))));
+    let body = at(StatusPlace::Body);
+    assert_eq!((body.body.get("status"), body.status), (Some(&json!({ "a": 1 })), None));
+}
+
+#[test]
+fn tokens_namespaces_and_accounts_are_left_to_their_controllers() {
+    let secret = object(
+        "secrets.#v1/a/b",
+        json!({
+            "type": "kubernetes.io/service-account-token",
+            "data": { "token": "eA==", "ca.crt": "eA==", "namespace": "eA==", "extra": "eA==" },
+            "metadata": { "annotations": { "kubernetes.io/service-account.uid": "old", "kubernetes.io/service-account.name": "b" } },
+        }),
+    );
+    let body = prepared("secrets.#v1/a/b", secret, |_| {}).body;
+    assert_eq!(body["data"], json!({ "extra": "eA==" }));
+    assert_eq!(body["metadata"]["annotations"], json!({ "kubernetes.io/service-account.name": "b" }));
+    let namespace = object("namespaces.#v1/a", json!({ "spec": { "finalizers": ["kubernetes"] } }));
+    assert_eq!(prepared("namespaces.#v1/a", namespace, |_| {}).body.get("spec"), None);
+    let account = object("serviceaccounts.#v1/a/b", json!({ "secrets": [{ "name": "x" }] }));
+    assert_eq!(prepared("serviceaccounts.#v1/a/b", account, |_| {}).body.get("secrets"), None);
+}
+
+#[test]
+fn a_quiesced_workload_is_written_with_zero() {
+    let path = "deployments.apps#v1/a/b";
+    let of = |spec: Value| {
+        prepared(path, object(path, json!({ "spec": spec })), |context| context.held_replicas = true).body
+    };
+    let held = of(json!({ "replicas": 2 }));
+    assert_eq!(
+        (&held["spec"]["replicas"], &held["metadata"]["annotations"]["reinback.io/replicas"]),
+        (&json!(0), &json!("2"))
+    );
+    assert_eq!(of(json!({}))["metadata"]["annotations"]["reinback.io/replicas"], "1", "the API server's default");
+    let free = prepared(path, object(path, json!({ "spec": { "replicas": 2 } })), |_| {}).body;
+    assert_eq!(free["spec"]["replicas"], 2);
+}
+
+#[test]
+fn agents_of_clusters_are_deployed_anew() {
+    let path = "clusters.provisioning.cattle.io#v1/a/b";
+    let of = |live| {
+        let value = object(path, json!({ "spec": { "redeploySystemAgentGeneration": 3 } }));
+        prepared(path, value, |context| context.redeploy_generation = live).body["spec"]["redeploySystemAgentGeneration"].clone()
+    };
+    assert_eq!([of(None), of(Some(1)), of(Some(8))], [json!(4), json!(4), json!(9)]);
+    let path = "clusters.management.cattle.io#v3/c-1";
+    let null = object(path, json!({ "metadata": { "annotations": null } }));
+    assert_eq!(prepared(path, null, |_| {}).body["metadata"]["annotations"]["io.cattle.agent.force.deploy"], "true");
+}
+
+#[test]
+fn references_get_the_uid_that_their_owner_has_now_or_go() {
+    let path = "secrets.#v1/a/b";
+    let gone = owner("users.management.cattle.io#v3/u-gone", "old");
+    let value = object(path, json!({ "metadata": { "ownerReferences": [owner(USER, "old"), gone.clone()] } }));
+    let find = |owner: &Owner, namespace: Option<&Arc<str>>| {
+        assert_eq!(namespace.map(|namespace| &**namespace), Some("a"));
+        (&*owner.name == "u-1").then(|| "new".into())
+    };
+    let written = prepared(path, value, |context| context.owner_uid = &find);
+    assert_eq!(written.body["metadata"]["ownerReferences"], json!([owner(USER, "new")]));
+    assert_eq!(written.dropped_owners, 1);
+    let none = prepared(path, object(path, json!({ "metadata": { "ownerReferences": [gone] } })), |_| {});
+    assert_eq!((none.body["metadata"].get("ownerReferences"), none.dropped_owners), (None, 1));
+}
+
+#[test]
+fn references_lead_home_when_each_has_its_owners_uid() {
+    let owners = |all: &[(&str, &str)]| {
+        let all: Vec<Value> =
+            all.iter().map(|(name, uid)| owner(&format!("users.management.cattle.io#v3/{name}"), uid)).collect();
+        summary(USER, object(USER, json!({ "metadata": { "ownerReferences": all } }))).owners
+    };
+    let uid = |owner: &Owner| (&*owner.name != "gone").then_some("new");
+    let lead = |backup: &[(&str, &str)], live: &[(&str, &str)]| owner::lead_home(&owners(backup), &owners(live), uid);
+    assert!(lead(&[("a", "old")], &[("a", "new")]));
+    assert!(!lead(&[("a", "old")], &[("a", "old")]), "the owner was made anew");
+    assert!(!lead(&[("a", "old")], &[]) && !lead(&[], &[("a", "new")]));
+    assert!(lead(&[("a", "old"), ("gone", "old")], &[("a", "new")]), "a dead reference stays dropped");
+    assert!(!lead(&[("gone", "old")], &[("gone", "old")]), "and one that is live must go");
+    assert!(lead(&[("a", "1"), ("b", "2")], &[("b", "new"), ("a", "new")]));
+}
+
+// What is left as it is.
+
+#[test]
+fn what_must_not_be_overwritten_is_protected() {
+    let said = |path: &str, more: Value, exists: bool| {
+        let mut guarded = guarded();
+        guarded.operator_secrets.insert("s3-key".to_owned());
+        protection(&key(path), &summary(path, object(path, more)), exists, &guarded)
+    };
+    let role = "clusterroles.rbac.authorization.k8s.io#v1";
+    for (path, more, absent, live) in [
+        ("runs.reinback.io#v1alpha1/x", json!({}), Some(Protection::Own), Some(Protection::Own)),
+        ("secrets.#v1/reinback-system/x", json!({}), Some(Protection::Own), Some(Protection::Own)),
+        ("namespaces.#v1/reinback-system", json!({}), Some(Protection::Own), Some(Protection::Own)),
+        ("backups.resources.cattle.io#v1/x", json!({}), Some(Protection::Operator), Some(Protection::Operator)),
+        (
+            "deployments.apps#v1/cattle-system/rancher",
+            json!({}),
+            Some(Protection::RancherDeployment),
+            Some(Protection::RancherDeployment),
+        ),
+        (
+            "deployments.apps#v1/cattle-system/rancher-webhook",
+            json!({}),
+            Some(Protection::RancherWebhook),
+            Some(Protection::RancherWebhook),
+        ),
+        ("deployments.apps#v1/cattle-system/my-rancher", json!({}), None, None),
+        (
+            "secrets.#v1/a/b",
+            json!({ "type": "helm.sh/release.v1" }),
+            Some(Protection::HelmRelease),
+            Some(Protection::HelmRelease),
+        ),
+        ("globalroles.management.cattle.io#v3/x", json!({ "builtin": "true" }), None, Some(Protection::Builtin)),
+        (&format!("{role}/system:x"), json!({}), None, Some(Protection::SystemRbac)),
+        (&format!("{role}/cluster-admin"), json!({}), None, Some(Protection::SystemRbac)),
+        (&format!("{role}/x"), json!({}), None, None),
+        ("secrets.#v1/kube-system/x", json!({}), None, Some(Protection::KubeNamespace)),
+        ("secrets.#v1/cattle-resources-system/s3-key", json!({}), None, Some(Protection::OperatorSecret)),
+        ("secrets.#v1/cattle-resources-system/other", json!({}), None, None),
+        (
+            "clusterrolebindings.rbac.authorization.k8s.io#v1/mine",
+            json!({ "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "reinback-system" }] }),
+            None,
+            Some(Protection::OwnCredential),
+        ),
+    ] {
+        assert_eq!((said(path, more.clone(), false), said(path, more, true)), (absent, live), "{path}");
+    }
+}

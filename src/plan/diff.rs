@@ -218,7 +218,9 @@ fn missing(items: &[Item], backup: &Backup, owners: &Owners<'_>) -> Vec<(ObjectK
         let object = &backup.objects[item.backup as usize];
         let namespace = object.key.namespace.as_ref();
         for owner in &object.summary.owners {
-            let comes = owners.in_backup(owner, namespace).is_some_and(|index| coming.gets_uid(index));
+            // A definition is written before any object that is none, so that such an owner comes too late.
+            let in_time = |index: u32| coming.gets_uid(index) && items[index as usize].step <= item.step;
+            let comes = owners.in_backup(owner, namespace).is_some_and(in_time);
             if !comes && owners.live(owner, namespace).is_none() {
                 missing.push((object.key.clone(), super::printable(&format!("{} {}", owner.kind, owner.name))));
             }

@@ -34,15 +34,15 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
 
 /// Controllers make these anew all the time, under other names: an approval that named them would not hold for a minute.
 fn is_volatile(resource: &Resource) -> bool {
-    match (resource.group.as_str(), resource.plural.as_str()) {
+    matches!(
+        (resource.group.as_str(), resource.plural.as_str()),
         ("", "pods" | "events" | "endpoints")
-        | ("events.k8s.io", "events")
-        | ("apps", "replicasets" | "controllerrevisions")
-        | ("batch", "jobs")
-        | ("discovery.k8s.io", "endpointslices")
-        | ("coordination.k8s.io", "leases") => true,
-        _ => false,
-    }
+            | ("events.k8s.io", "events")
+            | ("apps", "replicasets" | "controllerrevisions")
+            | ("batch", "jobs")
+            | ("discovery.k8s.io", "endpointslices")
+            | ("coordination.k8s.io", "leases")
+    )
 }
 
 fn crd_changes(plan: &Plan, observed: &Observed) -> Vec<String> {

@@ -115,14 +115,15 @@ fn wave(object: &LiveObject, observed: &Observed) -> DeleteWave {
 /// An object with several owners is counted as soon as one of them goes: rather too much is said than too little.
 fn take_along(deletions: &mut [Deletion], observed: &Observed) {
     let objects = &observed.live.objects;
-    let deleted: HashSet<ObjectKey> =
-        deletions.iter().map(|deletion| objects[deletion.live as usize].key.clone()).collect();
+    // Dependents are listed at the version that the server prefers, which need not be the backup's.
+    let deleted: HashSet<Identity<'_>> =
+        deletions.iter().map(|deletion| identity(&objects[deletion.live as usize].key)).collect();
     let reach = Reach::new(&observed.live.dependents);
     let mut seen: HashSet<&ObjectKey> = HashSet::new();
     for deletion in deletions {
         let object = &objects[deletion.live as usize];
         let mut along = reach.from(object, &mut seen);
-        along.retain(|key| !deleted.contains(key));
+        along.retain(|key| !deleted.contains(&identity(key)));
         along.sort();
         deletion.takes_along = along;
     }

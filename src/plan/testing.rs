@@ -110,7 +110,7 @@ pub fn uid_of(path: &str) -> String {
 
 impl World {
     /// Rancher v2.9.3 with three replicas, and a whole backup of it without any object.
-    pub fn new() -> Self {
+    pub fn quiet() -> Self {
         let rancher = workload("cattle-system", "rancher");
         let cluster = ClusterFacts {
             uid: UID.to_owned(),

@@ -5,6 +5,7 @@ use url::Url;
 use super::{View, count, cut, listed};
 use crate::observed::{Access, Workload};
 use crate::plan::gate::{Gate, GateCode};
+use crate::plan::printable;
 
 /// Missing rights named in a message: enough to see what kind of role is missing.
 const RIGHTS_SHOWN: usize = 10;
@@ -93,7 +94,7 @@ fn rancher<'a>(view: &View<'a>) -> Option<&'a Workload> {
 
 pub(super) fn rancher_at_zero(view: &View<'_>) -> Option<Gate> {
     let rancher = rancher(view)?;
-    if view.resuming() || rancher.replicas != 0 || rancher.recorded.is_some() {
+    if view.resuming() || rancher.replicas != 0 || rancher.recorded.is_some_and(|recorded| recorded > 0) {
         return None;
     }
     let reference = &rancher.reference;
@@ -119,7 +120,7 @@ pub(super) fn managed_elsewhere(view: &View<'_>) -> Option<Gate> {
         .iter()
         .filter(|workload| !workload.managers.is_empty())
         .map(|Workload { reference, managers, .. }| {
-            format!("{}/{} ({})", reference.namespace, reference.name, managers.join(", "))
+            format!("{}/{} ({})", reference.namespace, reference.name, printable(&managers.join(", ")))
         })
         .collect();
     (!managed.is_empty()).then(|| {

@@ -213,7 +213,8 @@ pub(super) fn ledger_mismatch(view: &View<'_>) -> Option<Gate> {
     let (message, other_way) = match &ledger.branch_cluster_uid {
         Some(uid) if *uid != cluster.uid => (
             format!(
-                "the status branch was written by the cluster whose kube-system has the UID {uid}; here it is {}",
+                "the status branch was written by the cluster whose kube-system has the UID {}; here it is {}",
+                printable(uid),
                 cluster.uid
             ),
             "give this cluster another name (`cluster`) or another branch (`status.branch`) in the configuration",

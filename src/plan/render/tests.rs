@@ -7,7 +7,7 @@ use crate::plan::testing::{World, owner, workload};
 
 /// A bit of everything.
 fn world() -> World {
-    let mut world = World::new();
+    let mut world = World::quiet();
     let user = "users.management.cattle.io#v3";
     world.both(&format!("{user}/u-equal"), json!({ "enabled": true }));
     world.backed_up(&format!("{user}/u-new"), json!({}));
@@ -106,7 +106,7 @@ fn every_object_is_named_when_asked() {
 
 #[test]
 fn an_empty_plan_says_so() {
-    let mut world = World::new();
+    let mut world = World::quiet();
     world.both("users.management.cattle.io#v3/u-equal", json!({}));
     assert_snapshot!(text(&world.plan(), &world.observed(), Verbosity::Summary), @r"
     Restore back-to-monday: nothing to do: the cluster has what the backup has
@@ -132,7 +132,7 @@ fn an_empty_plan_says_so() {
 
 #[test]
 fn a_plan_without_a_backup_shows_its_gate() {
-    let mut world = World::new();
+    let mut world = World::quiet();
     world.seen = Some(BackupSeen::Missing { place: "/var/lib/backups".to_owned() });
     let plan = world.plan();
     assert_snapshot!(text(&plan, &world.observed(), Verbosity::Summary), @r"
@@ -152,7 +152,7 @@ fn a_plan_without_a_backup_shows_its_gate() {
 
 #[test]
 fn another_cluster_and_version_stand_in_the_header() {
-    let mut world = World::new();
+    let mut world = World::quiet();
     world.cluster.uid = "0000".to_owned();
     world.cluster.server_url = None;
     world.rancher().image = Some("rancher/rancher:v2.10.0".to_owned());
@@ -255,7 +255,7 @@ fn a_page_for_the_pull_request() {
 
 #[test]
 fn long_lists_of_deletions_are_cut_in_text_and_whole_in_json() {
-    let mut world = World::new();
+    let mut world = World::quiet();
     for number in 0..300 {
         world.live(&format!("configmaps.#v1/cattle-system/m-{number}"), json!({}));
     }
@@ -460,7 +460,7 @@ fn machines_get_a_stable_shape() {
 
 #[test]
 fn what_others_wrote_draws_nothing() {
-    let mut world = World::new();
+    let mut world = World::quiet();
     world.backup.facts.rancher_version = Some("\u{1b}[31mv1`|<img src=x>\n# big".to_owned());
     let plan = world.plan();
     let terminal = text(&plan, &world.observed(), Verbosity::Summary);
