@@ -114,8 +114,7 @@ impl Agent {
         let source = Source::open(&config)?;
         let publisher = Publisher::start(status_branch(&config)?);
         let name = LeaseName { namespace: NAMESPACE.to_owned(), name: "reinback".to_owned() };
-        let lease =
-            LeaseCandidate::new(cluster.reader(), cluster.writer(), name, options.lease, holder_identity());
+        let lease = LeaseCandidate::new(cluster.reader(), cluster.writer(), name, options.lease, holder_identity());
         Ok(Self { config, cluster, publisher, stop, source, lease, options, ready: false })
     }
 

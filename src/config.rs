@@ -16,7 +16,9 @@ use url::Url;
 use crate::desired::StoreDefault;
 use crate::journal::OnFailure;
 use crate::manifest::yaml::{self, Bounds, Node, Place, Value};
-use crate::manifest::{Fields, Limits, ON_FAILURE_WORDS, Problem, Report, S3_FIELDS, TIMEOUT, duration, one_of, s3_location};
+use crate::manifest::{
+    Fields, Limits, ON_FAILURE_WORDS, Problem, Report, S3_FIELDS, TIMEOUT, duration, one_of, s3_location,
+};
 
 pub use keys::{ConfigArgs, KEYS, Key, Origin, Override, Reads};
 

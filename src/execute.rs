@@ -12,7 +12,7 @@ mod record;
 mod resume;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use tracing::{info, instrument, warn};
 use crate::backup::BackupName;
 use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, WriteError};
 use crate::journal::{Entry, Next, OnFailure, Step, WorkloadRef, next};
-use crate::object::{ObjectKey, Resource, StatusPlace};
+use crate::object::ObjectKey;
 use crate::object::owner::OwnerId;
 use crate::observe::{self, Known, ObserveError, Places};
 use crate::observed::{BackupSeen, Observed, OwnerUids};
@@ -166,7 +166,6 @@ pub struct LaidOut {
     pub held: BTreeSet<WorkloadRef>,
     /// Objects that others of the backup name as their owner.
     pub owners: HashSet<OwnerId>,
-    pub status_places: HashMap<Arc<Resource>, StatusPlace>,
 }
 
 impl LaidOut {
@@ -179,11 +178,7 @@ impl LaidOut {
     }
 
     /// The UID of an owner now.
-    pub fn owner_uid(
-        &self,
-        owner: &crate::object::owner::Owner,
-        namespace: Option<&Arc<str>>,
-    ) -> Option<Box<str>> {
+    pub fn owner_uid(&self, owner: &crate::object::owner::Owner, namespace: Option<&Arc<str>>) -> Option<Box<str>> {
         let uids = self.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
         owner.candidates(namespace).find_map(|id| uids.get(&id).cloned())
     }
@@ -353,11 +348,7 @@ impl Executor {
         let held = work.recorder.replicas().keys().cloned().collect();
         let owners = owners(&observed);
         let owner_uids = Mutex::new(owner_uids(&observed, &owners));
-        let status_places = match &observed.backup {
-            BackupSeen::Whole(backup) => plan::diff::status_places(backup, &observed.live.served),
-            BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => HashMap::new(),
-        };
-        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, owners, status_places });
+        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, owners });
         work.laid_out = Some(Arc::clone(&laid_out));
         Ok(laid_out)
     }

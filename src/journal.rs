@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::object::ObjectKey;
+
 use crate::run::{Phase, cut_message};
 
 /// A part of a run, in the order in which they run.
@@ -84,6 +86,17 @@ pub struct WorkloadRef {
     pub resource: String,
     pub namespace: String,
     pub name: String,
+}
+
+impl WorkloadRef {
+    /// This is the workload that `key` names.
+    pub fn names(&self, key: &ObjectKey) -> bool {
+        let Self { api_version, resource, namespace, name } = self;
+        *name == *key.name
+            && key.namespace.as_deref() == Some(namespace.as_str())
+            && key.resource.plural == *resource
+            && key.resource.api_version() == *api_version
+    }
 }
 
 impl fmt::Display for WorkloadRef {

@@ -19,9 +19,9 @@ use std::fmt;
 
 pub use digest::{Digest, NotADigest};
 pub use document::{Document, Parsed, parse};
-pub use pin::{pin, unpin};
 pub(crate) use options::ON_FAILURE_WORDS;
 pub use options::{Engine, Options, TIMEOUT};
+pub use pin::{pin, unpin};
 pub(crate) use report::{Fields, Report, one_of};
 pub use report::{Problem, Severity, duration, humane};
 pub(crate) use restore::S3_FIELDS;

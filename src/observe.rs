@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::backup::BackupName;
-use crate::cluster::{ClusterError, ClusterReader};
+use crate::cluster::{self, ClusterError, ClusterReader};
 use crate::object::protect::Guarded;
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
 use crate::plan::{self, Request};
@@ -131,6 +131,7 @@ fn guarded(cluster: &ClusterFacts, places: &Places, own_secrets: Vec<String>) ->
         rancher_deployment: places.rancher_deployment.clone(),
         operator_namespace: places.operator_namespace.clone(),
         operator_secrets: cluster.operator_secrets.iter().cloned().chain(own_secrets).collect(),
+        stays_up: plan::quiesce::split(&cluster.workloads).1.into_iter().map(|workload| workload.reference).collect(),
     }
 }
 
@@ -138,10 +139,20 @@ async fn denied(
     reader: &ClusterReader,
     wanted: &std::collections::BTreeSet<Access>,
 ) -> Result<Vec<Access>, ObserveError> {
-    let asked: Vec<crate::cluster::Access> =
-        wanted.iter().map(|access| crate::cluster::Access::new(access.verb, &access.group, &access.resource)).collect();
+    let asked: Vec<cluster::Access> = wanted.iter().map(asked).collect();
     let answers = reader.allowed(&asked).await?;
     Ok(wanted.iter().zip(answers).filter(|(_, (_, allowed))| !allowed).map(|(access, _)| access.clone()).collect())
+}
+
+/// `<type>/<subresource>` is one word in a plan and two in a review.
+fn asked(access: &Access) -> cluster::Access {
+    let Access { verb, group, resource, namespace } = access;
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    cluster::Access {
+        subresource: subresource.to_owned(),
+        namespace: namespace.clone().unwrap_or_default(),
+        ..cluster::Access::new(verb, group, resource)
+    }
 }
 
 /// Passes over the spooled backup once more, on a blocking thread.

@@ -121,8 +121,7 @@ impl Agent {
             field_selector: &format!("metadata.name={name}"),
         };
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-        let established =
-            |found: &crate::cluster::Present| found.values().any(crate::cluster::crd_is_established);
+        let established = |found: &crate::cluster::Present| found.values().any(crate::cluster::crd_is_established);
         reader.wait_until(&watched, deadline, established).await.map(drop).map_err(PassError::Runs)
     }
 
@@ -224,9 +223,8 @@ impl Agent {
             return self.hold(writer, recorder, vec![gate], None).await;
         }
         let mut ledger = books.facts.clone();
-        ledger.same_content_ran_as = candidate.already_run.and_then(|key| {
-            books.runs.get(&key).map(|run| run.spec.manifest.name.clone())
-        });
+        ledger.same_content_ran_as =
+            candidate.already_run.and_then(|key| books.runs.get(&key).map(|run| run.spec.manifest.name.clone()));
         let reader = self.cluster.reader();
         let places = look::places(&self.config);
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
@@ -594,4 +592,3 @@ impl Prepared {
 fn backup_name(manifest: &Manifest) -> Option<BackupName> {
     BackupName::new(&manifest.body.restore()?.backup_filename).ok()
 }
-

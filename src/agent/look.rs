@@ -147,7 +147,8 @@ async fn location(
             return Err(StoreError::BadLocation { field: "storageLocation", reason: reason.to_owned() });
         }
     };
-    let bad = |error: serde_json::Error| StoreError::BadLocation { field: "storageLocation", reason: error.to_string() };
+    let bad =
+        |error: serde_json::Error| StoreError::BadLocation { field: "storageLocation", reason: error.to_string() };
     let location = serde_json::to_value(s3).and_then(serde_json::from_value).map_err(bad)?;
     let credentials = credentials(config, reader, s3).await?;
     Ok(Location::S3 { location, credentials })
@@ -192,7 +193,12 @@ impl Asked {
     /// # Errors
     ///
     /// As [`Asked::fetch`], and when the API server does not answer.
-    pub async fn look(mut self, reader: &ClusterReader, places: &Places, now: Timestamp) -> Result<Looked, ObserveError> {
+    pub async fn look(
+        mut self,
+        reader: &ClusterReader,
+        places: &Places,
+        now: Timestamp,
+    ) -> Result<Looked, ObserveError> {
         let Found { seen, spool } = self.fetch(places).await?;
         let observed = observe::observe(reader, seen, &self.request, places, self.known.clone(), now).await?;
         let plan = plan::plan(&self.request, &observed);

@@ -59,7 +59,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
     agent.prepare().await?;
     let books = Books::read_or_new(&reader, agent.publisher(), &config).await?;
     if books.ledger.entries.get(&placed.key).is_some_and(|entry| entry.phase.is_terminal()) {
-        writeln!(io::stderr(), "{} has ended before and never runs again; to run it, change reinback.io/requested-at", placed.manifest.id)?;
+        writeln!(
+            io::stderr(),
+            "{} has ended before and never runs again; to run it, change reinback.io/requested-at",
+            placed.manifest.id
+        )?;
         return Ok(Exit::Done);
     }
     if !show_plan(&config, &reader, &placed, &books).await? || !(yes || confirmed()?) {
@@ -101,12 +105,7 @@ fn user() -> String {
 }
 
 /// Prints the plan; false when a gate holds it.
-async fn show_plan(
-    config: &Config,
-    reader: &ClusterReader,
-    placed: &Placed,
-    books: &Books,
-) -> anyhow::Result<bool> {
+async fn show_plan(config: &Config, reader: &ClusterReader, placed: &Placed, books: &Books) -> anyhow::Result<bool> {
     let asked = look::ask(config, reader, placed, books.facts.clone()).await?;
     let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
     let text = render::text(&looked.plan, &looked.observed, Verbosity::Summary);

@@ -63,11 +63,8 @@ impl Executor {
         pace: &mut Pace,
         work: &mut Work,
     ) -> Result<(), StepError> {
-        let writer = ObjectWriter {
-            reader: self.reader.clone(),
-            writer: self.writer.clone(),
-            laid_out: Arc::clone(laid_out),
-        };
+        let writer =
+            ObjectWriter { reader: self.reader.clone(), writer: self.writer.clone(), laid_out: Arc::clone(laid_out) };
         let quiet = self.quiet(work).await?;
         let items = Arc::new(items);
         let wanted = Arc::clone(&items);
@@ -135,9 +132,8 @@ impl Executor {
         let resource = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
         let deadline = Instant::now() + ESTABLISHED_WITHIN.min(self.time_left(work));
         let missing = |present: &crate::cluster::Present| {
-            let established = |name: &&String| {
-                present.get(&(String::new(), (*name).clone())).is_some_and(crd_is_established)
-            };
+            let established =
+                |name: &&String| present.get(&(String::new(), (*name).clone())).is_some_and(crd_is_established);
             names.iter().filter(|name| !established(name)).cloned().collect::<Vec<_>>()
         };
         let watched = Watched::all(&resource);
@@ -201,7 +197,12 @@ impl Pace {
         self.told = Instant::now();
         let left = self.total.saturating_sub(self.done);
         let seconds = self.began.elapsed().as_secs_f64() / self.done as f64 * left as f64;
-        Some(Progress { step: self.step, done: self.done, total: self.total, seconds_left: Some(seconds.ceil() as u64) })
+        Some(Progress {
+            step: self.step,
+            done: self.done,
+            total: self.total,
+            seconds_left: Some(seconds.ceil() as u64),
+        })
     }
 }
 

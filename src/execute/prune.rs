@@ -93,7 +93,9 @@ impl Executor {
                 }
             }
             if let Some(progress) = pace.tick() {
-                work.recorder.update(&self.writer, |run| run.status.get_or_insert_default().progress = Some(progress.clone())).await?;
+                work.recorder
+                    .update(&self.writer, |run| run.status.get_or_insert_default().progress = Some(progress.clone()))
+                    .await?;
             }
         }
         match *self.stop.borrow() {

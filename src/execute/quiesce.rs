@@ -21,7 +21,6 @@ pub(super) struct Seen {
     pub recorded: Option<i32>,
     pub resource_version: String,
     pub selector: String,
-    pub value: Value,
 }
 
 pub(super) fn resource_of(workload: &WorkloadRef) -> Resource {
@@ -79,7 +78,6 @@ impl Executor {
             recorded: recorded.and_then(Value::as_str).and_then(|text| text.parse().ok()),
             resource_version: value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
             selector: selector_text(&value).unwrap_or_default(),
-            value,
         }))
     }
 

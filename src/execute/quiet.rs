@@ -34,12 +34,8 @@ impl Quiet {
         let (sender, quiet) = watch::channel(true);
         let task = tokio::spawn(async move {
             let pods = Resource::new("", "v1", "pods");
-            let watched = Watched {
-                resource: &pods,
-                namespace: Some(&namespace),
-                label_selector: &selector,
-                field_selector: "",
-            };
+            let watched =
+                Watched { resource: &pods, namespace: Some(&namespace), label_selector: &selector, field_selector: "" };
             loop {
                 let until = Instant::now() + FOR_EVER;
                 let looked = reader

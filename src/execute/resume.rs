@@ -122,9 +122,9 @@ impl Executor {
         };
         let deadline = Instant::now() + NAMESPACES_GONE_WITHIN;
         let watched = Watched::all(&resource);
-        let waited = self.reader.wait_until(&watched, deadline, |present| {
-            !gone.iter().any(|namespace| is_there(present, namespace))
-        });
+        let waited = self
+            .reader
+            .wait_until(&watched, deadline, |present| !gone.iter().any(|namespace| is_there(present, namespace)));
         if let Waited::Late(present) = waited.await? {
             for namespace in gone.iter().filter(|namespace| is_there(&present, namespace)) {
                 work.recorder.warn(&format!("namespace {} is still Terminating", namespace.0));

@@ -11,6 +11,7 @@ use super::{ExecuteError, LaidOut};
 use crate::cluster::{
     Answer, ClusterError, ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target, WriteError,
 };
+use crate::object::owner::{self, Owner};
 use crate::object::prepare::{Context, Prepared, prepare};
 use crate::object::{self, Interner, ObjectKey, StatusPlace, Summary};
 use crate::observed::LiveObject;
@@ -96,7 +97,7 @@ impl ObjectWriter {
             value,
             backup: &backup.objects[item.backup as usize].summary,
             live: item.live.map(|index| &laid_out.observed.live.objects[index as usize]),
-            status: laid_out.status_places.get(&key.resource).copied().unwrap_or(StatusPlace::Nowhere),
+            status: item.status,
         };
         match item.change {
             Change::Create => self.create(job).await,
@@ -238,7 +239,7 @@ impl ObjectWriter {
             live,
             redeploy_generation,
             status: job.status,
-            held_replicas: self.laid_out.held.iter().any(|workload| names(workload, job.key)),
+            held_replicas: self.laid_out.held.iter().any(|workload| workload.names(job.key)),
             owner_uid: &|owner, namespace| self.laid_out.owner_uid(owner, namespace),
         };
         let prepared = prepare(job.value.clone(), &context);
@@ -276,7 +277,12 @@ impl ObjectWriter {
         Err(Unwritten::Refused(format!("the status of {} changes faster than it can be written", job.key)))
     }
 
-    async fn put_status(&self, target: &Target<'_>, mut object: Value, status: Option<Value>) -> Result<(), WriteError> {
+    async fn put_status(
+        &self,
+        target: &Target<'_>,
+        mut object: Value,
+        status: Option<Value>,
+    ) -> Result<(), WriteError> {
         let Some(status) = status else { return Ok(()) };
         object["status"] = status;
         let text = serde_json::to_vec(&object).unwrap_or_default();
@@ -291,10 +297,10 @@ impl ObjectWriter {
 
     /// Equal, and its owner references lead to live owners.
     fn is_settled(&self, job: &Job<'_>, live: &Summary) -> bool {
-        let leads = |owner: &object::owner::Owner| {
-            self.laid_out.owner_uid(owner, job.key.namespace.as_ref()).is_none_or(|uid| uid == owner.uid)
-        };
-        object::equal(job.backup, live, job.status) && live.owners.iter().all(leads)
+        let uids = self.laid_out.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let namespace = job.key.namespace.as_ref();
+        let uid = |owner: &Owner| owner.candidates(namespace).find_map(|id| uids.get(&id).map(AsRef::as_ref));
+        object::equal(job.backup, live, job.status) && owner::lead_home(&job.backup.owners, &live.owners, uid)
     }
 }
 
@@ -304,13 +310,6 @@ fn target(key: &ObjectKey) -> Target<'_> {
 
 fn body(value: &Value) -> Result<Bytes, Unwritten> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| Unwritten::Refused(error.to_string()))
-}
-
-fn names(workload: &crate::journal::WorkloadRef, key: &ObjectKey) -> bool {
-    workload.name == *key.name
-        && key.namespace.as_deref() == Some(workload.namespace.as_str())
-        && key.resource.plural == workload.resource
-        && key.resource.api_version() == workload.api_version
 }
 
 fn is_there_already(error: &WriteError) -> bool {

@@ -56,7 +56,8 @@ fn annotations(options: &Options) -> Map<String, Value> {
         ("on-failure", on_failure.map(|word| format!("{word:?}"))),
         ("timeout", timeout.map(super::humane)),
     ];
-    let named = values.into_iter().filter_map(|(name, value)| Some((format!("reinback.io/{name}"), Value::from(value?))));
+    let named =
+        values.into_iter().filter_map(|(name, value)| Some((format!("reinback.io/{name}"), Value::from(value?))));
     named.collect()
 }
 
@@ -120,7 +121,8 @@ spec: {toVersion: v2.9.3, versionMethod: helm, revision: 12, restore: {backupFil
         assert_eq!(parsed.problems, Vec::new());
         for manifest in parsed.documents.into_iter().filter_map(|document| document.manifest) {
             let back = unpin(&pin(&manifest), "a.yaml", "").expect("it is read back");
-            let placeless = |manifest: &Manifest| (manifest.id.clone(), manifest.body.clone(), manifest.options.clone());
+            let placeless =
+                |manifest: &Manifest| (manifest.id.clone(), manifest.body.clone(), manifest.options.clone());
             assert_eq!(placeless(&back), placeless(&manifest));
         }
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::{ObjectKey, Resource, Summary};
-use crate::rancher;
+use crate::journal::WorkloadRef;
 use crate::run::NAMESPACE;
 
 /// Our own API group.
@@ -25,7 +25,7 @@ pub enum Protection {
     SystemRbac,
     KubeNamespace,
     RancherDeployment,
-    RancherWebhook,
+    StaysUp,
     Builtin,
     ClusterRegistration,
     /// Only spared by prune.
@@ -43,9 +43,7 @@ impl Protection {
             Self::SystemRbac => "is RBAC of Kubernetes itself",
             Self::KubeNamespace => "lies in a namespace of Kubernetes itself",
             Self::RancherDeployment => "is the Deployment of Rancher, whose version a Restore does not change",
-            Self::RancherWebhook => {
-                "is the Deployment of rancher-webhook, which Rancher keeps and which answers during a restore"
-            }
+            Self::StaysUp => "answers webhooks that the writes pass through, and so stays as it is",
             Self::Builtin => "is built in and kept by Rancher",
             Self::ClusterRegistration => "is made anew by Fleet for each registration",
             Self::Needed => "holds, defines or owns objects of the backup",
@@ -67,6 +65,8 @@ pub struct Guarded {
     pub operator_namespace: String,
     /// Names of Secrets of the operator's namespace that a Backup, a Restore or this manifest names.
     pub operator_secrets: BTreeSet<String>,
+    /// Controllers that are not quiesced, since the API server asks them about the writes.
+    pub stays_up: BTreeSet<WorkloadRef>,
 }
 
 /// Says why an object is left as it is, whether it stands in the backup or only in the cluster.
@@ -83,13 +83,12 @@ pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Gu
         return Some(Protection::Operator);
     }
     if resource.is("apps", "deployments") && key.namespace.as_deref() == Some(&guarded.rancher_namespace) {
-        // Upstream passes over the same two (rancher-backup e90504c3, `restore/controller.go`).
         if name == guarded.rancher_deployment {
             return Some(Protection::RancherDeployment);
         }
-        if name == rancher::WEBHOOK_DEPLOYMENT {
-            return Some(Protection::RancherWebhook);
-        }
+    }
+    if guarded.stays_up.iter().any(|workload| workload.names(key)) {
+        return Some(Protection::StaysUp);
     }
     if traits.cluster_registration {
         return Some(Protection::ClusterRegistration);

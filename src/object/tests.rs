@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::journal::WorkloadRef;
+
 use super::owner::Owner;
 use super::prepare::{Context, Prepared, prepare};
 use super::protect::{Protection, protection};
@@ -379,6 +381,12 @@ fn what_must_not_be_overwritten_is_protected() {
     let said = |path: &str, more: Value, exists: bool| {
         let mut guarded = guarded();
         guarded.operator_secrets.insert("s3-key".to_owned());
+        guarded.stays_up.insert(WorkloadRef {
+            api_version: "apps/v1".to_owned(),
+            resource: "deployments".to_owned(),
+            namespace: "cattle-system".to_owned(),
+            name: "rancher-webhook".to_owned(),
+        });
         protection(&key(path), &summary(path, object(path, more)), exists, &guarded)
     };
     let role = "clusterroles.rbac.authorization.k8s.io#v1";
@@ -396,8 +404,8 @@ fn what_must_not_be_overwritten_is_protected() {
         (
             "deployments.apps#v1/cattle-system/rancher-webhook",
             json!({}),
-            Some(Protection::RancherWebhook),
-            Some(Protection::RancherWebhook),
+            Some(Protection::StaysUp),
+            Some(Protection::StaysUp),
         ),
         ("deployments.apps#v1/cattle-system/my-rancher", json!({}), None, None),
         (

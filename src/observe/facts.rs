@@ -136,11 +136,7 @@ fn reference(namespace: &str, resource: &str, name: &str) -> WorkloadRef {
     }
 }
 
-async fn workloads_in(
-    reader: &ClusterReader,
-    namespace: &str,
-    plural: &str,
-) -> Result<Vec<WorkloadRef>, ObserveError> {
+async fn workloads_in(reader: &ClusterReader, namespace: &str, plural: &str) -> Result<Vec<WorkloadRef>, ObserveError> {
     let resource = Resource::new("apps", "v1", plural);
     let options = ListOptions { namespace: Some(namespace), metadata_only: true, ..ListOptions::default() };
     let listed = reader
@@ -203,7 +199,10 @@ fn is_rolling(workload: &Value) -> bool {
     let progressing = conditions.into_iter().flatten().find(|condition| condition["type"] == "Progressing");
     progressing.is_some_and(|condition| {
         condition["status"] == "True"
-            && matches!(condition["reason"].as_str(), Some("ReplicaSetUpdated" | "NewReplicaSetCreated" | "FoundNewReplicaSet"))
+            && matches!(
+                condition["reason"].as_str(),
+                Some("ReplicaSetUpdated" | "NewReplicaSetCreated" | "FoundNewReplicaSet")
+            )
     })
 }
 
@@ -235,9 +234,10 @@ struct Scalers {
 impl Scalers {
     async fn read(reader: &ClusterReader, catalog: &Catalog) -> Result<Self, ObserveError> {
         let mut targets = Vec::new();
-        for (group, plural, tool) in
-            [("autoscaling", "horizontalpodautoscalers", "HorizontalPodAutoscaler"), ("keda.sh", "scaledobjects", "KEDA")]
-        {
+        for (group, plural, tool) in [
+            ("autoscaling", "horizontalpodautoscalers", "HorizontalPodAutoscaler"),
+            ("keda.sh", "scaledobjects", "KEDA"),
+        ] {
             let found = all(reader, catalog, group, plural).await?;
             targets.extend(found.iter().filter_map(|scaler| scaled(scaler, tool)));
         }

@@ -209,7 +209,9 @@ async fn list_one(
         }
     }
     // Protection goes by content (a Secret's type, a label), so even what is only selected is read whole where it may lie.
-    let metadata_only = !wish.compared && wish.resource.group != "" && wish.resource.group != "rbac.authorization.k8s.io"
+    let metadata_only = !wish.compared
+        && wish.resource.group != ""
+        && wish.resource.group != "rbac.authorization.k8s.io"
         && !wish.resource.is_crd();
     let options = ListOptions { metadata_only, ..ListOptions::default() };
     let mut interner = Interner::default();
@@ -282,9 +284,10 @@ fn is_selected(
     let Some(selectors) = &keep.selectors else { return false };
     let namespace = key.namespace.as_deref();
     wish.selectors.iter().any(|query| {
-        let by_fields = chosen.get(&query.index).is_none_or(|names| {
-            names.contains(&(namespace.unwrap_or_default().to_owned(), key.name.to_string()))
-        });
-        by_fields && selectors.matches(query.index, namespace, &key.name, |label| labels.get(label).and_then(Value::as_str))
+        let by_fields = chosen
+            .get(&query.index)
+            .is_none_or(|names| names.contains(&(namespace.unwrap_or_default().to_owned(), key.name.to_string())));
+        by_fields
+            && selectors.matches(query.index, namespace, &key.name, |label| labels.get(label).and_then(Value::as_str))
     })
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Change, Plan};
 use crate::object::{Resource, StatusPlace, owner};
 use crate::observed::{Access, BackupSeen, Observed};
-use crate::rancher;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -34,12 +33,6 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
     for workload in &plan.quiesce {
         let group = owner::group_of(&workload.reference.api_version);
         wanted.verbs(group, workload.reference.resource.clone(), &["patch"]);
-    }
-    let asked = plan.stays_up.iter().any(|workload| workload.reference.name == rancher::WEBHOOK_DEPLOYMENT);
-    if asked && !plan.is_empty() {
-        // The webhook lets its own account pass, when it comes with the group system:masters.
-        wanted.verbs("", "serviceaccounts".to_owned(), &["impersonate"]);
-        wanted.verbs("", "groups".to_owned(), &["impersonate"]);
     }
     wanted.accesses()
 }

@@ -76,20 +76,6 @@ fn change(
     }
 }
 
-/// Where the status of each type of the backup is written.
-pub fn status_places(backup: &Backup, served: &Served) -> HashMap<Arc<Resource>, StatusPlace> {
-    let types = Types::new(backup, served);
-    let mut places = HashMap::new();
-    for object in &backup.objects {
-        if !places.contains_key(&object.key.resource)
-            && let Some(place) = types.status(&object.key.resource)
-        {
-            places.insert(Arc::clone(&object.key.resource), place);
-        }
-    }
-    places
-}
-
 /// Whether a type is served, and whether its status is written.
 struct Types<'a> {
     served: &'a Served,

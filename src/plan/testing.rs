@@ -296,6 +296,7 @@ pub fn guarded() -> Guarded {
         rancher_deployment: "rancher".to_owned(),
         operator_namespace: "cattle-resources-system".to_owned(),
         operator_secrets: BTreeSet::new(),
+        stays_up: BTreeSet::new(),
     }
 }
 

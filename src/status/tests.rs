@@ -47,6 +47,7 @@ fn pending(name: &str) -> Run {
                 commit: "3ebb95c6a2f0b7d8c9e0f1a2b3c4d5e6f7a8b9c0".to_owned(),
                 author: "Ada Lovelace <ada@example.org>".to_owned(),
             },
+            document_digest: "5".repeat(64),
             document: json!({
                 "apiVersion": "resources.cattle.io/v1",
                 "kind": "Restore",
@@ -118,6 +119,7 @@ fn plan() -> PlanRecord {
             taken_at: Some(at("2026-11-22T02:00:00Z")),
         },
         counts: counts(),
+        prunes: true,
         accepted: vec!["CrdVersionsKept".to_owned()],
     }
 }
