@@ -27,6 +27,8 @@ pub struct Books {
     pub cluster_uid: String,
     /// Status files that cannot be read: what they stand for may have run.
     pub unreadable: Vec<String>,
+    /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
+    pub others_running: Vec<String>,
 }
 
 impl Books {
@@ -77,8 +79,14 @@ impl Books {
         let mut books = Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() };
         let known = list_runs(reader).await?;
         books.facts.runs_in_cluster = known.len();
-        for run in known.into_iter().filter(|run| run.spec.cluster == config.cluster) {
-            books.enter(run);
+        for run in known {
+            match run.spec.cluster == config.cluster {
+                true => books.enter(run),
+                false if status_of(&run).phase == Phase::Running => {
+                    books.others_running.extend(run.metadata.name);
+                }
+                false => {}
+            }
         }
         books.ledger = ledger(&books.runs);
         Ok(books)
