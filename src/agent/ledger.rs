@@ -38,16 +38,7 @@ impl Books {
     ///
     /// `Status` when Git, `Runs` when the cluster does not answer.
     pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
-        let mut books = Self::of_cluster(reader, config).await?;
-        let branch = publisher.load().await.map_err(PassError::Status)?;
-        books.facts.branch_exists = branch.exists;
-        books.facts.branch_cluster_uid = branch.cluster_uid;
-        books.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
-        for run in branch.runs {
-            books.enter(run);
-        }
-        books.ledger = ledger(&books.runs);
-        Ok(books)
+        Self::of_cluster(reader, config).await?.with_branch(publisher).await
     }
 
     /// Reads both halves of a cluster that may not know runs yet.
@@ -60,13 +51,26 @@ impl Books {
         publisher: &Publisher,
         config: &Config,
     ) -> Result<Self, PassError> {
-        match Self::read(reader, publisher, config).await {
+        let books = match Self::of_cluster(reader, config).await {
             Err(PassError::NoCrd) => {
                 let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
-                Ok(Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() })
+                Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() }
             }
-            read => read,
+            read => read?,
+        };
+        books.with_branch(publisher).await
+    }
+
+    async fn with_branch(mut self, publisher: &Publisher) -> Result<Self, PassError> {
+        let branch = publisher.load().await.map_err(PassError::Status)?;
+        self.facts.branch_exists = branch.exists;
+        self.facts.branch_cluster_uid = branch.cluster_uid;
+        self.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
+        for run in branch.runs {
+            self.enter(run);
         }
+        self.ledger = ledger(&self.runs);
+        Ok(self)
     }
 
     /// Reads the cluster's half alone, for when Git does not answer.

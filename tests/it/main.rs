@@ -1,7 +1,9 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod cli;
 mod cluster;
 mod control_plane;
+mod examples;
 mod git;
 mod git_server;
 mod harness;
