@@ -322,7 +322,7 @@ impl Agent {
         let ruling = desired.rules.and_then(|key| view.placed.iter().find(|placed| placed.key == key));
         self.publisher.surround(Surroundings {
             cluster: self.config.cluster.clone(),
-            cluster_uid: books.cluster_uid.clone(),
+            cluster_uid: books.branch_of().to_owned(),
             rules: ruling.map(|placed| (begin::manifest_ref(placed), begin::source_ref(placed))),
             problems: view.problems.clone(),
         });

@@ -206,6 +206,7 @@ impl Plan {
             backup: self.backup.clone().unwrap_or_default(),
             counts: self.counts(),
             prunes: self.prunes,
+            quiesce: self.quiesce.iter().map(|workload| workload.reference.clone()).collect(),
             accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
         }
     }

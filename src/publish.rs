@@ -175,6 +175,12 @@ impl Publisher {
         self.owe();
     }
 
+    /// Makes the branch this cluster's, which somebody accepted.
+    pub fn claim(&self, cluster_uid: &str) {
+        let surroundings = Surroundings { cluster_uid: cluster_uid.to_owned(), ..self.board().surroundings.clone() };
+        self.surround(surroundings);
+    }
+
     fn owe(&self) {
         self.owed.send_modify(|owed| *owed += 1);
     }

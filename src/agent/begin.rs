@@ -216,7 +216,10 @@ impl Agent {
         let reader = self.cluster.reader();
         let places = look::places(&self.config);
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
-            Ok(asked) => asked.look(&reader, &places, Timestamp::now()).await,
+            Ok(mut asked) => {
+                asked.known.unfinished_runs = books.others_running.clone();
+                asked.look(&reader, &places, Timestamp::now()).await
+            }
             Err(error) => Err(error),
         };
         let looked = match looked {
@@ -227,6 +230,9 @@ impl Agent {
         if looked.plan.holding().next().is_some() {
             let gates = looked.plan.gates.clone();
             return self.hold(writer, recorder, gates, Some(&looked)).await;
+        }
+        if looked.plan.gates.iter().any(|gate| gate.code == GateCode::LedgerMismatch) {
+            self.publisher.claim(&books.cluster_uid);
         }
         self.record_start(writer, &mut recorder, &looked).await?;
         self.execute(writer, recorder, placed, Prepared::of(looked)).await
@@ -543,6 +549,7 @@ impl Prepared {
 
     fn into_work(self, recorder: Recorder, request: crate::plan::Request, placed: &Placed) -> Work {
         let backup_name = backup_name(&placed.manifest);
+        let quiesce = recorder.status().plan.map(|plan| plan.quiesce).unwrap_or_default();
         let mut work = Work {
             recorder,
             request,
@@ -553,7 +560,7 @@ impl Prepared {
             planned_deletions: None,
             backup: None,
             counts: Counts::default(),
-            quiesce: Vec::new(),
+            quiesce,
             quiet: None,
             not_announced: String::new(),
         };
@@ -567,7 +574,6 @@ impl Prepared {
         if let Some(Looked { plan, observed, spool, known }) = self.looked {
             let key = |deletion: &crate::plan::Deletion| observed.live.objects[deletion.live as usize].key.clone();
             work.planned_deletions = Some(plan.deletions.iter().map(key).collect());
-            work.quiesce = plan.quiesce.iter().map(|workload| workload.reference.clone()).collect();
             work.known = known;
             work.spool = spool;
             work.backup = Some(observed.backup);

@@ -17,6 +17,9 @@ use crate::publish::Publisher;
 use crate::run::{NAMESPACE, Phase, Run, RunStatus};
 use crate::status;
 
+/// Stands for the UID of the cluster in a branch that we made anew because it was gone.
+const NOBODY: &str = "unknown";
+
 /// Everything that is known of runs.
 #[derive(Debug, Default)]
 pub struct Books {
@@ -30,6 +33,8 @@ pub struct Books {
     pub unreadable: Vec<String>,
     /// Runs of which Git does not say what the cluster says: the last push was not made, or a person changed a file.
     pub owed: Vec<RunKey>,
+    /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
+    pub others_running: Vec<String>,
 }
 
 impl Books {
@@ -81,8 +86,14 @@ impl Books {
         let mut books = Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() };
         let known = list_runs(reader).await?;
         books.facts.runs_in_cluster = known.len();
-        for run in known.into_iter().filter(|run| run.spec.cluster == config.cluster) {
-            books.enter(run);
+        for run in known {
+            match run.spec.cluster == config.cluster {
+                true => books.enter(run),
+                false if status_of(&run).phase == Phase::Running => {
+                    books.others_running.extend(run.metadata.name);
+                }
+                false => {}
+            }
         }
         books.ledger = ledger(&books.runs);
         Ok(books)
@@ -97,6 +108,16 @@ impl Books {
             status.phase == Phase::Superseded && status.reason == SupersededBy::FirstLook.reason()
         };
         !self.facts.branch_exists && self.runs.values().all(of_first_look)
+    }
+
+    /// What the dashboard says of whose branch it is. Until somebody accepts `LedgerMismatch` that stays as it is, or
+    /// the gate would go away by our own writing.
+    pub fn branch_of(&self) -> &str {
+        match &self.facts.branch_cluster_uid {
+            Some(uid) => uid,
+            None if !self.facts.branch_exists && self.facts.runs_in_cluster > 0 && !self.first_look() => NOBODY,
+            None => &self.cluster_uid,
+        }
     }
 
     /// Of the cluster's runs those that do not go on and of which `files` says something else. Another cluster's branch

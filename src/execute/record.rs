@@ -74,9 +74,12 @@ impl Recorder {
         self.run.status.clone().unwrap_or_default()
     }
 
-    /// When the API server made the object, by its own clock: that of every other object.
+    /// When the run began: the object's creation, by the clock of every other object in the cluster, or its start by
+    /// our own where that is earlier. A run whose object was deleted gets a new one, and did not begin anew by that.
     pub fn created(&self) -> Timestamp {
-        self.run.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0)
+        let created = self.run.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0);
+        let started = self.run.status.as_ref().and_then(|status| status.started_at);
+        started.map_or(created, |started| created.min(started))
     }
 
     /// Replicas as the journal holds them.
