@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use crate::cluster::{
-    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, Events, LeaseError, LeaseGuard, LeaseName, LeaseTimes,
-    holder_identity,
+    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, Events, LeaseError, LeaseGuard, LeaseName,
+    LeaseTimes, holder_identity,
 };
 use crate::config::Config;
 use crate::desired::{Desired, Look, Placed, decide};

@@ -306,8 +306,7 @@ impl Load {
     }
 
     fn message(&self) -> String {
-        let changed: Vec<&Run> =
-            self.dirty.iter().filter_map(|path| self.runs.get(path)).map(Arc::as_ref).collect();
+        let changed: Vec<&Run> = self.dirty.iter().filter_map(|path| self.runs.get(path)).map(Arc::as_ref).collect();
         match changed.as_slice() {
             [] => "dashboard: manifests or their problems changed\n".to_owned(),
             [run] => status::commit_message(run),

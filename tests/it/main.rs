@@ -1,12 +1,16 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod cli;
 mod cluster;
 mod control_plane;
+mod events;
 mod git;
 mod git_server;
 mod harness;
 mod proxy;
 mod restore;
+mod s3_restore;
 mod s3_server;
+mod secrets;
 mod store;
 mod world;
