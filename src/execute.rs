@@ -323,8 +323,11 @@ impl Executor {
             namespace: places.rancher_namespace.clone(),
             name: places.rancher_deployment.clone(),
         };
-        let selector = self.look_at(&rancher).await?.map(|seen| seen.selector).unwrap_or_default();
-        let quiet = Arc::new(quiet::Quiet::watch(self.reader.clone(), rancher.namespace, selector));
+        let selector = self.look_at(&rancher).await?.map(|seen| seen.selector).filter(|text| !text.is_empty());
+        let quiet = Arc::new(match selector {
+            Some(selector) => quiet::Quiet::watch(self.reader.clone(), rancher.namespace, selector),
+            None => quiet::Quiet::without_rancher(),
+        });
         work.quiet = Some(Arc::clone(&quiet));
         Ok(quiet)
     }

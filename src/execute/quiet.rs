@@ -19,12 +19,15 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// True while no pod of Rancher exists. The watch ends when this is dropped.
 pub struct Quiet {
     quiet: watch::Receiver<bool>,
-    task: JoinHandle<()>,
+    /// `None` where there is no Rancher to watch.
+    task: Option<JoinHandle<()>>,
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -52,12 +55,18 @@ impl Quiet {
                 }
             }
         });
-        Self { quiet, task }
+        Self { quiet, task: Some(task) }
+    }
+
+    /// There is no Rancher, as in an empty cluster: no pod of it can appear, and all others may.
+    pub fn without_rancher() -> Self {
+        let (_, quiet) = watch::channel(true);
+        Self { quiet, task: None }
     }
 
     /// Waits while a pod of Rancher exists.
     pub async fn wait(&self) {
-        // The sender lives as long as the task, which lives as long as this.
+        // The sender lives as long as the task, which lives as long as this; without a task it stays quiet.
         let _ = self.quiet.clone().wait_for(|quiet| *quiet).await;
     }
 

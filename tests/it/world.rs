@@ -42,6 +42,13 @@ pub struct Said {
 impl World {
     /// A cluster restored from the plain fixture, Rancher at its 3 replicas, the agent not yet started.
     pub async fn start() -> Self {
+        let world = Self::empty().await;
+        rancher::seed(&world.client, &fixture(PLAIN)).await.expect("the backup is put into the cluster");
+        world
+    }
+
+    /// A cluster with nothing in it, beside the plain fixture under a name that says it is this cluster's.
+    pub async fn empty() -> Self {
         let room = ROOM.acquire().await.expect("the semaphore is never closed");
         let folder = temp_dir();
         let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::default())).await.expect("it starts");
@@ -51,7 +58,6 @@ impl World {
         let source = fixture(PLAIN);
         let backup = rancher::backup_as_own(cluster.uid(), &source, &store).expect("a copy");
         let items = rancher::read(&source).expect("a backup");
-        rancher::seed(&client, &source).await.expect("the backup is put into the cluster");
         let bare = folder.path().join("remote.git");
         make_bare(&bare);
         let work = Work::clone(&bare);
@@ -81,16 +87,30 @@ impl World {
         path
     }
 
+    /// The folder in which backups lie.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("backups")
+    }
+
     fn command(&self, args: &[&str]) -> Command {
+        self.command_as(self.cluster.kubeconfig(), args)
+    }
+
+    fn command_as(&self, kubeconfig: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(REINBACK);
-        command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", self.cluster.kubeconfig());
+        command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", kubeconfig);
         command.env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }
 
     /// Runs a command to its end.
     pub async fn reinback(&self, args: &[&str]) -> Said {
-        let mut command = self.command(args);
+        self.reinback_as(self.cluster.kubeconfig(), args).await
+    }
+
+    /// Runs a command to its end as somebody else.
+    pub async fn reinback_as(&self, kubeconfig: &Path, args: &[&str]) -> Said {
+        let mut command = self.command_as(kubeconfig, args);
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends").expect("it starts");
         Said::of(&output)
     }
