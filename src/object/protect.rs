@@ -34,6 +34,8 @@ pub enum Protection {
     Terminating,
     /// Only spared by prune.
     Needed,
+    /// Only spared by prune: Kubernetes would make it again at once.
+    ComesWithNamespace,
 }
 
 impl Protection {
@@ -53,6 +55,7 @@ impl Protection {
             Self::ClusterCa => "is the CA of this cluster, which Kubernetes writes into every namespace",
             Self::Terminating => "is on its way out, and waits for its finalizers",
             Self::Needed => "holds, defines or owns objects of the backup",
+            Self::ComesWithNamespace => "is made by Kubernetes in every namespace",
         }
     }
 }

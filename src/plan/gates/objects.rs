@@ -248,15 +248,22 @@ pub(super) fn plan_incomplete(view: &View<'_>) -> Option<Gate> {
         let names = listed(unread.iter().map(|field| printable(field)));
         format!("selectors of the backup have fields that this version does not know and that may narrow them: {names}")
     });
-    let message: Vec<String> = types.into_iter().chain(fields).collect();
-    (!message.is_empty()).then(|| {
-        view.acceptable(
-            GateCode::PlanIncomplete,
-            message.join("; "),
-            "repair what serves the types (`kubectl get apiservices`); for the fields, set `prune: false` or install a \
-             version of reinback that knows them",
-            "plans as if there were no such objects: they are written without a comparison, and none of them is pruned; \
-             passes over the fields, so that more may be pruned than was backed up",
-        )
+    let parts = [
+        types.map(|message| {
+            let remedy = "repair what serves them (`kubectl get apiservices`), so that the plan knows what is there";
+            let effect = "plans as if there were no such objects: they are written without a comparison, and none of them is pruned";
+            (message, remedy, effect)
+        }),
+        fields.map(|message| {
+            let remedy = "set `prune: false`, or install a version of reinback that knows them";
+            (message, remedy, "passes over the fields, so that more may be pruned than was backed up")
+        }),
+    ];
+    let parts: Vec<(String, &str, &str)> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| {
+        let message: Vec<&str> = parts.iter().map(|(message, ..)| message.as_str()).collect();
+        let remedy: Vec<&str> = parts.iter().map(|(_, remedy, _)| *remedy).collect();
+        let effect: Vec<&str> = parts.iter().map(|(.., effect)| *effect).collect();
+        view.acceptable(GateCode::PlanIncomplete, message.join("; "), &remedy.join("; "), &effect.join("; "))
     })
 }
