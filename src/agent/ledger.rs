@@ -27,6 +27,8 @@ pub struct Books {
     pub cluster_uid: String,
     /// Status files that cannot be read: what they stand for may have run.
     pub unreadable: Vec<String>,
+    /// Runs that ended here and that Git still shows under way: whoever ended them did not get to push it.
+    pub owed: Vec<Run>,
     /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
     pub others_running: Vec<String>,
 }
@@ -43,6 +45,9 @@ impl Books {
         books.facts.branch_exists = branch.exists;
         books.facts.branch_cluster_uid = branch.cluster_uid;
         books.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
+        if books.facts.branch_cluster_uid.as_ref() == Some(&books.cluster_uid) {
+            books.owed = books.owed(&branch.runs);
+        }
         for run in branch.runs {
             books.enter(run);
         }
@@ -90,6 +95,13 @@ impl Books {
         }
         books.ledger = ledger(&books.runs);
         Ok(books)
+    }
+
+    fn owed(&self, branch: &[Run]) -> Vec<Run> {
+        let has_ended = |run: &Run| status_of(run).phase.is_terminal();
+        let behind = branch.iter().filter(|run| !has_ended(run));
+        let here = behind.filter_map(|run| self.runs.get(&run.spec.key.parse::<RunKey>().ok()?));
+        here.filter(|run| has_ended(run)).cloned().collect()
     }
 
     /// There is no status branch and no run: what lies in Git is older than reinback here.

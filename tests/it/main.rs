@@ -5,6 +5,8 @@ mod control_plane;
 mod git;
 mod git_server;
 mod harness;
+mod killed;
+mod process;
 mod proxy;
 mod restore;
 mod s3_server;
