@@ -9,6 +9,8 @@ mod examples;
 mod git;
 mod git_server;
 mod harness;
+mod killed;
+mod process;
 mod proxy;
 mod restore;
 mod s3_restore;
