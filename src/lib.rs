@@ -35,10 +35,9 @@
 //! - [`cluster`]: requests to an API server: discovery, lists, watches, writes, and the Lease that fences them
 //! - [`observe`]: one pass of reads over backup and cluster
 //! - [`execute`]: carries out one run: what is next, record it, do it, record it
-//! - [`publish`]: what is owed to the status branch, pushed beside everything else
+//! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
 //! - [`agent`]: the loop. `agent/source` reads manifests and their commits, `agent/ledger` what ran, `agent/look` makes a
 //!   plan of a manifest, `agent/begin` begins, holds, continues and ends runs
-//! - [`events`]: what happens to a run, as Events of the cluster
 //! - [`telemetry`]: the log
 //! - [`cli`]: a file a command; exit codes in one place
 //!
@@ -48,10 +47,10 @@
 //! and a real S3 server).
 //!
 //! 1. **Once.** A run key that has ended never runs again. Kept by [`desired::decide`] on the ledger of cluster and Git
-//!    together (`agent/ledger`); tests of `desired`, `tests/it/once.rs`.
+//!    together (`agent/ledger`); tests of `desired`, `tests/it/restore.rs`.
 //! 2. **Newest wins**, one run at a time. [`desired`] by first parents (`desired/attribution`, `git/history`), the Lease
 //!    (`cluster/lease`), and a resourceVersion in every write of a `Run` (`execute/record`); tests of `desired`,
-//!    `tests/it/cluster/lease.rs`, `tests/it/once.rs`.
+//!    `tests/it/cluster/lease.rs`, `tests/it/restore.rs`.
 //! 3. **Nothing before the plan holds.** [`backup::read`] checks a backup to its last byte; [`plan::gates`] judge before
 //!    the first replica is touched; tests of `backup` and of `plan/gates`, a world a gate.
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself

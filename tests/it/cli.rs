@@ -493,3 +493,17 @@ fn the_quick_start_of_the_readme_is_valid() {
     );
     assert_eq!(config.map(|config| config.source.path), Ok("clusters/prod".to_owned()));
 }
+
+#[test]
+fn the_architecture_page_names_what_is_there() {
+    let page = document("src/lib.rs");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in page.split('`').filter(|word| word.starts_with("tests/") || word.contains(".rs")) {
+        assert!(root.join(path).exists(), "{path} is not there");
+    }
+    let modules: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(modules.len() > 10, "{modules:?}");
+    for module in modules {
+        assert!(page.contains(&format!("\n//! - [`{module}`]: ")), "{module} has no line");
+    }
+}
