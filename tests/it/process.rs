@@ -1,6 +1,6 @@
 //! The agent as a process that can be killed, stopped and frozen, and what its runs look like from outside.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -17,12 +17,16 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/reinback-system/lea
 /// An agent that watches; it is killed when this is dropped.
 pub struct Process {
     child: Child,
+    log: PathBuf,
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", log_end(&self.log));
+        }
     }
 }
 
@@ -34,12 +38,13 @@ impl Process {
 
     /// Starts it as another user of the cluster.
     pub fn start_as(world: &World, kubeconfig: &Path, args: &[&str]) -> Self {
-        let log = std::fs::File::options().create(true).append(true).open(world.folder().join("agent.log"));
+        let path = world.folder().join("agent.log");
+        let log = std::fs::File::options().create(true).append(true).open(&path);
         let mut command = Command::new(REINBACK);
-        command.args(["agent", "--source-interval", "1s"]).args(args).arg("--config").arg(world.config());
+        command.args(["agent", "--source-interval", "5s"]).args(args).arg("--config").arg(world.config());
         command.env("KUBECONFIG", kubeconfig).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("the folder is writable"));
-        Self { child: command.spawn().expect("the agent starts") }
+        Self { child: command.spawn().expect("the agent starts"), log: path }
     }
 
     /// Sends a signal by its name, such as `TERM`.
@@ -69,8 +74,8 @@ impl Process {
 }
 
 /// The end of the agents' log, for a failure's text.
-pub fn log_end(world: &World) -> String {
-    let log = std::fs::read_to_string(world.folder().join("agent.log")).unwrap_or_default();
+fn log_end(log: &Path) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
@@ -118,7 +123,7 @@ pub async fn until_run(world: &World, manifest: &str, what: &str, wanted: impl F
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{manifest} never {what}: {}\n{}", last["status"], log_end(world));
+    panic!("{manifest} never {what}: {}", last["status"]);
 }
 
 /// Waits until the run of a manifest has ended.
