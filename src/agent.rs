@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use crate::cluster::{
-    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, LeaseError, LeaseGuard, LeaseName, LeaseTimes,
-    holder_identity,
+    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, Events, LeaseError, LeaseGuard, LeaseName,
+    LeaseTimes, holder_identity,
 };
 use crate::config::Config;
 use crate::desired::{Desired, Look, Placed, decide};
@@ -43,6 +43,8 @@ const LAST_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 const RELEASE_WITHIN: Duration = Duration::from_secs(3);
 /// How long the end of a pass waits for the status to be on the remote.
 const FLUSH_WITHIN: Duration = Duration::from_secs(30);
+/// How long it waits for the last Events.
+const EVENTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a pass came to no end; the next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +123,7 @@ impl Agent {
         stop: watch::Receiver<bool>,
     ) -> Result<Self, GitError> {
         let source = Source::open(&config)?;
-        let publisher = Publisher::start(status_branch(&config)?);
+        let publisher = Publisher::start(status_branch(&config)?).telling(Events::start(&cluster.writer()));
         let name = LeaseName { namespace: NAMESPACE.to_owned(), name: "reinback".to_owned() };
         let lease = LeaseCandidate::new(cluster.reader(), cluster.writer(), name, options.lease, holder_identity());
         Ok(Self { config, cluster, publisher, stop, source, lease, options, ready: false, under_way: Mutex::default() })
@@ -175,6 +177,7 @@ impl Agent {
             };
             failed += passed.failed;
             if !passed.again || *self.stop.borrow() {
+                self.publisher.settle_events(EVENTS_WITHIN).await;
                 self.publisher.flush(FLUSH_WITHIN).await?;
                 return Ok(Passed { failed, ..passed });
             }
@@ -191,14 +194,18 @@ impl Agent {
         let view = self.source.look(&self.config).await;
         let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
         let (view, books) = self.despite_git(view, books).await?;
-        for run in &books.owed {
-            self.publisher.submit(run);
-        }
         let look = Look { first: books.first_look(), whole: view.is_whole };
         let desired = decide(view.placed.clone(), &books.ledger, look);
-        self.surround(&view, &books, &desired);
+        let settled = is_settled(&desired);
+        // A branch stands for a first look that is over: `act` makes it when all is recorded.
+        if settled || !look.first {
+            self.surround(&view, &books, &desired);
+        }
+        for run in books.owed.iter().filter_map(|key| books.runs.get(key)) {
+            self.publisher.make_up(run);
+        }
         let invalid = view.problems.len();
-        if is_settled(&desired) {
+        if settled {
             return Ok(Passed { invalid, ..Passed::default() });
         }
         let Some(guard) = self.take_lease().await? else {
@@ -237,6 +244,7 @@ impl Agent {
         view.placed.push(placed);
         let Some(guard) = self.take_lease().await? else { return Ok(Passed { busy: true, ..Passed::default() }) };
         let passed = self.act_while_held(guard, &view, Look { first: false, whole: false }).await?;
+        self.publisher.settle_events(EVENTS_WITHIN).await;
         self.publisher.flush(FLUSH_WITHIN).await?;
         Ok(passed)
     }
@@ -320,9 +328,12 @@ impl Agent {
         let desired = decide(view.placed.clone(), &books.ledger, look);
         let writer = self.cluster.writer().fenced(guard);
         let mut passed = Passed::default();
+        let mut superseded = Vec::new();
         for (placed, by) in &desired.superseded {
-            self.record_superseded(&writer, &books, placed, by).await?;
+            superseded.push(self.record_superseded(&writer, &books, placed, by).await?);
         }
+        self.surround(view, &books, &desired);
+        superseded.iter().for_each(|run| self.publisher.submit(run));
         for (key, reason) in &desired.cancelled {
             passed.again |= self.cancel(&writer, &books, *key, reason).await?;
         }
@@ -364,7 +375,7 @@ impl Agent {
         let ruling = desired.rules.and_then(|key| view.placed.iter().find(|placed| placed.key == key));
         self.publisher.surround(Surroundings {
             cluster: self.config.cluster.clone(),
-            cluster_uid: books.cluster_uid.clone(),
+            cluster_uid: books.branch_of().to_owned(),
             rules: ruling.map(|placed| (begin::manifest_ref(placed), begin::source_ref(placed))),
             problems: view.problems.clone(),
         });

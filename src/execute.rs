@@ -315,8 +315,7 @@ impl Executor {
 
     /// Waits until the status branch says on the remote that the run starts (invariant 8).
     async fn announce(&self, work: &mut Work) -> Result<(), StepError> {
-        self.publisher.submit(work.recorder.run());
-        match self.publisher.flush(ANNOUNCE_TIMEOUT).await {
+        match self.publisher.announce(work.recorder.run(), ANNOUNCE_TIMEOUT).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 work.not_announced = error.to_string();

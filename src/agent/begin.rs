@@ -134,30 +134,18 @@ impl Agent {
         Ok(Recorder::take_up(self.cluster.reader(), writer, run).await?)
     }
 
+    /// Gives the run as it ended, for Git.
     pub(super) async fn record_superseded(
         &self,
         writer: &ClusterWriter,
         books: &Books,
         placed: &Placed,
         by: &SupersededBy,
-    ) -> Result<(), PassError> {
+    ) -> Result<Run, PassError> {
         info!("{} is superseded: {by}", placed.manifest.id);
-        self.close(writer, books, placed, Phase::Superseded, by.reason(), &by.to_string()).await
-    }
-
-    async fn close(
-        &self,
-        writer: &ClusterWriter,
-        books: &Books,
-        placed: &Placed,
-        phase: Phase,
-        reason: &str,
-        message: &str,
-    ) -> Result<(), PassError> {
         let mut recorder = self.recorder(writer, books, placed).await?;
-        recorder.update(writer, |run| end(run, phase, reason, message)).await?;
-        self.publisher.submit(recorder.run());
-        Ok(())
+        recorder.update(writer, |run| end(run, Phase::Superseded, by.reason(), &by.to_string())).await?;
+        Ok(recorder.run().clone())
     }
 
     /// A run whose manifest went away before its first write. True when it ended.
@@ -242,6 +230,9 @@ impl Agent {
         if looked.plan.holding().next().is_some() {
             let gates = looked.plan.gates.clone();
             return self.hold(writer, recorder, gates, Some(&looked)).await;
+        }
+        if looked.plan.gates.iter().any(|gate| gate.code == GateCode::LedgerMismatch) {
+            self.publisher.claim(&books.cluster_uid);
         }
         self.record_start(writer, &mut recorder, &looked).await?;
         if looked.plan.touches_nothing() {
