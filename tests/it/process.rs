@@ -173,7 +173,9 @@ pub fn object_writes(events: &[AuditEvent]) -> Vec<&AuditEvent> {
         let object = &event.object_ref;
         let is_scaling = object.resource == "deployments" && event.verb == "patch";
         let is_own_crd = object.name == "runs.reinback.io" || object.api_group == "reinback.io";
-        object.namespace != "reinback-system" && object.name != "reinback-system" && !is_own_crd && !is_scaling
+        let is_question = object.api_group == "authorization.k8s.io";
+        let is_own = object.namespace == "reinback-system" || object.name == "reinback-system" || is_own_crd;
+        !is_own && !is_scaling && !is_question && event.response_status.code < 300
     };
     events.iter().filter(is_ours).filter(is_an_object).collect()
 }
@@ -265,6 +267,18 @@ impl<'a> Round<'a> {
     ) -> Self {
         let disturbance = Disturbance { seed, ..DISTURBED };
         let disturbed = rancher::disturb(&world.client, &world.items, disturbance).await.expect("disturbed");
+        Self::merge(world, manifest, seed, annotations, spec, disturbed).await
+    }
+
+    /// Merges a restore of a cluster that is disturbed already.
+    pub async fn merge(
+        world: &'a World,
+        manifest: &'static str,
+        seed: u64,
+        annotations: &[(&str, &str)],
+        spec: &str,
+        disturbed: Disturbed,
+    ) -> Self {
         assert!(!world.differences().await.is_empty());
         let mark = world.cluster.audit_mark();
         let requested = format!("2026-11-23T09:00:{seed}Z");
