@@ -56,7 +56,7 @@ where
         match tokio::time::timeout_at(deadline, check()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(error)) => last = error,
-            Err(_) => panic!("still not so after {timeout:?}: {last:?}"),
+            Err(_) => panic!("still not so after {timeout:?}: {last:#}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
