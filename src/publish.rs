@@ -163,16 +163,20 @@ impl Publisher {
         }
     }
 
-    /// Says what the dashboard shows beside the runs.
+    /// Says what the dashboard shows beside the runs; it goes along with the next run, or with [`Publisher::show`].
     pub fn surround(&self, surroundings: Surroundings) {
         let mut board = self.board();
-        if board.surroundings == surroundings {
-            return;
+        if board.surroundings != surroundings {
+            board.surroundings = surroundings;
+            board.stale = true;
         }
-        board.surroundings = surroundings;
-        board.stale = true;
-        drop(board);
-        self.owe();
+    }
+
+    /// Hands the dashboard over, when it changed though no run did.
+    pub fn show(&self) {
+        if self.board().stale {
+            self.owe();
+        }
     }
 
     /// Makes the branch this cluster's, which somebody accepted.
