@@ -31,6 +31,8 @@ pub struct Books {
     pub cluster_uid: String,
     /// Status files that cannot be read: what they stand for may have run.
     pub unreadable: Vec<String>,
+    /// The branch could be read; if not, nothing is known of it.
+    pub knows_git: bool,
     /// Runs of which Git does not say what the cluster says: the last push was not made, or a person changed a file.
     pub owed: Vec<RunKey>,
     /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
@@ -44,17 +46,7 @@ impl Books {
     ///
     /// `Status` when Git, `Runs` when the cluster does not answer.
     pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
-        let mut books = Self::of_cluster(reader, config).await?;
-        let branch = publisher.load().await.map_err(PassError::Status)?;
-        books.facts.branch_exists = branch.exists;
-        books.facts.branch_cluster_uid = branch.cluster_uid;
-        books.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
-        books.owed = books.owed_to(&branch.runs);
-        for run in branch.runs {
-            books.enter(Arc::unwrap_or_clone(run));
-        }
-        books.ledger = ledger(&books.runs);
-        Ok(books)
+        Self::of_cluster(reader, config).await?.with_branch(publisher).await
     }
 
     /// Reads both halves of a cluster that may not know runs yet.
@@ -67,13 +59,27 @@ impl Books {
         publisher: &Publisher,
         config: &Config,
     ) -> Result<Self, PassError> {
-        match Self::read(reader, publisher, config).await {
+        let books = match Self::of_cluster(reader, config).await {
             Err(PassError::NoCrd) => {
                 let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
-                Ok(Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() })
+                Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() }
             }
-            read => read,
+            read => read?,
+        };
+        books.with_branch(publisher).await
+    }
+
+    async fn with_branch(mut self, publisher: &Publisher) -> Result<Self, PassError> {
+        let branch = publisher.load().await.map_err(PassError::Status)?;
+        self.facts.branch_exists = branch.exists;
+        self.facts.branch_cluster_uid = branch.cluster_uid;
+        self.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
+        self.owed = self.owed_to(&branch.runs);
+        for run in branch.runs {
+            self.enter(Arc::unwrap_or_clone(run));
         }
+        self.ledger = ledger(&self.runs);
+        Ok(self)
     }
 
     /// Reads the cluster's half alone, for when Git does not answer.

@@ -9,7 +9,7 @@ use reinback::run::{ERRORS_KEPT, NAMESPACE, Phase, Run};
 use reinback::status;
 use serde_json::{Value, json};
 
-use crate::cli::Reinback;
+use crate::binary::Reinback;
 use crate::git_server::{Work, git, make_bare};
 use crate::harness::rancher::{self, Disturbance, Place};
 use crate::harness::{Cluster, Options, eventually, temp_dir};

@@ -1,12 +1,16 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod binary;
 mod cli;
 mod cluster;
 mod control_plane;
 mod events;
+mod examples;
 mod git;
 mod git_server;
 mod harness;
+mod killed;
+mod process;
 mod proxy;
 mod restore;
 mod s3_restore;

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use crate::cli::Reinback;
+use crate::binary::Reinback;
 use crate::harness::rancher::{self, Disturbance};
 use crate::harness::{self, eventually};
 use crate::proxy::{Fault, Proxy};

@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::Reinback;
+use crate::binary::Reinback;
 use crate::git_server::{Authority, GitServer, Options, Work};
 use crate::harness::rancher::{self, Disturbance, Item};
 use crate::harness::{Cluster, eventually};
@@ -94,6 +94,15 @@ impl Heard {
                 false => self.text(&path.display().to_string(), std::fs::read(&path).expect("a file")),
             }
         }
+    }
+
+    /// Lines of the log below INFO that are not ours, whether they came by `tracing` or by `log`.
+    fn strangers(&self) -> Vec<String> {
+        let logs = self.0.iter().filter(|(place, _)| place.starts_with("stderr"));
+        let lines =
+            logs.flat_map(|(_, bytes)| String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect::<Vec<_>>());
+        let verbose = |line: &String| ["TRACE ", "DEBUG "].iter().any(|level| line.contains(level));
+        lines.filter(|line| verbose(line) && !line.contains(" reinback::")).collect()
     }
 
     fn leaks(&self, searcher: &Searcher) -> Vec<String> {
@@ -289,10 +298,13 @@ async fn no_secret_is_in_anything_that_was_logged_committed_or_stored() {
     assert!(heard.has("wrong password", "credentials") || heard.has("wrong password", "401"));
     assert!(heard.has("wrong key", "SignatureDoesNotMatch"));
     assert!(heard.has("plan as markdown", "tokens.management.cattle.io"));
-    assert!(heard.has("refused with quotations", "u-28ltp-secret") && heard.has("refused with quotations", "token-28ltp"));
+    assert!(
+        heard.has("refused with quotations", "u-28ltp-secret") && heard.has("refused with quotations", "token-28ltp")
+    );
     assert!(heard.has("refused with quotations", "TRACE") || heard.has("refused with quotations", "DEBUG"));
     assert!(heard.has("runs", "u-28ltp-secret") && heard.has("objects of", "u-28ltp-secret"));
     assert!(heard.has("events", "restore back"));
+    assert_eq!(heard.strangers(), Vec::<String>::new());
     let left: Vec<_> = std::fs::read_dir(world.folder().join("data/spool")).into_iter().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 
