@@ -71,6 +71,7 @@ impl Books {
 
     async fn with_branch(mut self, publisher: &Publisher) -> Result<Self, PassError> {
         let branch = publisher.load().await.map_err(PassError::Status)?;
+        self.knows_git = true;
         self.facts.branch_exists = branch.exists;
         self.facts.branch_cluster_uid = branch.cluster_uid;
         self.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
