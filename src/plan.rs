@@ -198,6 +198,11 @@ impl Plan {
         self.counts().changes() == 0
     }
 
+    /// Nothing would be written or deleted, and no run before it left a workload at 0: there is no reason to stop Rancher.
+    pub fn touches_nothing(&self) -> bool {
+        self.is_empty() && self.quiesce.iter().all(|workload| workload.recorded.is_none())
+    }
+
     /// What is kept of it in the `Run`.
     pub fn record(&self) -> PlanRecord {
         PlanRecord {

@@ -92,10 +92,8 @@ fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, LedgerFacts)> {
     let desired = decide(view.placed.clone(), &books.ledger, Look { first: false, whole: view.is_whole });
     let newest = desired.runnable.into_iter().chain(desired.waiting).map(|candidate| {
         let ran = candidate.already_run.and_then(|key| books.runs.get(&key));
-        let ledger = LedgerFacts {
-            same_content_ran_as: ran.map(|run| run.spec.manifest.name.clone()),
-            ..books.facts.clone()
-        };
+        let ledger =
+            LedgerFacts { same_content_ran_as: ran.map(|run| run.spec.manifest.name.clone()), ..books.facts.clone() };
         (candidate.placed, ledger)
     });
     let ids: Vec<(RunKey, String)> =

@@ -52,6 +52,7 @@ impl Recorder {
     pub async fn take_up(reader: ClusterReader, writer: &ClusterWriter, run: Run) -> Result<Self, RecordError> {
         let mut recorder = Self { reader, run };
         match recorder.fetch().await? {
+            Some(live) if is_behind(&live, &recorder.run) => recorder.run.metadata = live.metadata,
             Some(live) => recorder.run = live,
             None => recorder.create(writer).await?,
         }
@@ -206,6 +207,12 @@ impl Recorder {
         let body = serde_json::to_vec(&self.run);
         body.map(bytes::Bytes::from).map_err(|source| RecordError::Unwritable { run: self.name(), source })
     }
+}
+
+/// The cluster's copy misses what this process knows: whoever made it anew died before its status was written.
+fn is_behind(live: &Run, known: &Run) -> bool {
+    let (live, known) = (journal_of(live), journal_of(known));
+    live.len() < known.len() && known.starts_with(live)
 }
 
 fn is_unknown(error: &WriteError) -> bool {

@@ -227,10 +227,8 @@ fn managers(workload: &Value, is_rancher: bool) -> Vec<String> {
     let mark = |kind: &str, name: &str| {
         workload.pointer(&format!("/metadata/{kind}")).and_then(|all| all.get(name)).and_then(Value::as_str)
     };
-    let fleet = [
-        ("annotations", "objectset.rio.cattle.io/id", "Fleet"),
-        ("labels", "fleet.cattle.io/bundle-name", "Fleet"),
-    ];
+    let fleet =
+        [("annotations", "objectset.rio.cattle.io/id", "Fleet"), ("labels", "fleet.cattle.io/bundle-name", "Fleet")];
     let others = [
         ("annotations", "argocd.argoproj.io/tracking-id", "Argo CD"),
         ("labels", "argocd.argoproj.io/instance", "Argo CD"),

@@ -245,8 +245,17 @@ impl World {
         live.dependents.clone_from(&self.dependents);
         live.unlisted.clone_from(&self.unlisted);
         let whole = || {
-            let Backup { name, sha256, size_bytes, facts, objects, selectors, controllers, unserved_selectors, unknown_fields } =
-                &self.backup;
+            let Backup {
+                name,
+                sha256,
+                size_bytes,
+                facts,
+                objects,
+                selectors,
+                controllers,
+                unserved_selectors,
+                unknown_fields,
+            } = &self.backup;
             BackupSeen::Whole(Box::new(Backup {
                 name: name.clone(),
                 sha256: sha256.clone(),

@@ -31,6 +31,17 @@ pub struct World {
     _room: SemaphorePermit<'static>,
 }
 
+/// What a cluster holds when it is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// All of the backup, and Rancher.
+    Restored,
+    /// Rancher, and nothing of the backup.
+    RancherOnly,
+    /// Nothing.
+    Empty,
+}
+
 /// What a command printed and how it ended.
 #[derive(Debug)]
 pub struct Said {
@@ -42,22 +53,32 @@ pub struct Said {
 impl World {
     /// A cluster restored from the plain fixture, Rancher at its 3 replicas, the agent not yet started.
     pub async fn start() -> Self {
-        let world = Self::empty().await;
-        rancher::seed(&world.client, &fixture(PLAIN)).await.expect("the backup is put into the cluster");
-        world
+        Self::of(Options::default(), PLAIN, Filled::Restored).await
     }
 
-    /// A cluster with nothing in it, beside the plain fixture under a name that says it is this cluster's.
+    /// A cluster with nothing in it.
     pub async fn empty() -> Self {
+        Self::of(Options::default(), PLAIN, Filled::Empty).await
+    }
+
+    /// A cluster as `options` say, with this backup of the fixtures in the store.
+    pub async fn of(options: Options, backup: &str, filled: Filled) -> Self {
         let room = ROOM.acquire().await.expect("the semaphore is never closed");
         let folder = temp_dir();
-        let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::default())).await.expect("it starts");
+        let cluster = tokio::task::spawn_blocking(|| Cluster::start(options)).await.expect("it starts");
         let client = cluster.client().await;
         let store = folder.path().join("backups");
         std::fs::create_dir_all(&store).expect("a folder");
-        let source = fixture(PLAIN);
+        let source = fixture(backup);
         let backup = rancher::backup_as_own(cluster.uid(), &source, &store).expect("a copy");
         let items = rancher::read(&source).expect("a backup");
+        match filled {
+            Filled::Restored => {
+                drop(rancher::seed(&client, &source).await.expect("the backup is put into the cluster"))
+            }
+            Filled::RancherOnly => rancher::start_alone(&client).await.expect("Rancher starts"),
+            Filled::Empty => {}
+        }
         let bare = folder.path().join("remote.git");
         make_bare(&bare);
         let work = Work::clone(&bare);
@@ -92,7 +113,7 @@ impl World {
         self.folder.path().join("backups")
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         self.command_as(self.cluster.kubeconfig(), args)
     }
 

@@ -31,7 +31,7 @@ async fn a_rancher_that_is_stopped_rolled_out_or_managed_by_others_holds_the_pla
 
     rancher(&world, "scale", &["--replicas=0"]);
     let accepted = ask.is_accepted("RancherAtZero").await;
-    insta::assert_snapshot!(accepted.remedy("RancherAtZero"), @"");
+    insta::assert_snapshot!(accepted.remedy("RancherAtZero"), @"scale it up again, or say how many it shall get after the restore: `kubectl -n cattle-system annotate deployments rancher reinback.io/replicas=3`; or add to the manifest's annotations: `reinback.io/accept: RancherAtZero` (Rancher stays at 0 after the restore)");
     rancher(&world, "annotate", &["reinback.io/replicas=3"]);
     ask.plan().await.assert_held_by(&[]);
     rancher(&world, "annotate", &["reinback.io/replicas-"]);
@@ -44,7 +44,7 @@ async fn a_rancher_that_is_stopped_rolled_out_or_managed_by_others_holds_the_pla
     rancher(&world, "annotate", &["argocd.argoproj.io/tracking-id=rancher:apps/Deployment:cattle-system/rancher"]);
     rancher(&world, "annotate", &["objectset.rio.cattle.io/id=default-rancher"]);
     let accepted = ask.is_accepted("ManagedElsewhere").await;
-    insta::assert_snapshot!(accepted.message("ManagedElsewhere"), @"");
+    insta::assert_snapshot!(accepted.message("ManagedElsewhere"), @"something else keeps the replicas of what is scaled to 0: cattle-system/rancher (Argo CD (rancher:apps/Deployment:cattle-system/rancher), Flux Kustomization (apps), Flux HelmRelease (rancher), Fleet (default-rancher), Fleet (rancher))");
     rancher(&world, "label", &["kustomize.toolkit.fluxcd.io/name-", "helm.toolkit.fluxcd.io/name-"]);
     rancher(&world, "label", &["fleet.cattle.io/bundle-name-"]);
     rancher(&world, "annotate", &["argocd.argoproj.io/tracking-id-", "objectset.rio.cattle.io/id-"]);
@@ -56,7 +56,7 @@ async fn a_rancher_that_is_stopped_rolled_out_or_managed_by_others_holds_the_pla
     kubectl(&world, &[&fleet[..], &["argocd.argoproj.io/tracking-id=fleet"]].concat());
     let managed = ask.plan().await;
     managed.assert_held_by(&["ManagedElsewhere"]);
-    insta::assert_snapshot!(managed.message("ManagedElsewhere"), @"");
+    insta::assert_snapshot!(managed.message("ManagedElsewhere"), @"something else keeps the replicas of what is scaled to 0: cattle-fleet-system/fleet-controller (Argo CD (fleet))");
     kubectl(&world, &[&fleet[..], &["argocd.argoproj.io/tracking-id-"]].concat());
 
     define(&world, "helm.cattle.io", "v1", "helmcharts", "HelmChart", "Namespaced");
@@ -69,7 +69,7 @@ async fn a_rancher_that_is_stopped_rolled_out_or_managed_by_others_holds_the_pla
     );
     let managed = ask.plan().await;
     managed.assert_held_by(&["ManagedElsewhere"]);
-    insta::assert_snapshot!(managed.message("ManagedElsewhere"), @"");
+    insta::assert_snapshot!(managed.message("ManagedElsewhere"), @"something else keeps the replicas of what is scaled to 0: cattle-system/rancher (HorizontalPodAutoscaler (cattle-system/rancher), KEDA (cattle-system/more), HelmChart (kube-system/rancher))");
     kubectl(&world, &["delete", "-n", "cattle-system", "hpa/rancher", "scaledobject/more"]);
     kubectl(&world, &["delete", "-n", "kube-system", "helmchart/rancher"]);
     ask.plan().await.assert_held_by(&[]);
@@ -101,7 +101,7 @@ async fn a_restore_of_the_operator_holds_the_plan_until_it_is_done_and_gone() {
     apply(&world, "{apiVersion: resources.cattle.io/v1, kind: Restore, metadata: {name: theirs}, spec: {}}");
     let busy = ask.plan().await;
     busy.assert_held_by(&["RunInProgress"]);
-    insta::assert_snapshot!(busy.message("RunInProgress"), @"");
+    insta::assert_snapshot!(busy.message("RunInProgress"), @"1 has not ended: Restore theirs of the operator");
     let done = "{apiVersion: resources.cattle.io/v1, kind: Restore, metadata: {name: NAME}, spec: {}, status: {restoreCompletionTs: '2026-11-23T09:00:00Z'}}";
     apply(&world, &done.replace("NAME", "theirs"));
     ask.plan().await.assert_held_by(&[]);
@@ -109,7 +109,7 @@ async fn a_restore_of_the_operator_holds_the_plan_until_it_is_done_and_gone() {
     apply(&world, &done.replace("NAME", "gate"));
     let applied = ask.plan().await;
     applied.assert_held_by(&["AppliedElsewhere"]);
-    insta::assert_snapshot!(applied.remedy("AppliedElsewhere"), @"");
+    insta::assert_snapshot!(applied.remedy("AppliedElsewhere"), @"keep the watched path out of Flux, Argo CD and Fleet; once the operator is done with it, `kubectl delete restores.resources.cattle.io gate`");
     kubectl(&world, &["delete", "restores.resources.cattle.io", "gate"]);
     ask.plan().await.assert_held_by(&[]);
 }
@@ -123,7 +123,7 @@ async fn an_api_server_that_is_reached_through_rancher_is_refused() {
     let server = server.trim_matches(|char: char| !char.is_ascii_digit() && char != ':');
     let through = ask.flag(&format!("--rancher-url=https://{server}")).plan().await;
     through.assert_held_by(&["AccessThroughRancher"]);
-    insta::assert_snapshot!(through.message("AccessThroughRancher").replace(server, "<server>"), @"");
-    insta::assert_snapshot!(through.remedy("AccessThroughRancher"), @"");
+    insta::assert_snapshot!(through.message("AccessThroughRancher").replace(server, "<server>"), @"the API server is reached through Rancher (<server>), which a restore scales to 0");
+    insta::assert_snapshot!(through.remedy("AccessThroughRancher"), @"give reinback a kubeconfig whose server is the cluster's own API server, or run it in the cluster");
     ask.flag("--rancher-url=https://rancher.example.org").plan().await.assert_held_by(&[]);
 }

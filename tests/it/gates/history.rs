@@ -37,7 +37,8 @@ async fn what_ran_under_another_name_asks_again_and_two_of_one_commit_hold_each_
     world.work.push(&["origin", "HEAD:main"]);
     let said = world.reinback(&["plan"]).await;
     assert_eq!(said.code, Some(3), "{said:?}");
-    let held: Vec<&str> = said.stdout.lines().filter(|line| line.contains("one commit brings")).map(str::trim).collect();
+    let held: Vec<&str> =
+        said.stdout.lines().filter(|line| line.contains("one commit brings")).map(str::trim).collect();
     insta::assert_snapshot!(held.join("\n"), @"");
     world.work.write("clusters/test/two.yaml", &format!("{}  ignoreErrors: true\n", again("two"))).commit("That one");
     world.work.push(&["origin", "HEAD:main"]);

@@ -20,7 +20,7 @@ async fn an_object_without_its_type_or_its_owner_is_held_until_that_is_there_or_
     });
     let unserved = ask.backup(&unserved);
     let accepted = unserved.is_accepted("ResourceNotServed").await;
-    insta::assert_snapshot!(accepted.message("ResourceNotServed"), @"");
+    insta::assert_snapshot!(accepted.message("ResourceNotServed"), @"the cluster does not serve the types of 1 object of the backup: widgets.example.org v1 (1)");
     assert_eq!(accepted.count("created"), 0);
     define(&world, "example.org", "v1", "widgets", "Widget", "Cluster");
     let served = unserved.plan().await;
@@ -35,7 +35,7 @@ async fn an_object_without_its_type_or_its_owner_is_held_until_that_is_there_or_
     });
     let orphan = ask.backup(&orphan);
     let accepted = orphan.is_accepted("OwnerMissing").await;
-    insta::assert_snapshot!(accepted.message("OwnerMissing"), @"");
+    insta::assert_snapshot!(accepted.message("OwnerMissing"), @"1 reference leads to an owner that is neither in the backup nor in the cluster: secrets.#v1/cattle-global-data/orphan (owner ServiceAccount gone)");
     kubectl(&world, &["create", "serviceaccount", "-n", "cattle-global-data", "gone"]);
     orphan.plan().await.assert_held_by(&[]);
 }
@@ -45,7 +45,8 @@ async fn an_object_that_cannot_be_changed_or_is_on_its_way_out_is_held() {
     let world = World::start().await;
     let ask = Asked::of(&world);
     let item = |plural: &str, namespaced: bool| {
-        let is_it = |place: &crate::harness::rancher::Place| place.plural == plural && place.namespace.is_some() == namespaced;
+        let is_it =
+            |place: &crate::harness::rancher::Place| place.plural == plural && place.namespace.is_some() == namespaced;
         world.items.iter().find(|item| is_it(&item.place)).expect("the fixture has one")
     };
 
@@ -57,12 +58,20 @@ async fn an_object_that_cannot_be_changed_or_is_on_its_way_out_is_held() {
     kubectl(&world, &["delete", "clusterrolebinding", &binding.place.name]);
     ask.plan().await.assert_held_by(&[]);
 
-    let secret = &world.items.iter().find(|item| item.place.plural == "secrets" && item.object["type"] == "Opaque").expect("one").place;
+    let secret = &world
+        .items
+        .iter()
+        .find(|item| item.place.plural == "secrets" && item.object["type"] == "Opaque")
+        .expect("one")
+        .place;
     let namespace = secret.namespace.as_deref().expect("a namespace");
     kubectl(&world, &["delete", "secret", "-n", namespace, &secret.name]);
     apply(
         &world,
-        &format!("{{apiVersion: v1, kind: Secret, metadata: {{name: {}, namespace: {namespace}}}, type: example.org/other}}", secret.name),
+        &format!(
+            "{{apiVersion: v1, kind: Secret, metadata: {{name: {}, namespace: {namespace}}}, type: example.org/other}}",
+            secret.name
+        ),
     );
     let changed = ask.plan().await;
     changed.assert_held_by(&["Recreates"]);
@@ -74,7 +83,7 @@ async fn an_object_that_cannot_be_changed_or_is_on_its_way_out_is_held() {
     kubectl(&world, &["patch", &name, "--type=merge", "-p", r#"{"metadata":{"finalizers":["example.org/hold"]}}"#]);
     kubectl(&world, &["delete", "--wait=false", &name]);
     let accepted = ask.is_accepted("ObjectTerminating").await;
-    insta::assert_snapshot!(accepted.remedy("ObjectTerminating"), @"");
+    insta::assert_snapshot!(accepted.remedy("ObjectTerminating"), @"wait until their finalizers are done, so that they are made anew; or add to the manifest's annotations: `reinback.io/accept: ObjectTerminating` (leaves them as they are; they vanish when their finalizers are done, and are not made again)");
     assert_eq!(accepted.count("protected"), 1 + builtin(&world));
     kubectl(&world, &["patch", &name, "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]);
     let gone = ask.plan().await;
@@ -82,11 +91,14 @@ async fn an_object_that_cannot_be_changed_or_is_on_its_way_out_is_held() {
 
     // A finalizer of the namespace itself keeps it on its way.
     let namespace = "cattle-global-nt";
-    kubectl(&world, &["patch", "namespace", namespace, "--type=merge", "-p", r#"{"metadata":{"finalizers":["example.org/hold"]}}"#]);
+    kubectl(
+        &world,
+        &["patch", "namespace", namespace, "--type=merge", "-p", r#"{"metadata":{"finalizers":["example.org/hold"]}}"#],
+    );
     kubectl(&world, &["delete", "--wait=false", "namespace", namespace]);
     let held = ask.plan().await;
     held.assert_held_by(&["NamespaceTerminating"]);
-    insta::assert_snapshot!(held.message("NamespaceTerminating"), @"");
+    insta::assert_snapshot!(held.message("NamespaceTerminating"), @"the backup writes into 1 namespace on the way out: cattle-global-nt");
     kubectl(&world, &["patch", "namespace", namespace, "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]);
     eventually(Duration::from_secs(60), async || {
         let plan = ask.plan().await;
@@ -127,9 +139,13 @@ async fn a_type_that_cannot_be_listed_leaves_the_plan_incomplete() {
     })
     .await;
     drop(at_v1);
-    let accepted = ask.spec("prune: true").annotated("reinback.io/accept", "PruneDeletesCrds").is_accepted("PlanIncomplete").await;
-    insta::assert_snapshot!(accepted.message("PlanIncomplete"), @"");
-    kubectl(&world, &["patch", crd, "--type=merge", "-p", r#"{"spec":{"conversion":{"strategy":"None","webhook":null}}}"#]);
+    let accepted =
+        ask.spec("prune: true").annotated("reinback.io/accept", "PruneDeletesCrds").is_accepted("PlanIncomplete").await;
+    insta::assert_snapshot!(accepted.message("PlanIncomplete"), @"2 types could not be listed: widgets.provisioning.cattle.io#v1, widgets.provisioning.cattle.io#v2");
+    kubectl(
+        &world,
+        &["patch", crd, "--type=merge", "-p", r#"{"spec":{"conversion":{"strategy":"None","webhook":null}}}"#],
+    );
     eventually(Duration::from_secs(60), async || {
         let plan = ask.plan().await;
         ensure!(plan.gates().next().is_none(), "{:#}", plan.plan["gates"]);

@@ -11,25 +11,27 @@ async fn prune_asks_before_it_takes_clusters_full_namespaces_definitions_in_use_
 
     apply(&world, "{apiVersion: management.cattle.io/v3, kind: Cluster, metadata: {name: c-new}}");
     let accepted = ask.is_accepted("PruneDeletesClusters").await;
-    insta::assert_snapshot!(accepted.message("PruneDeletesClusters"), @"");
-    insta::assert_snapshot!(accepted.remedy("PruneDeletesClusters"), @"");
+    insta::assert_snapshot!(accepted.message("PruneDeletesClusters"), @"prune would delete 1 object of clusters or of their machines: clusters.management.cattle.io#v3/c-new");
+    insta::assert_snapshot!(accepted.remedy("PruneDeletesClusters"), @"set `prune: false`, or delete these clusters in Rancher first, so that it cleans up after them; or add to the manifest's annotations: `reinback.io/accept: PruneDeletesClusters` (deletes them; what they stand for (virtual machines, volumes, load balancers) may be left behind)");
     kubectl(&world, &["delete", "clusters.management.cattle.io", "c-new"]);
 
     kubectl(&world, &["create", "namespace", "p-newer"]);
     ask.plan().await.assert_held_by(&[]);
     kubectl(&world, &["create", "configmap", "-n", "p-newer", "wanted"]);
     let accepted = ask.is_accepted("PruneDeletesNamespaces").await;
-    insta::assert_snapshot!(accepted.message("PruneDeletesNamespaces"), @"");
+    insta::assert_snapshot!(accepted.message("PruneDeletesNamespaces"), @"prune would delete 1 namespace with objects that no backup of this kind holds: p-newer (1 object)");
     kubectl(&world, &["delete", "namespace", "p-newer"]);
 
     define(&world, "extra.management.cattle.io", "v1", "widgets", "Widget", "Cluster");
     ask.plan().await.assert_held_by(&[]);
     apply(&world, "{apiVersion: extra.management.cattle.io/v1, kind: Widget, metadata: {name: one}}");
     let accepted = ask.is_accepted("PruneDeletesCrds").await;
-    insta::assert_snapshot!(accepted.message("PruneDeletesCrds"), @"");
+    insta::assert_snapshot!(accepted.message("PruneDeletesCrds"), @"prune would delete 1 CustomResourceDefinition with objects that no selector of the backup matches: widgets.extra.management.cattle.io (1 object)");
 
     // A namespace that a custom resource owns goes with the definition, and so does what is in it.
-    let uid = world.cluster.kubectl(&["get", "widgets.extra.management.cattle.io", "one", "-o", "jsonpath={.metadata.uid}"], "");
+    let uid = world
+        .cluster
+        .kubectl(&["get", "widgets.extra.management.cattle.io", "one", "-o", "jsonpath={.metadata.uid}"], "");
     let uid = uid.expect("it is there");
     apply(
         &world,
@@ -39,7 +41,7 @@ async fn prune_asks_before_it_takes_clusters_full_namespaces_definitions_in_use_
         ),
     );
     let deep = ask.annotated("reinback.io/accept", "PruneDeletesCrds").is_accepted("PruneDeletesNamespaces").await;
-    insta::assert_snapshot!(deep.message("PruneDeletesNamespaces"), @"");
+    insta::assert_snapshot!(deep.message("PruneDeletesNamespaces"), @"prune would delete 1 namespace with objects that no backup of this kind holds: owned (1 object)");
     assert!(deep.plan["deletions"].to_string().contains("configmaps.#v1/owned/inside"), "{:#}", deep.plan["deletions"]);
     kubectl(&world, &["delete", "crd", "widgets.extra.management.cattle.io"]);
 

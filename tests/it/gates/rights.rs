@@ -14,8 +14,10 @@ const USER: &str = "limited";
 
 /// The documents of docs/rbac.yaml, bound to the test's user in place of the service account.
 fn documents() -> Vec<Value> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rbac.yaml")).expect("it is there");
-    let documents = serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).expect("YAML"));
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rbac.yaml")).expect("it is there");
+    let documents =
+        serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).expect("YAML"));
     let mut documents: Vec<Value> = documents.collect();
     for document in &mut documents {
         if document["subjects"].is_array() {

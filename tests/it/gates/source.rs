@@ -75,8 +75,8 @@ async fn what_this_version_cannot_do_is_refused_by_name_and_a_selector_with_unkn
         .spec("encryptionConfigSecretName: key");
     let refused = everything.plan().await;
     refused.assert_held_by(&["NotSupported"]);
-    insta::assert_snapshot!(refused.message("NotSupported"), @"");
-    insta::assert_snapshot!(refused.remedy("NotSupported"), @"");
+    insta::assert_snapshot!(refused.message("NotSupported"), @"reinback.io/engine: operator: this version has the native engine only; encryptionConfigSecretName: this version reads backups in the open only; on-failure Undo: this version makes no safety backups; use Hold or Resume");
+    insta::assert_snapshot!(refused.remedy("NotSupported"), @"take it out of the manifest, or install a version of reinback that can do it");
     ask.plan().await.assert_held_by(&[]);
 
     let narrower = repack(&world, "narrower", |entries| {
