@@ -584,7 +584,7 @@ fn types_that_could_not_be_listed_are_held() {
     assert!(!text.contains("secret"));
     assert_snapshot!(text, @"
     PlanIncomplete: 1 type could not be listed: tokens.ext.cattle.io#v1
-    -> repair what serves the types (`kubectl get apiservices`); for the fields, set `prune: false` or install a version of reinback that knows them; or add to the manifest's annotations: `reinback.io/accept: PlanIncomplete` (plans as if there were no such objects: they are written without a comparison, and none of them is pruned; passes over the fields, so that more may be pruned than was backed up)
+    -> repair what serves them (`kubectl get apiservices`), so that the plan knows what is there; or add to the manifest's annotations: `reinback.io/accept: PlanIncomplete` (plans as if there were no such objects: they are written without a comparison, and none of them is pruned)
     ");
     assert!(is_accepted(world.accept(GateCode::PlanIncomplete), GateCode::PlanIncomplete));
     world.request.accept.clear();

@@ -39,7 +39,10 @@ async fn what_ran_under_another_name_asks_again_and_two_of_one_commit_hold_each_
     assert_eq!(said.code, Some(3), "{said:?}");
     let held: Vec<&str> =
         said.stdout.lines().filter(|line| line.contains("one commit brings")).map(str::trim).collect();
-    insta::assert_snapshot!(held.join("\n"), @"");
+    insta::assert_snapshot!(held.join("\n"), @"
+    one commit brings several manifests that may run; beside this one: Restore two
+    one commit brings several manifests that may run; beside this one: Restore one
+    ");
     world.work.write("clusters/test/two.yaml", &format!("{}  ignoreErrors: true\n", again("two"))).commit("That one");
     world.work.push(&["origin", "HEAD:main"]);
     let said = world.reinback(&["plan"]).await;

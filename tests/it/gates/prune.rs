@@ -48,7 +48,7 @@ async fn prune_asks_before_it_takes_clusters_full_namespaces_definitions_in_use_
     ask.flag("--policy-max-prune-share=0").plan().await.assert_held_by(&[]);
     kubectl(&world, &["create", "namespace", "cattle-newer"]);
     let accepted = ask.flag("--policy-max-prune-share=0").is_accepted("PruneShare").await;
-    insta::assert_snapshot!(accepted.remedy("PruneShare"), @"");
+    insta::assert_snapshot!(accepted.remedy("PruneShare"), @"set `prune: false`, name a newer backup, or raise `policy.maxPruneShare`; or add to the manifest's annotations: `reinback.io/accept: PruneShare` (deletes them all)");
     ask.plan().await.assert_held_by(&[]);
     ask.flag("--policy-max-prune-share=0").spec("deleteTimeoutSeconds: 5").plan().await.assert_held_by(&["PruneShare"]);
     Asked::of(&world).flag("--policy-max-prune-share=0").spec("prune: false").plan().await.assert_held_by(&[]);
