@@ -155,7 +155,51 @@ async fn a_plan_for_machines_keeps_its_shape() {
     let (code, brief) = planned(&world, &[]).await;
     let (_, whole) = planned(&world, &["-v"]).await;
     assert_eq!(code, Some(2), "{:#}", brief["gates"]);
-    insta::assert_snapshot!(shape(&brief).into_iter().collect::<Vec<_>>().join("\n"), @"");
+    insta::assert_snapshot!(shape(&brief).into_iter().collect::<Vec<_>>().join("\n"), @"
+    .at text
+    .backup.clusterUid text
+    .backup.name text
+    .backup.rancherVersion text
+    .backup.sameCluster bool
+    .backup.sha256 text
+    .backup.sizeBytes number
+    .backup.takenAt text
+    .cluster.rancherVersion text
+    .cluster.uid text
+    .counts.created number
+    .counts.deleted number
+    .counts.failed number
+    .counts.protected number
+    .counts.recreated number
+    .counts.skipped number
+    .counts.updated number
+    .deletions[].object text
+    .deletions[].wave text
+    .digest text
+    .empty bool
+    .engine text
+    .held bool
+    .manifest.key text
+    .manifest.kind text
+    .manifest.name text
+    .objects[].change text
+    .objects[].object text
+    .objects[].why[] text
+    .prunes bool
+    .quiesce[].recorded null
+    .quiesce[].replicas number
+    .quiesce[].workload text
+    .resources[].create number
+    .resources[].delete number
+    .resources[].equal number
+    .resources[].notServed number
+    .resources[].protected number
+    .resources[].recreate number
+    .resources[].resource text
+    .resources[].update number
+    .spared[].object text
+    .spared[].reason text
+    ");
     assert_eq!(shape(&brief), shape(&whole));
     let number = |plan: &Value| plan["objects"].as_array().map_or(0, Vec::len);
     assert!(number(&brief) < number(&whole));

@@ -12,15 +12,15 @@ async fn a_backup_that_is_missing_cut_short_or_another_than_pinned_is_refused_un
     let missing = ask.backup("monday-0-2026-11-23T05-58-54Z.tar.gz").plan().await;
     missing.assert_held_by(&["BackupNotFound"]);
     let place = world.store().display().to_string();
-    insta::assert_snapshot!(missing.message("BackupNotFound").replace(&place, "<store>"), @"");
-    insta::assert_snapshot!(missing.remedy("BackupNotFound"), @"");
+    insta::assert_snapshot!(missing.message("BackupNotFound").replace(&place, "<store>"), @"there is no backup `monday-0-2026-11-23T05-58-54Z.tar.gz` in directory <store>");
+    insta::assert_snapshot!(missing.remedy("BackupNotFound"), @"put the file there, or correct `backupFilename` or `storageLocation` in the manifest");
 
     let whole = std::fs::read(world.store().join(&world.backup)).expect("the backup is there");
     let short = "short-0-2026-11-23T05-58-54Z.tar.gz";
     std::fs::write(world.store().join(short), &whole[..whole.len() / 2]).expect("the store is ours");
     let corrupt = ask.backup(short).plan().await;
     corrupt.assert_held_by(&["BackupCorrupt"]);
-    insta::assert_snapshot!(corrupt.message("BackupCorrupt"), @"");
+    insta::assert_snapshot!(corrupt.message("BackupCorrupt"), @"the backup `short-0-2026-11-23T05-58-54Z.tar.gz` is corrupt: the backup ends early, after 432128 unpacked bytes");
     std::fs::remove_file(world.store().join(short)).expect("the store is ours");
     let mended = format!("short-{}-2026-11-23T05-58-54Z.tar.gz", world.cluster.uid());
     std::fs::write(world.store().join(&mended), &whole).expect("the store is ours");
