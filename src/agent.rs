@@ -200,22 +200,17 @@ impl Agent {
         let (view, books) = self.despite_git(view, books).await?;
         let look = Look { first: books.first_look(), whole: view.is_whole };
         let desired = decide(view.placed.clone(), &books.ledger, look);
-        let settled = is_settled(&desired);
-        // A branch stands for a first look that is over: `act` makes it when all is recorded.
-        if settled || !look.first {
-            self.surround(&view, &books, &desired);
-        }
-        for run in books.owed.iter().filter_map(|key| books.runs.get(key)) {
-            self.publisher.make_up(run);
-        }
         let invalid = view.problems.len();
-        if settled {
+        if is_settled(&desired) {
+            self.tell_git(&view, &books, &desired);
+            self.publisher.show();
             return Ok(Passed { invalid, ..Passed::default() });
         }
         let Some(guard) = self.take_lease().await? else {
             return Ok(Passed { invalid, busy: true, ..Passed::default() });
         };
         let acted = self.act_while_held(guard, &view, look).await;
+        self.publisher.show();
         acted.map(|passed| Passed { invalid, ..passed })
     }
 
@@ -336,7 +331,8 @@ impl Agent {
         for (placed, by) in &desired.superseded {
             superseded.push(self.record_superseded(&writer, &books, placed, by).await?);
         }
-        self.surround(view, &books, &desired);
+        // A branch stands for a first look that is over: nothing goes there before all of it is recorded.
+        self.tell_git(view, &books, &desired);
         superseded.iter().for_each(|run| self.publisher.submit(run));
         for (key, reason) in &desired.cancelled {
             passed.again |= self.cancel(&writer, &books, *key, reason).await?;
@@ -375,7 +371,11 @@ impl Agent {
         }
     }
 
-    fn surround(&self, view: &View, books: &Books, desired: &Desired) {
+    /// What Git is to say whatever becomes of this pass.
+    fn tell_git(&self, view: &View, books: &Books, desired: &Desired) {
+        if !books.knows_git {
+            return;
+        }
         let ruling = desired.rules.and_then(|key| view.placed.iter().find(|placed| placed.key == key));
         self.publisher.surround(Surroundings {
             cluster: self.config.cluster.clone(),
@@ -383,6 +383,9 @@ impl Agent {
             rules: ruling.map(|placed| (begin::manifest_ref(placed), begin::source_ref(placed))),
             problems: view.problems.clone(),
         });
+        for run in books.owed.iter().filter_map(|key| books.runs.get(key)) {
+            self.publisher.make_up(run);
+        }
     }
 }
 

@@ -60,7 +60,8 @@ struct Board {
     pushing: BTreeSet<String>,
     /// The dashboard changed though no run did.
     stale: bool,
-    surroundings: Surroundings,
+    /// `None` until they are known: there is no dashboard without them.
+    surroundings: Option<Surroundings>,
 }
 
 /// The branch, and what was read of it last.
@@ -163,22 +164,28 @@ impl Publisher {
         }
     }
 
-    /// Says what the dashboard shows beside the runs.
+    /// Says what the dashboard shows beside the runs; it goes along with the next run, or with [`Publisher::show`].
     pub fn surround(&self, surroundings: Surroundings) {
         let mut board = self.board();
-        if board.surroundings == surroundings {
-            return;
+        if board.surroundings.as_ref() != Some(&surroundings) {
+            board.surroundings = Some(surroundings);
+            board.stale = true;
         }
-        board.surroundings = surroundings;
-        board.stale = true;
-        drop(board);
-        self.owe();
+    }
+
+    /// Hands the dashboard over, when it changed though no run did.
+    pub fn show(&self) {
+        if self.board().stale {
+            self.owe();
+        }
     }
 
     /// Makes the branch this cluster's, which somebody accepted.
     pub fn claim(&self, cluster_uid: &str) {
-        let surroundings = Surroundings { cluster_uid: cluster_uid.to_owned(), ..self.board().surroundings.clone() };
-        self.surround(surroundings);
+        let surroundings = self.board().surroundings.clone();
+        if let Some(surroundings) = surroundings {
+            self.surround(Surroundings { cluster_uid: cluster_uid.to_owned(), ..surroundings });
+        }
     }
 
     fn owe(&self) {
@@ -254,7 +261,7 @@ impl Board {
 struct Load {
     dirty: BTreeSet<String>,
     runs: BTreeMap<String, Arc<Run>>,
-    surroundings: Surroundings,
+    surroundings: Option<Surroundings>,
     stale: bool,
 }
 
@@ -294,12 +301,15 @@ impl Load {
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "no status file for {path}"),
             }
         }
-        edits.push(FileEdit { path: README.to_owned(), content: Some(self.dashboard().into_bytes()) });
+        if let Some(surroundings) = &self.surroundings {
+            let dashboard = self.dashboard(surroundings).into_bytes();
+            edits.push(FileEdit { path: README.to_owned(), content: Some(dashboard) });
+        }
         edits
     }
 
-    fn dashboard(&self) -> String {
-        let Surroundings { cluster, cluster_uid, rules, problems } = &self.surroundings;
+    fn dashboard(&self, surroundings: &Surroundings) -> String {
+        let Surroundings { cluster, cluster_uid, rules, problems } = surroundings;
         let runs: Vec<&Run> = self.runs.values().map(Arc::as_ref).collect();
         let rules = rules.as_ref().map(|(manifest, source)| Rules { manifest, source });
         status::dashboard(&Dashboard { cluster, cluster_uid, rules, runs: &runs, problems })

@@ -74,7 +74,7 @@ pub fn skip(test: &str, why: &str) {
 }
 
 /// The folder of the built binaries; `REINBACK_CONTROL_PLANE` names it when `tests/run` has built them.
-fn binaries() -> Result<&'static Path> {
+pub fn binaries() -> Result<&'static Path> {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     if let Some(path) = BINARIES.get() {
         return Ok(path);
