@@ -82,6 +82,7 @@ pub mod observed;
 pub mod plan;
 pub mod publish;
 pub mod rancher;
+pub mod release;
 pub mod run;
 pub mod status;
 pub mod store;

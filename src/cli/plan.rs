@@ -9,13 +9,13 @@ use super::{Exit, reach};
 use crate::agent::source::{Source, View};
 use crate::agent::{ledger::Books, look};
 use crate::config::{Config, ConfigArgs};
-use crate::desired::{Look, Placed, decide};
+use crate::desired::{Look, Placed, RunKey, decide};
 use crate::git::CommitId;
-use crate::observed::Observed;
+use crate::observed::{LedgerFacts, Observed};
 use crate::plan::Plan;
-use crate::plan::gate::{Gate, GateCode};
 use crate::plan::render::{self, Verbosity};
 use crate::publish::Publisher;
+use crate::run::Phase;
 
 /// Show what each manifest would do now, without doing it
 ///
@@ -72,8 +72,8 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     if manifests.is_empty() && view.problems.is_empty() {
         writeln!(std::io::stderr(), "nothing to do: there is no manifest, or each one has run or was superseded")?;
     }
-    for (placed, holds) in manifests {
-        let (plan, observed) = one(&config, &cluster.reader(), &placed, &books, holds).await?;
+    for (placed, ledger) in manifests {
+        let (plan, observed) = one(&config, &cluster.reader(), &placed, ledger, unfinished(&books)).await?;
         exit = exit.max(exit_of(&plan));
         printer.tell(&plan, &observed, &mut told)?;
     }
@@ -87,30 +87,41 @@ fn commit_id(text: &str) -> anyhow::Result<CommitId> {
     parsed.with_context(|| format!("{text:?} is not a commit; give all 40 digits that `git rev-parse {text}` prints"))
 }
 
-/// Manifests whose key has not ended, newest first, with what holds them whatever the cluster says.
-fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, Option<Gate>)> {
+/// Manifests whose key has not ended, newest first, with what the ledger says of each.
+fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, LedgerFacts)> {
     let desired = decide(view.placed.clone(), &books.ledger, Look { first: false, whole: view.is_whole });
-    let newest = desired.runnable.into_iter().chain(desired.waiting).map(|candidate| (candidate.placed, None));
+    let newest = desired.runnable.into_iter().chain(desired.waiting).map(|candidate| {
+        let ran = candidate.already_run.and_then(|key| books.runs.get(&key));
+        let ledger =
+            LedgerFacts { same_content_ran_as: ran.map(|run| run.spec.manifest.name.clone()), ..books.facts.clone() };
+        (candidate.placed, ledger)
+    });
+    let ids: Vec<(RunKey, String)> =
+        desired.ambiguous.iter().map(|placed| (placed.key, placed.manifest.id.to_string())).collect();
     let ambiguous = desired.ambiguous.into_iter().map(|placed| {
-        let message = "another manifest was changed by the same commit";
-        let gate = Gate::new(GateCode::Ambiguous, message, "change the one that shall run in a commit of its own");
-        (placed, Some(gate))
+        let as_new = ids.iter().filter(|(key, _)| *key != placed.key).map(|(_, id)| id.clone()).collect();
+        (placed, LedgerFacts { as_new, ..books.facts.clone() })
     });
     newest.chain(ambiguous).collect()
+}
+
+/// Names of the runs that are under way.
+fn unfinished(books: &Books) -> Vec<String> {
+    let running = books.ledger.entries.iter().filter(|(_, entry)| entry.phase == Phase::Running);
+    running.filter_map(|(key, _)| books.runs.get(key)?.metadata.name.clone()).collect()
 }
 
 async fn one(
     config: &Config,
     reader: &crate::cluster::ClusterReader,
     placed: &Placed,
-    books: &Books,
-    holds: Option<Gate>,
+    ledger: LedgerFacts,
+    unfinished_runs: Vec<String>,
 ) -> anyhow::Result<(Plan, Observed)> {
-    let asked = look::ask(config, reader, placed, books.facts.clone()).await?;
+    let mut asked = look::ask(config, reader, placed, ledger).await?;
+    asked.known.unfinished_runs = unfinished_runs;
     let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
-    let mut plan = looked.plan;
-    plan.gates.extend(holds);
-    Ok((plan, looked.observed))
+    Ok((looked.plan, looked.observed))
 }
 
 fn exit_of(plan: &Plan) -> Exit {
