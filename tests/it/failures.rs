@@ -62,7 +62,9 @@ async fn an_object_that_is_refused_fails_the_run_and_rancher_is_left_as_the_mani
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     let run = run_of(&world, "hold").await.expect("a run");
     assert_eq!((phase(&run), reason(&run)), ("Failed", "ObjectsFailed"), "{}", run["status"]);
-    for told in [refused.name.as_str(), "Rancher stays at 0", "deployments/cattle-system/rancher (had 3)", "requested-at"] {
+    for told in
+        [refused.name.as_str(), "Rancher stays at 0", "deployments/cattle-system/rancher (had 3)", "requested-at"]
+    {
         assert!(message(&run).contains(told), "{told}: {}", message(&run));
     }
     assert_eq!(run.pointer("/status/errors/0/object"), Some(&json!(refused.to_string())), "{}", run["status"]);

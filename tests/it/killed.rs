@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::harness::eventually;
-use crate::process::{Moment, Process, Round, delete_runs_of, forget_holder, lease_holder, object_writes, phase, run_of};
+use crate::process::{
+    Moment, Process, Round, delete_runs_of, forget_holder, lease_holder, object_writes, phase, run_of,
+};
 use crate::process::{assert_rancher_is_back, until_ended};
 use crate::world::World;
 

@@ -133,10 +133,8 @@ pub async fn until_run(world: &World, manifest: &str, what: &str, wanted: impl F
 
 /// Waits until the run of a manifest has ended.
 pub async fn until_ended(world: &World, manifest: &str) -> Value {
-    until_run(world, manifest, "ended", |run| {
-        ["Succeeded", "Failed", "Cancelled", "Superseded"].contains(&phase(run))
-    })
-    .await
+    until_run(world, manifest, "ended", |run| ["Succeeded", "Failed", "Cancelled", "Superseded"].contains(&phase(run)))
+        .await
 }
 
 pub fn phase(run: &Value) -> &str {
@@ -210,7 +208,13 @@ pub fn assert_quiet_while_writing(events: &[AuditEvent], grace: Duration) {
     };
     for write in writes {
         for time in [write.request_received_timestamp, write.stage_timestamp] {
-            assert_eq!(running(time), 0, "a pod of Rancher existed while {} {} was written", write.verb, write.request_uri);
+            assert_eq!(
+                running(time),
+                0,
+                "a pod of Rancher existed while {} {} was written",
+                write.verb,
+                write.request_uri
+            );
         }
     }
 }
