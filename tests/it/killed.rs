@@ -16,7 +16,7 @@ const SLOWLY: &[&str] = &["--limits-qps", "60"];
 async fn killed_at_ten_moments_and_robbed_of_its_run_in_two_a_restore_comes_to_the_same_end() {
     let world = World::start().await;
     world.settle().await;
-    let rounds: [(&'static str, u64, [(Moment, bool); 5]); 2] = [
+    let rounds = [
         (
             "first",
             11,
