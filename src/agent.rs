@@ -27,6 +27,7 @@ use crate::observe::ObserveError;
 use crate::publish::{NotPushed, Publisher, Surroundings};
 use crate::run::{NAMESPACE, Phase, Run};
 use crate::status::Problem;
+use begin::Begun;
 use ledger::Books;
 use source::{Source, View};
 
@@ -77,6 +78,19 @@ pub struct Passed {
     pub busy: bool,
     /// Something ended: what waited for it may run now.
     pub again: bool,
+}
+
+impl Passed {
+    fn count(&mut self, begun: Begun) {
+        match begun {
+            Begun::Held => self.held += 1,
+            Begun::Ended(phase) => {
+                self.failed += usize::from(phase == Phase::Failed);
+                self.again = true;
+            }
+            Begun::Stopped => {}
+        }
+    }
 }
 
 /// How an agent is started.
@@ -164,25 +178,42 @@ impl Agent {
     ///
     /// When Git, cluster or store do not answer; nothing is lost by it.
     pub async fn pass(&mut self) -> Result<Passed, PassError> {
+        let passed = self.try_pass().await;
+        // Somebody may have deleted the namespace: it is looked for again.
+        self.ready &= passed.is_ok();
+        passed
+    }
+
+    async fn try_pass(&mut self) -> Result<Passed, PassError> {
         self.make_ready().await?;
         let view = self.source.look(&self.config).await;
         let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
         let (view, books) = self.despite_git(view, books).await?;
         let look = Look { first: books.first_look(), whole: view.is_whole };
         let desired = decide(view.placed.clone(), &books.ledger, look);
-        self.surround(&view, &books, &desired);
         let invalid = view.problems.len();
-        if is_settled(&desired) {
+        let is_settled = is_settled(&desired) && books.owed.is_empty();
+        // A branch that is there ends the first look, so it is made when all that was found is recorded.
+        if is_settled || !look.first {
+            self.publisher.surround(self.surroundings(&view, &books, &desired));
+        }
+        if is_settled {
             return Ok(Passed { invalid, ..Passed::default() });
         }
+        let acted = self.act_alone(&view, look).await?;
+        Ok(Passed { invalid, ..acted })
+    }
+
+    /// Acts while holding the lease; `busy` when another agent holds it.
+    async fn act_alone(&mut self, view: &View, look: Look) -> Result<Passed, PassError> {
         let Some(guard) = self.take_lease().await? else {
-            return Ok(Passed { invalid, busy: true, ..Passed::default() });
+            return Ok(Passed { busy: true, ..Passed::default() });
         };
-        let acted = self.act(&guard, &view, look).await;
+        let acted = self.act(&guard, view, look).await;
         if let Err(problem) = guard.release().await {
             warn!(error = &problem as &dyn std::error::Error, "the lease was not given back; it runs out by itself");
         }
-        acted.map(|passed| Passed { invalid, ..passed })
+        acted
     }
 
     /// What is handed to Git.
@@ -190,16 +221,7 @@ impl Agent {
         &self.publisher
     }
 
-    /// Makes namespace and CRD where they are missing.
-    ///
-    /// # Errors
-    ///
-    /// When the API server does not take them.
-    pub async fn prepare(&mut self) -> Result<(), PassError> {
-        self.make_ready().await
-    }
-
-    /// Carries out one manifest that did not come from Git; it counts as newest.
+    /// Carries out one manifest that did not come from Git, to its end; it counts as newest.
     ///
     /// # Errors
     ///
@@ -207,19 +229,21 @@ impl Agent {
     pub async fn run_local(&mut self, placed: Placed) -> Result<Passed, PassError> {
         self.make_ready().await?;
         let mut view = self.source.look(&self.config).await.map_err(PassError::Source)?;
-        view.placed.retain(|other| other.manifest.id != placed.manifest.id);
+        view.placed.retain(|other| other.key != placed.key);
         for other in &mut view.placed {
             other.commit.position = other.commit.position.saturating_add(1);
         }
         view.placed.push(placed);
-        let Some(guard) = self.take_lease().await? else { return Ok(Passed { busy: true, ..Passed::default() }) };
-        let acted = self.act(&guard, &view, Look { first: false, whole: false }).await;
-        if let Err(problem) = guard.release().await {
-            warn!(error = &problem as &dyn std::error::Error, "the lease was not given back; it runs out by itself");
+        let mut failed = 0;
+        // A run that somebody else left unfinished comes first.
+        loop {
+            let passed = self.act_alone(&view, Look { first: false, whole: false }).await?;
+            failed += passed.failed;
+            if !passed.again || *self.stop.borrow() {
+                self.publisher.flush(FLUSH_WITHIN).await?;
+                return Ok(Passed { failed, ..passed });
+            }
         }
-        let passed = acted?;
-        self.publisher.flush(FLUSH_WITHIN).await?;
-        Ok(passed)
     }
 
     /// Git gone does not stop a run that is under way (invariant 8).
@@ -264,9 +288,12 @@ impl Agent {
         let desired = decide(view.placed.clone(), &books.ledger, look);
         let writer = self.cluster.writer().fenced(guard);
         let mut passed = Passed::default();
+        let mut recorded = if look.first { Vec::new() } else { books.owed.clone() };
         for (placed, by) in &desired.superseded {
-            self.record_superseded(&writer, &books, placed, by).await?;
+            recorded.push(self.record_superseded(&writer, &books, placed, by).await?);
         }
+        let surroundings = self.surroundings(view, &books, &desired);
+        self.publisher.hand_over(&recorded, Some(surroundings));
         for (key, reason) in &desired.cancelled {
             passed.again |= self.cancel(&writer, &books, *key, reason).await?;
         }
@@ -279,17 +306,10 @@ impl Agent {
         for placed in &desired.ambiguous {
             let others = desired.ambiguous.iter().filter(|other| other.key != placed.key);
             let others = others.map(|other| other.manifest.id.to_string()).collect();
-            passed.held += usize::from(self.hold_ambiguous(&writer, &books, placed, others).await?);
+            passed.count(self.hold_ambiguous(&writer, &books, placed, others).await?);
         }
         if let Some(candidate) = &desired.runnable {
-            match self.begin(&writer, &books, candidate).await? {
-                begin::Begun::Held => passed.held += 1,
-                begin::Begun::Ended(phase) => {
-                    passed.failed += usize::from(phase == Phase::Failed);
-                    passed.again = true;
-                }
-                begin::Begun::Stopped => {}
-            }
+            passed.count(self.begin(&writer, &books, candidate).await?);
         }
         Ok(passed)
     }
@@ -304,14 +324,14 @@ impl Agent {
         }
     }
 
-    fn surround(&self, view: &View, books: &Books, desired: &Desired) {
+    fn surroundings(&self, view: &View, books: &Books, desired: &Desired) -> Surroundings {
         let ruling = desired.rules.and_then(|key| view.placed.iter().find(|placed| placed.key == key));
-        self.publisher.surround(Surroundings {
+        Surroundings {
             cluster: self.config.cluster.clone(),
-            cluster_uid: books.cluster_uid.clone(),
+            cluster_uid: books.branch_uid(),
             rules: ruling.map(|placed| (begin::manifest_ref(placed), begin::source_ref(placed))),
             problems: view.problems.clone(),
-        });
+        }
     }
 }
 

@@ -12,21 +12,27 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::git::{FileEdit, GitError, StatusBranch, TreeLimits, blocking};
-use crate::run::{ManifestRef, Run, SourceRef};
+use crate::run::{ManifestRef, Phase, Run, SourceRef};
 use crate::status::{self, Dashboard, Problem, Rules, StatusFileError};
 
 /// Pauses between tries to push: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-const README: &str = "README.md";
+/// The dashboard, and where it goes when a README that is not ours is there: the branch may be somebody's own.
+const DASHBOARDS: [&str; 2] = ["README.md", "REINBACK.md"];
 const RUNS_FOLDER: &str = "runs";
 /// Read of a dashboard that somebody edited.
-const README_LIMIT: usize = 4 << 20;
+const DASHBOARD_LIMIT: usize = 4 << 20;
+/// Stands for the cluster's UID in a branch that was made anew although the cluster had runs: until a person accepts
+/// that, the branch is not taken for the ledger it was.
+const LOST: &str = "none-the-branch-was-gone";
 
 /// What the status branch holds.
 #[derive(Debug, Default)]
 pub struct BranchState {
-    /// The branch is on the remote.
+    /// The branch is on the remote and has been written by reinback.
     pub exists: bool,
+    /// It was made anew in place of one that was gone, and nobody has accepted that yet.
+    pub was_lost: bool,
     /// UID of the cluster that wrote the dashboard.
     pub cluster_uid: Option<String>,
     pub runs: Vec<Run>,
@@ -43,7 +49,8 @@ pub struct NotPushed(String);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
     pub cluster: String,
-    pub cluster_uid: String,
+    /// The cluster that the branch is the ledger of; `None` when that is not settled.
+    pub cluster_uid: Option<String>,
     pub rules: Option<(ManifestRef, SourceRef)>,
     pub problems: Vec<Problem>,
 }
@@ -52,9 +59,25 @@ pub struct Surroundings {
 struct Board {
     runs: BTreeMap<String, Run>,
     dirty: BTreeSet<String>,
+    /// On its way: what the branch says of it meanwhile is older.
+    in_flight: BTreeSet<String>,
     /// The dashboard changed though no run did.
     stale: bool,
     surroundings: Surroundings,
+    /// The UID that this process has made the branch's, which reading an older state does not take back.
+    adopted: Option<String>,
+}
+
+impl Board {
+    /// Takes what the branch says, except of runs that this process has to say more of.
+    fn take_over(&mut self, runs: &[Run]) {
+        for run in runs {
+            let path = status::status_file_path(run);
+            if !self.dirty.contains(&path) && !self.in_flight.contains(&path) {
+                self.runs.insert(path, run.clone());
+            }
+        }
+    }
 }
 
 /// Hands runs to the task that pushes. Cloning it is cheap.
@@ -82,7 +105,7 @@ impl Publisher {
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.board)
     }
 
     /// Takes over what the branch holds, so that the dashboard shows it, too.
@@ -91,38 +114,53 @@ impl Publisher {
     ///
     /// What the remote or its network did.
     pub async fn load(&self) -> Result<BranchState, GitError> {
-        let branch = Arc::clone(&self.branch);
-        let state = blocking(move || read(&mut branch.lock().unwrap_or_else(PoisonError::into_inner))).await?;
-        let mut board = self.board();
-        for run in &state.runs {
-            let path = status::status_file_path(run);
-            if !board.dirty.contains(&path) {
-                board.runs.insert(path, run.clone());
-            }
-        }
-        Ok(state)
+        let (branch, board) = (Arc::clone(&self.branch), Arc::clone(&self.board));
+        blocking(move || {
+            let mut branch = locked(&branch);
+            let state = read(&mut branch)?;
+            // Before the branch is let go: a push in between would make this the older state.
+            locked(&board).take_over(&state.runs);
+            Ok(state)
+        })
+        .await
     }
 
     /// Hands a run over to be pushed. A run that has not changed causes no commit.
     pub fn submit(&self, run: &Run) {
-        let path = status::status_file_path(run);
-        let mut board = self.board();
-        board.runs.insert(path.clone(), run.clone());
-        board.dirty.insert(path);
-        drop(board);
-        self.owe();
+        self.hand_over(std::slice::from_ref(run), None);
     }
 
     /// Says what the dashboard shows beside the runs.
     pub fn surround(&self, surroundings: Surroundings) {
+        self.hand_over(&[], Some(surroundings));
+    }
+
+    /// Hands several runs over, and what is beside them, for one and the same commit.
+    pub fn hand_over(&self, runs: &[Run], surroundings: Option<Surroundings>) {
         let mut board = self.board();
-        if board.surroundings == surroundings {
-            return;
+        for run in runs {
+            let path = status::status_file_path(run);
+            board.runs.insert(path.clone(), run.clone());
+            board.dirty.insert(path);
         }
-        board.surroundings = surroundings;
-        board.stale = true;
+        if let Some(mut surroundings) = surroundings {
+            surroundings.cluster_uid = board.adopted.clone().or(surroundings.cluster_uid);
+            board.stale |= board.surroundings != surroundings;
+            board.surroundings = surroundings;
+        }
+        let owes = board.stale || !runs.is_empty();
         drop(board);
-        self.owe();
+        if owes {
+            self.owe();
+        }
+    }
+
+    /// From now on the branch is the ledger of this cluster, whatever it was before.
+    pub fn adopt(&self, cluster_uid: &str) {
+        let mut board = self.board();
+        board.adopted = Some(cluster_uid.to_owned());
+        board.surroundings.cluster_uid = Some(cluster_uid.to_owned());
+        board.stale = true;
     }
 
     fn owe(&self) {
@@ -171,17 +209,19 @@ impl Publisher {
 
     async fn push_once(&self) -> Result<(), GitError> {
         let load = Load::take(&mut self.board());
-        let branch = Arc::clone(&self.branch);
-        let (load, outcome) = blocking(move || {
-            let outcome = load.push(&mut branch.lock().unwrap_or_else(PoisonError::into_inner));
-            (load, outcome)
+        let (branch, board) = (Arc::clone(&self.branch), Arc::clone(&self.board));
+        blocking(move || {
+            let mut branch = locked(&branch);
+            let outcome = load.push(&mut branch);
+            load.settle(&mut locked(&board), outcome.is_ok());
+            outcome
         })
-        .await;
-        if outcome.is_err() {
-            load.put_back(&mut self.board());
-        }
-        outcome
+        .await
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What one push carries.
@@ -194,22 +234,32 @@ struct Load {
 
 impl Load {
     fn take(board: &mut Board) -> Self {
+        board.in_flight = std::mem::take(&mut board.dirty);
         Self {
-            dirty: std::mem::take(&mut board.dirty),
+            dirty: board.in_flight.clone(),
             runs: board.runs.clone(),
             surroundings: board.surroundings.clone(),
             stale: std::mem::take(&mut board.stale),
         }
     }
 
-    fn put_back(self, board: &mut Board) {
-        board.dirty.extend(self.dirty);
-        board.stale |= self.stale;
+    /// What was not pushed is owed again.
+    fn settle(&self, board: &mut Board, pushed: bool) {
+        let in_flight = std::mem::take(&mut board.in_flight);
+        if !pushed {
+            board.dirty.extend(in_flight);
+            board.stale |= self.stale;
+        }
     }
 
     fn push(&self, branch: &mut StatusBranch) -> Result<(), GitError> {
         let edits = self.edits();
-        let published = branch.publish(&self.message(), Timestamp::now(), &mut |_| Ok(edits.clone()))?;
+        let dashboard = self.dashboard().into_bytes();
+        let published = branch.publish(&self.message(), Timestamp::now(), &mut |tree| {
+            let path = dashboard_path(|path| tree.get(path, DASHBOARD_LIMIT))?;
+            let dashboard = FileEdit { path: path.to_owned(), content: Some(dashboard.clone()) };
+            Ok(edits.iter().cloned().chain([dashboard]).collect())
+        })?;
         debug!("status: {published:?}");
         Ok(())
     }
@@ -222,7 +272,6 @@ impl Load {
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "no status file for {path}"),
             }
         }
-        edits.push(FileEdit { path: README.to_owned(), content: Some(self.dashboard().into_bytes()) });
         edits
     }
 
@@ -230,6 +279,7 @@ impl Load {
         let Surroundings { cluster, cluster_uid, rules, problems } = &self.surroundings;
         let runs: Vec<Run> = self.runs.values().cloned().collect();
         let rules = rules.as_ref().map(|(manifest, source)| Rules { manifest, source });
+        let cluster_uid = cluster_uid.as_deref().unwrap_or(LOST);
         status::dashboard(&Dashboard { cluster, cluster_uid, rules, runs: &runs, problems })
     }
 
@@ -248,20 +298,45 @@ impl Load {
 
 fn read(branch: &mut StatusBranch) -> Result<BranchState, GitError> {
     let Some(_) = branch.fetch()? else { return Ok(BranchState::default()) };
-    let limits = TreeLimits { file_bytes: README_LIMIT, files: 100_000, ..TreeLimits::default() };
-    let mut state = BranchState { exists: true, ..BranchState::default() };
+    let limits = TreeLimits { file_bytes: DASHBOARD_LIMIT, files: 100_000, ..TreeLimits::default() };
+    let mut state = BranchState::default();
     for (path, content) in branch.read(RUNS_FOLDER, &limits)? {
+        if !path.ends_with(".yaml") {
+            continue;
+        }
         match status::parse_status_file(&content) {
             Ok(run) => state.runs.push(run),
             Err(error) => state.unreadable.push((path, error)),
         }
     }
-    state.cluster_uid = dashboard_uid(branch, &limits)?;
+    let path = dashboard_path(|path| branch.read_file(path, DASHBOARD_LIMIT))?;
+    let dashboard = branch.read_file(path, DASHBOARD_LIMIT)?.map(|text| String::from_utf8_lossy(&text).into_owned());
+    state.exists = dashboard.is_some() || !state.runs.is_empty() || !state.unreadable.is_empty();
+    let uid = dashboard.as_deref().and_then(status::dashboard_cluster_uid);
+    state.was_lost = uid == Some(LOST);
+    state.cluster_uid = uid.filter(|uid| *uid != LOST).map(str::to_owned);
     Ok(state)
 }
 
-fn dashboard_uid(branch: &StatusBranch, limits: &TreeLimits) -> Result<Option<String>, GitError> {
-    let readme = branch.read_file(README, limits.file_bytes)?;
-    let text = readme.map(|content| String::from_utf8_lossy(&content).into_owned());
-    Ok(text.as_deref().and_then(status::dashboard_cluster_uid).map(str::to_owned))
+/// Where the dashboard is, or goes: a README that is not ours stays as it is.
+fn dashboard_path(
+    get: impl Fn(&str) -> Result<Option<Vec<u8>>, GitError>,
+) -> Result<&'static str, GitError> {
+    let [usual, other] = DASHBOARDS;
+    match get(usual) {
+        Ok(None) => Ok(usual),
+        Ok(Some(text)) if status::is_dashboard(&String::from_utf8_lossy(&text)) => Ok(usual),
+        Ok(Some(_)) | Err(GitError::TooLarge { .. }) => Ok(other),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether `run` says more than `known` does of the same key: an end beats everything, then the longer journal.
+pub fn is_further(run: &Run, known: &Run) -> bool {
+    let rank = |run: &Run| {
+        run.status.as_ref().map_or((false, 0, false), |status| {
+            (status.phase.is_terminal(), status.journal.len(), status.phase != Phase::Pending)
+        })
+    };
+    rank(run) > rank(known)
 }

@@ -18,7 +18,7 @@ mod text;
 
 pub use commit::{commit_message, subject};
 pub use condition::conditions;
-pub use dashboard::{Dashboard, Problem, Rules, dashboard, dashboard_cluster_uid};
+pub use dashboard::{Dashboard, Problem, Rules, dashboard, dashboard_cluster_uid, is_dashboard};
 pub use file::{
     FILE_MAX_BYTES, StatusFileError, parse_status_file, run_from_value, run_object_name, status_file, status_file_path,
 };

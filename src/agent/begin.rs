@@ -125,13 +125,21 @@ impl Agent {
         reader.wait_until(&watched, deadline, established).await.map(drop).map_err(PassError::Runs)
     }
 
-    /// The recorder of a run that the books know, or of a new one.
+    /// The recorder of a run that the books know, or of a new one. Until it starts, it pins the manifest as it is now.
     async fn recorder(&self, writer: &ClusterWriter, books: &Books, placed: &Placed) -> Result<Recorder, PassError> {
-        let run = match books.runs.get(&placed.key) {
-            Some(known) => known.clone(),
-            None => new_run(&self.config.cluster, placed, Timestamp::now()),
-        };
-        Ok(Recorder::take_up(self.cluster.reader(), writer, run).await?)
+        let mut run = new_run(&self.config.cluster, placed, Timestamp::now());
+        let spec = run.spec.clone();
+        match (books.runs.get(&placed.key), books.foreign.get(&placed.key)) {
+            (Some(known), _) => run = known.clone(),
+            // Its file is to be written over, not to stay beside ours.
+            (None, Some(foreign)) => run.metadata.name = foreign.metadata.name.clone(),
+            (None, None) => {}
+        }
+        let mut recorder = Recorder::take_up(self.cluster.reader(), writer, run).await?;
+        if matches!(recorder.status().phase, Phase::Pending | Phase::Held) && recorder.run().spec != spec {
+            recorder.pin(writer, spec).await?;
+        }
+        Ok(recorder)
     }
 
     pub(super) async fn record_superseded(
@@ -140,24 +148,11 @@ impl Agent {
         books: &Books,
         placed: &Placed,
         by: &SupersededBy,
-    ) -> Result<(), PassError> {
+    ) -> Result<Run, PassError> {
         info!("{} is superseded: {by}", placed.manifest.id);
-        self.close(writer, books, placed, Phase::Superseded, by.reason(), &by.to_string()).await
-    }
-
-    async fn close(
-        &self,
-        writer: &ClusterWriter,
-        books: &Books,
-        placed: &Placed,
-        phase: Phase,
-        reason: &str,
-        message: &str,
-    ) -> Result<(), PassError> {
         let mut recorder = self.recorder(writer, books, placed).await?;
-        recorder.update(writer, |run| end(run, phase, reason, message)).await?;
-        self.publisher.submit(recorder.run());
-        Ok(())
+        recorder.update(writer, |run| end(run, Phase::Superseded, by.reason(), &by.to_string())).await?;
+        Ok(recorder.run().clone())
     }
 
     /// A run whose manifest went away before its first write. True when it ended.
@@ -177,7 +172,7 @@ impl Agent {
         let reader = self.cluster.reader();
         let mut recorder = Recorder::take_up(reader, writer, run.clone()).await?;
         if recorder.status().phase != Phase::Running {
-            recorder.update(writer, |run| end(run, Phase::Cancelled, "ManifestRemoved", &message)).await?;
+            recorder.update(writer, |run| end(run, Phase::Cancelled, reason.reason(), &message)).await?;
             self.publisher.submit(recorder.run());
             return Ok(true);
         }
@@ -193,21 +188,21 @@ impl Agent {
         Ok(matches!(ended, Begun::Ended(_)))
     }
 
-    /// Two manifests that one commit changed hold each other. True when it is held.
+    /// Two manifests that one commit changed hold each other.
     pub(super) async fn hold_ambiguous(
         &self,
         writer: &ClusterWriter,
         books: &Books,
         placed: &Placed,
         others: Vec<String>,
-    ) -> Result<bool, PassError> {
+    ) -> Result<Begun, PassError> {
         let recorder = self.recorder(writer, books, placed).await?;
         let gate = Gate::new(
             GateCode::Ambiguous,
             format!("the same commit changed {}", others.join(", ")),
             "remove all but one, or change the one that shall run in a commit of its own",
         );
-        self.hold(writer, recorder, vec![gate], None).await.map(|begun| begun == Begun::Held)
+        self.hold(writer, recorder, vec![gate], None).await
     }
 
     /// Plans the newest manifest, and runs it when nothing holds it.
@@ -240,8 +235,24 @@ impl Agent {
             let gates = looked.plan.gates.clone();
             return self.hold(writer, recorder, gates, Some(&looked)).await;
         }
+        if looked.plan.gates.iter().any(|gate| gate.code == GateCode::LedgerMismatch) {
+            self.adopt(books, placed.key);
+        }
         self.record_start(writer, &mut recorder, &looked).await?;
         self.execute(writer, recorder, placed, Prepared::of(looked)).await
+    }
+
+    /// A person has accepted that the branch becomes this cluster's. What another cluster began goes on in that one, if
+    /// anywhere; `beginning` is about to be written over.
+    fn adopt(&self, books: &Books, beginning: RunKey) {
+        let closed = books.foreign.iter().filter(|(key, _)| **key != beginning).map(|(_, run)| {
+            let mut run = run.clone();
+            let message = "the status branch was taken over by another cluster before this run had ended";
+            end(&mut run, Phase::Cancelled, GateCode::LedgerMismatch.as_str(), message);
+            run
+        });
+        self.publisher.adopt(&books.cluster_uid);
+        self.publisher.hand_over(&closed.collect::<Vec<_>>(), None);
     }
 
     /// From here on the run is under way: gates and digest are judged, and not again.

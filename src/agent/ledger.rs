@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::PassError;
 use crate::cluster::{ClusterError, ClusterReader, ListOptions};
 use crate::config::Config;
-use crate::desired::{Ledger, LedgerEntry, RunKey};
+use crate::desired::{FIRST_LOOK, LOCAL, Ledger, LedgerEntry, RunKey};
 use crate::execute::runs;
 use crate::journal::Journal;
 use crate::manifest::{Digest, Kind};
 use crate::observed::LedgerFacts;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, is_further};
 use crate::run::{NAMESPACE, Phase, Run, RunStatus};
 use crate::status;
 
@@ -27,6 +27,10 @@ pub struct Books {
     pub cluster_uid: String,
     /// Status files that cannot be read: what they stand for may have run.
     pub unreadable: Vec<String>,
+    /// Runs that another cluster, by the branch's UID, has begun and not ended: they are not gone on with here.
+    pub foreign: BTreeMap<RunKey, Run>,
+    /// Runs of which the cluster says more than Git: what a process that ended could not push any more.
+    pub owed: Vec<Run>,
 }
 
 impl Books {
@@ -38,14 +42,30 @@ impl Books {
     pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
         let mut books = Self::of_cluster(reader, config).await?;
         let branch = publisher.load().await.map_err(PassError::Status)?;
-        books.facts.branch_exists = branch.exists;
+        books.facts.branch_exists = branch.exists && !branch.was_lost;
         books.facts.branch_cluster_uid = branch.cluster_uid;
         books.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
+        books.owed = owed(&books.runs, &branch.runs);
+        let is_foreign = books.facts.branch_cluster_uid.as_ref().is_some_and(|uid| *uid != books.cluster_uid);
         for run in branch.runs {
-            books.enter(run);
+            books.enter_from_git(run, is_foreign);
         }
         books.ledger = ledger(&books.runs);
         Ok(books)
+    }
+
+    fn enter_from_git(&mut self, run: Run, is_foreign: bool) {
+        let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
+        match is_foreign && !status_of(&run).phase.is_terminal() && !self.runs.contains_key(&key) {
+            true => drop(self.foreign.insert(key, run)),
+            false => self.enter(run),
+        }
+    }
+
+    /// The UID that the dashboard is to show: what the branch says stays until a person accepts another.
+    pub fn branch_uid(&self) -> Option<String> {
+        let settled = self.first_look() || (self.facts.branch_exists && self.facts.branch_cluster_uid.is_none());
+        if settled { Some(self.cluster_uid.clone()) } else { self.facts.branch_cluster_uid.clone() }
     }
 
     /// Reads both halves of a cluster that may not know runs yet.
@@ -84,9 +104,10 @@ impl Books {
         Ok(books)
     }
 
-    /// There is no status branch and no run: what lies in Git is older than reinback here.
+    /// There is no status branch, and no run but those that a first look recorded before it was broken off: what lies
+    /// in Git is older than reinback here.
     pub fn first_look(&self) -> bool {
-        !self.facts.branch_exists && self.runs.is_empty()
+        !self.facts.branch_exists && self.runs.values().all(is_of_first_look)
     }
 
     pub fn has_running(&self) -> bool {
@@ -96,6 +117,7 @@ impl Books {
     fn enter(&mut self, run: Run) {
         let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
         match self.runs.get(&key) {
+            // The cluster is written before Git, so it was entered first and stays.
             Some(known) if !is_further(&run, known) => {}
             _ => drop(self.runs.insert(key, run)),
         }
@@ -133,13 +155,26 @@ fn status_of(run: &Run) -> RunStatus {
     run.status.clone().unwrap_or_default()
 }
 
-/// An end beats everything, then the longer journal; the cluster is written before Git, so it was entered first and stays.
-fn is_further(run: &Run, known: &Run) -> bool {
-    let rank = |run: &Run| {
+fn is_of_first_look(run: &Run) -> bool {
+    run.status.as_ref().is_none_or(|status| status.phase == Phase::Pending || status.reason == FIRST_LOOK)
+}
+
+/// What the cluster knows and Git does not yet.
+fn owed(in_cluster: &BTreeMap<RunKey, Run>, in_git: &[Run]) -> Vec<Run> {
+    let mut known: BTreeMap<&str, &Run> = BTreeMap::new();
+    for run in in_git {
+        let further = known.get(run.spec.key.as_str()).is_none_or(|known| is_further(run, known));
+        if further {
+            known.insert(&run.spec.key, run);
+        }
+    }
+    let is_owed = |run: &&Run| {
         let status = status_of(run);
-        (status.phase.is_terminal(), status.journal.len(), status.phase != Phase::Pending)
+        let Some(known) = known.get(run.spec.key.as_str()) else { return status.phase != Phase::Pending };
+        let held = status.phase == Phase::Held && !is_further(known, run);
+        is_further(run, known) || (held && status.gates != status_of(known).gates)
     };
-    rank(run) > rank(known)
+    in_cluster.values().filter(is_owed).cloned().collect()
 }
 
 fn ledger(runs: &BTreeMap<RunKey, Run>) -> Ledger {
@@ -157,6 +192,7 @@ fn entry(run: &Run) -> Option<LedgerEntry> {
     Some(LedgerEntry {
         kind,
         name: run.spec.manifest.name.clone(),
+        local: run.spec.source.commit == LOCAL,
         content: run.spec.content_key.parse().ok()?,
         document: Digest::from_hex(&run.spec.document_digest),
         phase: status.phase,

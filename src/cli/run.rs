@@ -11,13 +11,14 @@ use jiff::Timestamp;
 use super::agent::LeaseArgs;
 use super::{Exit, connect, stop_signal};
 use crate::agent::ledger::{Books, list_runs};
-use crate::agent::{Agent, Options, Passed, look};
+use crate::agent::{Agent, Options, look};
 use crate::cluster::ClusterReader;
 use crate::config::{Config, ConfigArgs};
-use crate::desired::{CommitPlace, Placed};
+use crate::desired::{CommitPlace, LOCAL, Placed};
 use crate::manifest::{Limits, SourceFile, Tree};
 use crate::plan::render::{self, Verbosity};
-use crate::status::humane_duration;
+use crate::run::{Phase, Run};
+use crate::status::{humane_duration, render_one};
 
 /// Carry out one manifest now, in the foreground
 ///
@@ -56,7 +57,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
     let stop = stop_signal()?;
     let options = Options { install_crd, lease: lease.times()? };
     let mut agent = Agent::open(config.clone(), cluster, options, stop)?;
-    agent.prepare().await?;
     let books = Books::read_or_new(&reader, agent.publisher(), &config).await?;
     if books.ledger.entries.get(&placed.key).is_some_and(|entry| entry.phase.is_terminal()) {
         writeln!(
@@ -70,14 +70,29 @@ pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
         writeln!(io::stderr(), "nothing was done")?;
         return Ok(Exit::Held);
     }
-    let bar = watch_progress(reader);
+    let key = placed.key;
+    let bar = watch_progress(reader.clone());
     let passed = agent.run_local(placed).await;
     bar.abort();
-    let Passed { held, failed, busy, .. } = passed?;
-    Ok(match (failed, held > 0 || busy) {
-        (0, false) => Exit::Done,
-        (0, true) => Exit::Held,
-        _ => Exit::Failed,
+    if passed?.busy {
+        writeln!(io::stderr(), "another reinback holds the lease; nothing was done")?;
+        return Ok(Exit::Held);
+    }
+    let ran = list_runs(&reader).await?.into_iter().find(|run| run.spec.key == key.to_string());
+    tell_end(ran.as_ref())
+}
+
+/// How the run itself came out, whatever else was gone on with.
+fn tell_end(run: Option<&Run>) -> anyhow::Result<Exit> {
+    let Some(run) = run else {
+        writeln!(io::stderr(), "stopped before the run began")?;
+        return Ok(Exit::Failed);
+    };
+    write!(io::stdout(), "{}", render_one(run, Timestamp::now()))?;
+    Ok(match run.status.as_ref().map(|status| status.phase).unwrap_or_default() {
+        Phase::Succeeded => Exit::Done,
+        Phase::Pending | Phase::Held => Exit::Held,
+        Phase::Running | Phase::Failed | Phase::Superseded | Phase::Cancelled => Exit::Failed,
     })
 }
 
@@ -94,7 +109,7 @@ fn read(file: &PathBuf, config: &Config) -> anyhow::Result<Placed> {
     let mut manifests: Vec<_> = tree.manifests().cloned().collect();
     anyhow::ensure!(manifests.len() == 1, "{name} holds {} manifests; give a file with one", manifests.len());
     let manifest = manifests.remove(0);
-    let commit = CommitPlace { id: "local".to_owned(), position: 0, author: user(), time: Timestamp::now() };
+    let commit = CommitPlace { id: LOCAL.to_owned(), position: 0, author: user(), time: Timestamp::now() };
     Ok(Placed::new(manifest, config.store.as_ref(), commit))
 }
 
