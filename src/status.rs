@@ -120,7 +120,7 @@ fn moment(run: &Run) -> Option<Timestamp> {
 }
 
 /// Newest first; what has no time yet is newest.
-fn newest_first(runs: &[Run]) -> Vec<&Run> {
+pub fn newest_first(runs: &[Run]) -> Vec<&Run> {
     let mut sorted: Vec<&Run> = runs.iter().collect();
     sorted.sort_by_key(|run| std::cmp::Reverse((moment(run).unwrap_or(Timestamp::MAX), run_name(run))));
     sorted

@@ -214,12 +214,10 @@ impl Agent {
     ) -> Result<Begun, PassError> {
         let placed = &candidate.placed;
         let mut recorder = self.recorder(writer, books, placed).await?;
-        if let Some(gate) = never_looked_at(placed, books) {
+        if let Some(gate) = held_unseen(placed, books) {
             return self.hold(writer, recorder, vec![gate], None).await;
         }
-        let mut ledger = books.facts.clone();
-        ledger.same_content_ran_as =
-            candidate.already_run.and_then(|key| books.runs.get(&key).map(|run| run.spec.manifest.name.clone()));
+        let ledger = books.facts_of(candidate.already_run, Vec::new());
         let reader = self.cluster.reader();
         let places = look::places(&self.config);
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
@@ -498,7 +496,7 @@ impl Agent {
 }
 
 /// What holds a manifest whatever backup and cluster say.
-fn never_looked_at(placed: &Placed, books: &Books) -> Option<Gate> {
+pub fn held_unseen(placed: &Placed, books: &Books) -> Option<Gate> {
     if let Body::Rollback(_) = placed.manifest.body {
         return Some(Gate::new(
             GateCode::NotSupported,

@@ -110,6 +110,12 @@ impl Books {
         !self.facts.branch_exists && self.runs.values().all(is_of_first_look)
     }
 
+    /// What the plan of one manifest needs to know: who brought the same content, and who is as new.
+    pub fn facts_of(&self, already_run: Option<RunKey>, as_new: Vec<String>) -> LedgerFacts {
+        let name = already_run.and_then(|key| self.runs.get(&key)).map(|run| run.spec.manifest.name.clone());
+        LedgerFacts { same_content_ran_as: name, as_new, ..self.facts.clone() }
+    }
+
     pub fn has_running(&self) -> bool {
         self.ledger.entries.values().any(|entry| entry.phase == Phase::Running)
     }

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 
 use super::{Exit, connect};
 use crate::agent::source::{Source, View};
-use crate::agent::{ledger::Books, look};
+use crate::agent::{begin::held_unseen, ledger::Books, look};
 use crate::config::{Config, ConfigArgs};
 use crate::desired::{Look, Placed, decide};
-use crate::git::CommitId;
-use crate::observed::Observed;
+use crate::manifest::ManifestId;
+use crate::observed::{LedgerFacts, Observed};
 use crate::plan::Plan;
-use crate::plan::gate::{Gate, GateCode};
+use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
 use crate::publish::Publisher;
 
@@ -24,7 +24,7 @@ use crate::publish::Publisher;
 pub struct PlanArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Commit of the branch to plan for [default: its tip]
+    /// Commit of the branch to plan for: an id of at least 7 digits, the branch or HEAD, with ~n for older ones [default: its tip]
     rev: Option<String>,
     /// Show every object
     #[arg(short, long)]
@@ -55,10 +55,8 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     let folder = tempfile::Builder::new().prefix("reinback-plan-").tempdir().context("cannot make a folder")?;
     folder.path().clone_into(&mut config.data_dir);
     let cluster = connect(context.as_deref(), Some(&config)).await?;
-    let commit = rev.as_deref().map(str::parse::<CommitId>).transpose();
-    let commit = commit.context("the revision is not a full commit id of 40 hexadecimal digits")?;
     let mut source = Source::open(&config)?;
-    let view = source.at(&config, commit).await?;
+    let view = source.at(&config, rev.as_deref()).await?;
     let publisher = Publisher::start(crate::agent::status_branch(&config)?);
     let books = Books::read_or_new(&cluster.reader(), &publisher, &config).await?;
     let verbosity = if verbose { Verbosity::Objects } else { Verbosity::Summary };
@@ -68,40 +66,38 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
         writeln!(std::io::stderr(), "{}{line}: {}", problem.file, problem.text)?;
     }
+    if books.first_look() && !view.placed.is_empty() {
+        let note = "note: the agent has not looked yet; what it finds at its first look is recorded as FirstLook and not run";
+        writeln!(std::io::stderr(), "{note}")?;
+    }
     let mut told = Vec::new();
-    for (placed, holds) in open_manifests(&view, &books) {
-        let (plan, observed) = one(&config, &cluster.reader(), &placed, &books, holds).await?;
-        exit = exit.max(exit_of(&plan));
-        printer.tell(&plan, &observed, &mut told)?;
+    for (placed, facts) in open_manifests(&view, &books) {
+        if let Some(gate) = held_unseen(&placed, &books) {
+            exit = exit.max(Exit::Held);
+            printer.tell_unseen(&placed, &gate, &mut told)?;
+            continue;
+        }
+        let asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
+        let looked = asked.look(&cluster.reader(), &look::places(&config), Timestamp::now()).await?;
+        exit = exit.max(exit_of(&looked.plan));
+        printer.tell(&looked.plan, &looked.observed, &mut told)?;
     }
     printer.end(told)?;
     Ok(exit)
 }
 
-/// Manifests whose key has not ended, newest first, with what holds them whatever the cluster says.
-fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, Option<Gate>)> {
+/// Manifests whose key has not ended, newest first, with what the ledger says of each.
+fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, LedgerFacts)> {
     let desired = decide(view.placed.clone(), &books.ledger, Look { first: false, whole: view.is_whole });
-    let newest = desired.runnable.into_iter().chain(desired.waiting).map(|candidate| (candidate.placed, None));
-    let ambiguous = desired.ambiguous.into_iter().map(|placed| {
-        let message = "another manifest was changed by the same commit";
-        let gate = Gate::new(GateCode::Ambiguous, message, "change the one that shall run in a commit of its own");
-        (placed, Some(gate))
-    });
-    newest.chain(ambiguous).collect()
-}
-
-async fn one(
-    config: &Config,
-    reader: &crate::cluster::ClusterReader,
-    placed: &Placed,
-    books: &Books,
-    holds: Option<Gate>,
-) -> anyhow::Result<(Plan, Observed)> {
-    let asked = look::ask(config, reader, placed, books.facts.clone()).await?;
-    let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
-    let mut plan = looked.plan;
-    plan.gates.extend(holds);
-    Ok((plan, looked.observed))
+    let newest = desired.runnable.into_iter().chain(desired.waiting);
+    let newest =
+        newest.map(|candidate| (candidate.placed, books.facts_of(candidate.already_run, Vec::new()))).collect();
+    let names = |but: &Placed| {
+        let others = desired.ambiguous.iter().filter(|other| other.key != but.key);
+        others.map(|other| other.manifest.id.to_string()).collect()
+    };
+    let ambiguous = desired.ambiguous.iter().map(|placed| (placed.clone(), books.facts_of(None, names(placed))));
+    [newest, ambiguous.collect::<Vec<_>>()].concat()
 }
 
 fn exit_of(plan: &Plan) -> Exit {
@@ -125,6 +121,22 @@ impl Printer {
             PlanOutput::Markdown => writeln!(out, "{}", render::markdown(plan, observed, self.verbosity).trim_end()),
             PlanOutput::Json => {
                 told.push(render::json(plan, observed, self.verbosity));
+                Ok(())
+            }
+        }
+    }
+
+    /// A manifest of which no plan is made.
+    fn tell_unseen(&self, placed: &Placed, gate: &Gate, told: &mut Vec<serde_json::Value>) -> std::io::Result<()> {
+        let Gate { code, class: _, message, remedy, accepted: _ } = gate;
+        let (id, code) = (&placed.manifest.id, code.as_str());
+        let mut out = std::io::stdout().lock();
+        match self.output {
+            PlanOutput::Text => writeln!(out, "{id}: held by {code}: {message}\n  {remedy}"),
+            PlanOutput::Markdown => writeln!(out, "### {id}\n\n- **{code}**: {message}\n  {remedy}"),
+            PlanOutput::Json => {
+                let ManifestId { kind, name } = id;
+                told.push(serde_json::json!({ "kind": kind.as_str(), "name": name, "gates": [gate] }));
                 Ok(())
             }
         }

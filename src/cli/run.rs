@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use super::agent::LeaseArgs;
 use super::{Exit, connect, stop_signal};
 use crate::agent::ledger::{Books, list_runs};
-use crate::agent::{Agent, Options, look};
+use crate::agent::{Agent, Options, begin::held_unseen, look};
 use crate::cluster::ClusterReader;
 use crate::config::{Config, ConfigArgs};
-use crate::desired::{CommitPlace, LOCAL, Placed};
+use crate::desired::{CommitPlace, LOCAL, Look, Placed, decide};
 use crate::manifest::{Limits, SourceFile, Tree};
+use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
 use crate::run::{Phase, Run};
 use crate::status::{humane_duration, render_one};
@@ -121,7 +122,13 @@ fn user() -> String {
 
 /// Prints the plan; false when a gate holds it.
 async fn show_plan(config: &Config, reader: &ClusterReader, placed: &Placed, books: &Books) -> anyhow::Result<bool> {
-    let asked = look::ask(config, reader, placed, books.facts.clone()).await?;
+    if let Some(Gate { code, message, remedy, .. }) = held_unseen(placed, books) {
+        writeln!(io::stdout(), "{}: held by {}: {message}\n  {remedy}", placed.manifest.id, code.as_str())?;
+        return Ok(false);
+    }
+    let alone = decide(vec![placed.clone()], &books.ledger, Look { first: false, whole: false });
+    let already_run = alone.runnable.or(alone.waiting).and_then(|candidate| candidate.already_run);
+    let asked = look::ask(config, reader, placed, books.facts_of(already_run, Vec::new())).await?;
     let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
     let text = render::text(&looked.plan, &looked.observed, Verbosity::Summary);
     writeln!(io::stdout(), "{}", text.trim_end())?;

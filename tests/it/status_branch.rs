@@ -1,0 +1,1 @@
+//! The status branch: written beside others, never lost, and never taken for what it is not.
