@@ -1,6 +1,7 @@
 //! The status branch, written beside everything else: what is owed to Git is pushed as soon as Git takes it.
 //!
-//! A run hands its state over and goes on. Only before quiesce does it wait for the push ([`Publisher::flush`]).
+//! A run hands its state over and goes on. Only before quiesce does it wait for the push ([`Publisher::announce`]).
+//! Each state that is handed over is told as an Event of the API, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::cluster::{Event, Events, Regarding};
 use crate::git::{FileEdit, GitError, StatusBranch, TreeLimits, blocking};
-use crate::run::{ManifestRef, Phase, Run, SourceRef};
-use crate::status::{self, Dashboard, Problem, Rules, StatusFileError};
+use crate::run::{ManifestRef, NAMESPACE, Run, SourceRef};
+use crate::status::{self, Dashboard, EventText, Problem, Rules, StatusFileError};
+use crate::store::Sha256;
 
 /// Pauses between tries to push: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -22,20 +25,15 @@ const DASHBOARDS: [&str; 2] = ["README.md", "REINBACK.md"];
 const RUNS_FOLDER: &str = "runs";
 /// Read of a dashboard that somebody edited.
 const DASHBOARD_LIMIT: usize = 4 << 20;
-/// Stands for the cluster's UID in a branch that was made anew although the cluster had runs: until a person accepts
-/// that, the branch is not taken for the ledger it was.
-const LOST: &str = "none-the-branch-was-gone";
 
 /// What the status branch holds.
 #[derive(Debug, Default)]
 pub struct BranchState {
-    /// The branch is on the remote and has been written by reinback.
+    /// The branch is on the remote, and reinback has written to it.
     pub exists: bool,
-    /// It was made anew in place of one that was gone, and nobody has accepted that yet.
-    pub was_lost: bool,
     /// UID of the cluster that wrote the dashboard.
     pub cluster_uid: Option<String>,
-    pub runs: Vec<Run>,
+    pub runs: Vec<Arc<Run>>,
     /// Files that are no status files: path, and why.
     pub unreadable: Vec<(String, StatusFileError)>,
 }
@@ -49,63 +47,68 @@ pub struct NotPushed(String);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
     pub cluster: String,
-    /// The cluster that the branch is the ledger of; `None` when that is not settled.
-    pub cluster_uid: Option<String>,
+    pub cluster_uid: String,
     pub rules: Option<(ManifestRef, SourceRef)>,
     pub problems: Vec<Problem>,
 }
 
 #[derive(Debug, Default)]
 struct Board {
-    runs: BTreeMap<String, Run>,
+    /// By the path of the status file.
+    runs: BTreeMap<String, Arc<Run>>,
     dirty: BTreeSet<String>,
-    /// On its way: what the branch says of it meanwhile is older.
-    in_flight: BTreeSet<String>,
+    /// Taken from `dirty` by a push that has not ended.
+    pushing: BTreeSet<String>,
     /// The dashboard changed though no run did.
     stale: bool,
     surroundings: Surroundings,
-    /// The UID that this process has made the branch's, which reading an older state does not take back.
-    adopted: Option<String>,
 }
 
-impl Board {
-    /// Takes what the branch says, except of runs that this process has to say more of.
-    fn take_over(&mut self, runs: &[Run]) {
-        for run in runs {
-            let path = status::status_file_path(run);
-            if !self.dirty.contains(&path) && !self.in_flight.contains(&path) {
-                self.runs.insert(path, run.clone());
-            }
-        }
-    }
+/// The branch, and what was read of it last.
+struct Shelf {
+    branch: StatusBranch,
+    /// By path, with the digest of the file that each was read from.
+    read: BTreeMap<String, (Sha256, Arc<Run>)>,
 }
 
 /// Hands runs to the task that pushes. Cloning it is cheap.
 #[derive(Clone)]
 pub struct Publisher {
-    branch: Arc<Mutex<StatusBranch>>,
+    shelf: Arc<Mutex<Shelf>>,
     board: Arc<Mutex<Board>>,
     /// Counts up with each change of the board.
     owed: Arc<watch::Sender<u64>>,
     /// The count up to which the remote has it, or why it has not.
     pushed: Arc<watch::Sender<(u64, Option<NotPushed>)>>,
+    events: Option<Events>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Publisher {
     /// Starts the task that pushes; it ends with the process.
     pub fn start(branch: StatusBranch) -> Self {
         let publisher = Self {
-            branch: Arc::new(Mutex::new(branch)),
+            shelf: Arc::new(Mutex::new(Shelf { branch, read: BTreeMap::new() })),
             board: Arc::default(),
             owed: Arc::new(watch::Sender::new(0)),
             pushed: Arc::new(watch::Sender::new((0, None))),
+            events: None,
         };
         tokio::spawn(publisher.clone().push_for_ever());
         publisher
     }
 
+    /// Tells what is handed over as Events, too.
+    #[must_use]
+    pub fn telling(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
     fn board(&self) -> MutexGuard<'_, Board> {
-        locked(&self.board)
+        lock(&self.board)
     }
 
     /// Takes over what the branch holds, so that the dashboard shows it, too.
@@ -114,12 +117,12 @@ impl Publisher {
     ///
     /// What the remote or its network did.
     pub async fn load(&self) -> Result<BranchState, GitError> {
-        let (branch, board) = (Arc::clone(&self.branch), Arc::clone(&self.board));
+        let (shelf, board) = (Arc::clone(&self.shelf), Arc::clone(&self.board));
         blocking(move || {
-            let mut branch = locked(&branch);
-            let state = read(&mut branch)?;
-            // Before the branch is let go: a push in between would make this the older state.
-            locked(&board).take_over(&state.runs);
+            let mut shelf = lock(&shelf);
+            let state = read(&mut shelf)?;
+            // With the branch still locked: a push that ends meanwhile would be newer than what was read.
+            lock(&board).take_over(&state.runs);
             Ok(state)
         })
         .await
@@ -127,40 +130,69 @@ impl Publisher {
 
     /// Hands a run over to be pushed. A run that has not changed causes no commit.
     pub fn submit(&self, run: &Run) {
-        self.hand_over(std::slice::from_ref(run), None);
+        if let Some(events) = &self.events {
+            told(run).into_iter().for_each(|event| events.tell(event));
+        }
+        self.make_up(run);
+    }
+
+    /// Hands over what was told before and did not reach the remote.
+    pub fn make_up(&self, run: &Run) {
+        let path = status::status_file_path(run);
+        let mut board = self.board();
+        board.runs.insert(path.clone(), Arc::new(run.clone()));
+        board.dirty.insert(path);
+        drop(board);
+        self.owe();
+    }
+
+    /// Hands a run over and waits until the remote has it.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no status file of it: a run that Git does not know must not begin. Else as [`Publisher::flush`].
+    pub async fn announce(&self, run: &Run, limit: Duration) -> Result<(), NotPushed> {
+        status::status_file(run).map_err(|error| NotPushed(format!("the run has no status file: {error}")))?;
+        self.submit(run);
+        self.flush(limit).await
+    }
+
+    /// Waits until the Events that were handed over are sent or given up.
+    pub async fn settle_events(&self, limit: Duration) {
+        if let Some(events) = &self.events {
+            events.settle(limit).await;
+        }
     }
 
     /// Says what the dashboard shows beside the runs.
     pub fn surround(&self, surroundings: Surroundings) {
-        self.hand_over(&[], Some(surroundings));
+        if self.board().lay(surroundings) {
+            self.owe();
+        }
     }
 
-    /// Hands several runs over, and what is beside them, for one and the same commit.
-    pub fn hand_over(&self, runs: &[Run], surroundings: Option<Surroundings>) {
+    /// Hands several runs over with what is beside them, for one and the same commit.
+    pub fn submit_all(&self, runs: &[Run], surroundings: Surroundings) {
+        if let Some(events) = &self.events {
+            runs.iter().filter_map(told).for_each(|event| events.tell(event));
+        }
         let mut board = self.board();
         for run in runs {
             let path = status::status_file_path(run);
-            board.runs.insert(path.clone(), run.clone());
+            board.runs.insert(path.clone(), Arc::new(run.clone()));
             board.dirty.insert(path);
         }
-        if let Some(mut surroundings) = surroundings {
-            surroundings.cluster_uid = board.adopted.clone().or(surroundings.cluster_uid);
-            board.stale |= board.surroundings != surroundings;
-            board.surroundings = surroundings;
-        }
-        let owes = board.stale || !runs.is_empty();
+        let owes = board.lay(surroundings) || !runs.is_empty();
         drop(board);
         if owes {
             self.owe();
         }
     }
 
-    /// From now on the branch is the ledger of this cluster, whatever it was before.
-    pub fn adopt(&self, cluster_uid: &str) {
-        let mut board = self.board();
-        board.adopted = Some(cluster_uid.to_owned());
-        board.surroundings.cluster_uid = Some(cluster_uid.to_owned());
-        board.stale = true;
+    /// Makes the branch this cluster's, which somebody accepted.
+    pub fn claim(&self, cluster_uid: &str) {
+        let surroundings = Surroundings { cluster_uid: cluster_uid.to_owned(), ..self.board().surroundings.clone() };
+        self.surround(surroundings);
     }
 
     fn owe(&self) {
@@ -209,45 +241,62 @@ impl Publisher {
 
     async fn push_once(&self) -> Result<(), GitError> {
         let load = Load::take(&mut self.board());
-        let (branch, board) = (Arc::clone(&self.branch), Arc::clone(&self.board));
-        blocking(move || {
-            let mut branch = locked(&branch);
-            let outcome = load.push(&mut branch);
-            load.settle(&mut locked(&board), outcome.is_ok());
-            outcome
+        let shelf = Arc::clone(&self.shelf);
+        let (load, outcome) = blocking(move || {
+            let outcome = load.push(&mut lock(&shelf).branch);
+            (load, outcome)
         })
-        .await
+        .await;
+        load.settle(&mut self.board(), outcome.is_ok());
+        outcome
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Board {
+    /// True when that changes the dashboard.
+    fn lay(&mut self, surroundings: Surroundings) -> bool {
+        let changed = self.surroundings != surroundings;
+        self.surroundings = surroundings;
+        self.stale |= changed;
+        changed
+    }
+
+    /// Runs of the branch, but where a newer state is on its way there.
+    fn take_over(&mut self, runs: &[Arc<Run>]) {
+        for run in runs {
+            let path = status::status_file_path(run);
+            if !self.dirty.contains(&path) && !self.pushing.contains(&path) {
+                self.runs.insert(path, Arc::clone(run));
+            }
+        }
+    }
 }
 
 /// What one push carries.
 struct Load {
     dirty: BTreeSet<String>,
-    runs: BTreeMap<String, Run>,
+    runs: BTreeMap<String, Arc<Run>>,
     surroundings: Surroundings,
     stale: bool,
 }
 
 impl Load {
     fn take(board: &mut Board) -> Self {
-        board.in_flight = std::mem::take(&mut board.dirty);
+        let dirty = std::mem::take(&mut board.dirty);
+        board.pushing.clone_from(&dirty);
         Self {
-            dirty: board.in_flight.clone(),
+            dirty,
             runs: board.runs.clone(),
             surroundings: board.surroundings.clone(),
             stale: std::mem::take(&mut board.stale),
         }
     }
 
-    /// What was not pushed is owed again.
-    fn settle(&self, board: &mut Board, pushed: bool) {
-        let in_flight = std::mem::take(&mut board.in_flight);
+    /// What did not get through is owed again.
+    fn settle(self, board: &mut Board, pushed: bool) {
+        board.pushing.clear();
         if !pushed {
-            board.dirty.extend(in_flight);
+            board.dirty.extend(self.dirty);
             board.stale |= self.stale;
         }
     }
@@ -277,51 +326,63 @@ impl Load {
 
     fn dashboard(&self) -> String {
         let Surroundings { cluster, cluster_uid, rules, problems } = &self.surroundings;
-        let runs: Vec<Run> = self.runs.values().cloned().collect();
+        let runs: Vec<&Run> = self.runs.values().map(Arc::as_ref).collect();
         let rules = rules.as_ref().map(|(manifest, source)| Rules { manifest, source });
-        let cluster_uid = cluster_uid.as_deref().unwrap_or(LOST);
         status::dashboard(&Dashboard { cluster, cluster_uid, rules, runs: &runs, problems })
     }
 
     fn message(&self) -> String {
-        let changed: Vec<&Run> = self.dirty.iter().filter_map(|path| self.runs.get(path)).collect();
+        let changed: Vec<&Run> = self.dirty.iter().filter_map(|path| self.runs.get(path)).map(Arc::as_ref).collect();
         match changed.as_slice() {
             [] => "dashboard: manifests or their problems changed\n".to_owned(),
             [run] => status::commit_message(run),
-            many => {
-                let lines: Vec<String> = many.iter().map(|run| format!("- {}", status::subject(run))).collect();
-                format!("status of {} runs\n\n{}\n", many.len(), lines.join("\n"))
-            }
+            many => status::commit_message_of_many(many),
         }
     }
 }
 
-fn read(branch: &mut StatusBranch) -> Result<BranchState, GitError> {
+fn told(run: &Run) -> Option<Event> {
+    let EventText { reason, action, note, is_warning } = status::event(run)?;
+    let regarding = Regarding {
+        api_version: <Run as kube::Resource>::api_version(&()).into_owned(),
+        kind: <Run as kube::Resource>::kind(&()).into_owned(),
+        namespace: run.metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned()),
+        name: run.metadata.name.clone()?,
+        uid: run.metadata.uid.clone()?,
+    };
+    Some(Event { regarding, reason, action, note, is_warning, at: Timestamp::now() })
+}
+
+fn read(shelf: &mut Shelf) -> Result<BranchState, GitError> {
+    let Shelf { branch, read } = shelf;
     let Some(_) = branch.fetch()? else { return Ok(BranchState::default()) };
     let limits = TreeLimits { file_bytes: DASHBOARD_LIMIT, files: 100_000, ..TreeLimits::default() };
     let mut state = BranchState::default();
-    for (path, content) in branch.read(RUNS_FOLDER, &limits)? {
-        if !path.ends_with(".yaml") {
-            continue;
-        }
-        match status::parse_status_file(&content) {
-            Ok(run) => state.runs.push(run),
+    let mut before = std::mem::take(read);
+    let files = branch.read(RUNS_FOLDER, &limits)?;
+    for (path, content) in files.into_iter().filter(|(path, _)| path.ends_with(".yaml")) {
+        let digest = Sha256::of(&content);
+        let run = match before.remove(&path) {
+            Some((known, run)) if known == digest => Ok(run),
+            _ => status::parse_status_file(&content).map(Arc::new),
+        };
+        match run {
+            Ok(run) => {
+                state.runs.push(Arc::clone(&run));
+                read.insert(path, (digest, run));
+            }
             Err(error) => state.unreadable.push((path, error)),
         }
     }
     let path = dashboard_path(|path| branch.read_file(path, DASHBOARD_LIMIT))?;
     let dashboard = branch.read_file(path, DASHBOARD_LIMIT)?.map(|text| String::from_utf8_lossy(&text).into_owned());
     state.exists = dashboard.is_some() || !state.runs.is_empty() || !state.unreadable.is_empty();
-    let uid = dashboard.as_deref().and_then(status::dashboard_cluster_uid);
-    state.was_lost = uid == Some(LOST);
-    state.cluster_uid = uid.filter(|uid| *uid != LOST).map(str::to_owned);
+    state.cluster_uid = dashboard.as_deref().and_then(status::dashboard_cluster_uid).map(str::to_owned);
     Ok(state)
 }
 
 /// Where the dashboard is, or goes: a README that is not ours stays as it is.
-fn dashboard_path(
-    get: impl Fn(&str) -> Result<Option<Vec<u8>>, GitError>,
-) -> Result<&'static str, GitError> {
+fn dashboard_path(get: impl Fn(&str) -> Result<Option<Vec<u8>>, GitError>) -> Result<&'static str, GitError> {
     let [usual, other] = DASHBOARDS;
     match get(usual) {
         Ok(None) => Ok(usual),
@@ -329,14 +390,4 @@ fn dashboard_path(
         Ok(Some(_)) | Err(GitError::TooLarge { .. }) => Ok(other),
         Err(error) => Err(error),
     }
-}
-
-/// Whether `run` says more than `known` does of the same key: an end beats everything, then the longer journal.
-pub fn is_further(run: &Run, known: &Run) -> bool {
-    let rank = |run: &Run| {
-        run.status.as_ref().map_or((false, 0, false), |status| {
-            (status.phase.is_terminal(), status.journal.len(), status.phase != Phase::Pending)
-        })
-    };
-    rank(run) > rank(known)
 }

@@ -18,7 +18,7 @@ use crate::object::Resource;
 use crate::observe::ObserveError;
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::gates::status_not_pushed;
-use crate::run::{Counts, ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
+use crate::run::{ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
 use crate::status;
 
 /// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
@@ -142,6 +142,7 @@ impl Agent {
         Ok(recorder)
     }
 
+    /// Gives the run as it ended, for Git.
     pub(super) async fn record_superseded(
         &self,
         writer: &ClusterWriter,
@@ -221,7 +222,10 @@ impl Agent {
         let reader = self.cluster.reader();
         let places = look::places(&self.config);
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
-            Ok(asked) => asked.look(&reader, &places, Timestamp::now()).await,
+            Ok(mut asked) => {
+                asked.known.unfinished_runs = books.others_running.clone();
+                asked.look(&reader, &places, Timestamp::now()).await
+            }
             Err(error) => Err(error),
         };
         let looked = match looked {
@@ -237,6 +241,12 @@ impl Agent {
             self.adopt(books, placed.key);
         }
         self.record_start(writer, &mut recorder, &looked).await?;
+        if looked.plan.touches_nothing() {
+            let message = "the cluster is as the backup has it: nothing was written, and Rancher was left running";
+            recorder.update(writer, |run| end(run, Phase::Succeeded, "NothingToDo", message)).await?;
+            self.publisher.submit(recorder.run());
+            return Ok(Begun::Ended(Phase::Succeeded));
+        }
         self.execute(writer, recorder, placed, Prepared::of(looked)).await
     }
 
@@ -249,8 +259,8 @@ impl Agent {
             end(&mut run, Phase::Cancelled, GateCode::LedgerMismatch.as_str(), message);
             run
         });
-        self.publisher.adopt(&books.cluster_uid);
-        self.publisher.hand_over(&closed.collect::<Vec<_>>(), None);
+        self.publisher.claim(&books.cluster_uid);
+        closed.for_each(|run| self.publisher.submit(&run));
     }
 
     /// From here on the run is under way: gates and digest are judged, and not again.
@@ -399,8 +409,11 @@ impl Agent {
         let mut request = look::request(&self.config, placed);
         request.resuming = true;
         request.prunes_as_begun = recorder.status().plan.map(|plan| plan.prunes);
+        self.under_way(deadline_of(&recorder, self.timeout(placed)));
         let mut work = prepared.into_work(recorder, request, placed);
-        match executor.run(&mut work).await? {
+        let ended = executor.run(&mut work).await?;
+        self.under_way(None);
+        match ended {
             Ended::Terminal(phase) => Ok(Begun::Ended(phase)),
             Ended::Stopped => Ok(Begun::Stopped),
             Ended::NotAnnounced => {
@@ -515,10 +528,13 @@ pub fn held_unseen(placed: &Placed, books: &Books) -> Option<Gate> {
 }
 
 fn is_overdue(recorder: &Recorder, timeout: std::time::Duration) -> bool {
-    let started = recorder.status().started_at;
+    deadline_of(recorder, timeout).is_some_and(|deadline| Timestamp::now() > deadline)
+}
+
+/// When the time of a run that has started is over.
+fn deadline_of(recorder: &Recorder, timeout: std::time::Duration) -> Option<Timestamp> {
     let timeout = jiff::SignedDuration::try_from(timeout).unwrap_or(jiff::SignedDuration::MAX);
-    let deadline = started.and_then(|started| started.checked_add(timeout).ok());
-    deadline.is_some_and(|deadline| Timestamp::now() > deadline)
+    recorder.status().started_at?.checked_add(timeout).ok()
 }
 
 fn end(run: &mut Run, phase: Phase, reason: &str, message: &str) {
@@ -564,6 +580,9 @@ impl Prepared {
 
     fn into_work(self, recorder: Recorder, request: crate::plan::Request, placed: &Placed) -> Work {
         let backup_name = backup_name(&placed.manifest);
+        let quiesce = recorder.status().plan.map(|plan| plan.quiesce).unwrap_or_default();
+        // What an earlier process did counts.
+        let counts = recorder.status().counts.unwrap_or_default();
         let mut work = Work {
             recorder,
             request,
@@ -573,8 +592,8 @@ impl Prepared {
             laid_out: None,
             planned_deletions: None,
             backup: None,
-            counts: Counts::default(),
-            quiesce: Vec::new(),
+            counts,
+            quiesce,
             quiet: None,
             not_announced: String::new(),
         };
@@ -588,7 +607,6 @@ impl Prepared {
         if let Some(Looked { plan, observed, spool, known }) = self.looked {
             let key = |deletion: &crate::plan::Deletion| observed.live.objects[deletion.live as usize].key.clone();
             work.planned_deletions = Some(plan.deletions.iter().map(key).collect());
-            work.quiesce = plan.quiesce.iter().map(|workload| workload.reference.clone()).collect();
             work.known = known;
             work.spool = spool;
             work.backup = Some(observed.backup);

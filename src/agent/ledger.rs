@@ -1,6 +1,7 @@
 //! The ledger: what ran, by the cluster's `Run` objects and the status files of Git together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -12,9 +13,12 @@ use crate::execute::runs;
 use crate::journal::Journal;
 use crate::manifest::{Digest, Kind};
 use crate::observed::LedgerFacts;
-use crate::publish::{Publisher, is_further};
+use crate::publish::Publisher;
 use crate::run::{NAMESPACE, Phase, Run, RunStatus};
 use crate::status;
+
+/// Stands for the UID of the cluster in a branch that we made anew because it was gone.
+const NOBODY: &str = "unknown";
 
 /// Everything that is known of runs.
 #[derive(Debug, Default)]
@@ -27,10 +31,12 @@ pub struct Books {
     pub cluster_uid: String,
     /// Status files that cannot be read: what they stand for may have run.
     pub unreadable: Vec<String>,
+    /// Runs of which Git does not say what the cluster says: the last push was not made, or a person changed a file.
+    pub owed: Vec<RunKey>,
+    /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
+    pub others_running: Vec<String>,
     /// Runs that another cluster, by the branch's UID, has begun and not ended: they are not gone on with here.
     pub foreign: BTreeMap<RunKey, Run>,
-    /// Runs of which the cluster says more than Git: what a process that ended could not push any more.
-    pub owed: Vec<Run>,
 }
 
 impl Books {
@@ -40,32 +46,7 @@ impl Books {
     ///
     /// `Status` when Git, `Runs` when the cluster does not answer.
     pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
-        let mut books = Self::of_cluster(reader, config).await?;
-        let branch = publisher.load().await.map_err(PassError::Status)?;
-        books.facts.branch_exists = branch.exists && !branch.was_lost;
-        books.facts.branch_cluster_uid = branch.cluster_uid;
-        books.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
-        books.owed = owed(&books.runs, &branch.runs);
-        let is_foreign = books.facts.branch_cluster_uid.as_ref().is_some_and(|uid| *uid != books.cluster_uid);
-        for run in branch.runs {
-            books.enter_from_git(run, is_foreign);
-        }
-        books.ledger = ledger(&books.runs);
-        Ok(books)
-    }
-
-    fn enter_from_git(&mut self, run: Run, is_foreign: bool) {
-        let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
-        match is_foreign && !status_of(&run).phase.is_terminal() && !self.runs.contains_key(&key) {
-            true => drop(self.foreign.insert(key, run)),
-            false => self.enter(run),
-        }
-    }
-
-    /// The UID that the dashboard is to show: what the branch says stays until a person accepts another.
-    pub fn branch_uid(&self) -> Option<String> {
-        let settled = self.first_look() || (self.facts.branch_exists && self.facts.branch_cluster_uid.is_none());
-        if settled { Some(self.cluster_uid.clone()) } else { self.facts.branch_cluster_uid.clone() }
+        Self::of_cluster(reader, config).await?.with_branch(publisher).await
     }
 
     /// Reads both halves of a cluster that may not know runs yet.
@@ -78,13 +59,43 @@ impl Books {
         publisher: &Publisher,
         config: &Config,
     ) -> Result<Self, PassError> {
-        match Self::read(reader, publisher, config).await {
+        let books = match Self::of_cluster(reader, config).await {
             Err(PassError::NoCrd) => {
                 let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
-                Ok(Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() })
+                Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() }
             }
-            read => read,
+            read => read?,
+        };
+        books.with_branch(publisher).await
+    }
+
+    async fn with_branch(mut self, publisher: &Publisher) -> Result<Self, PassError> {
+        let branch = publisher.load().await.map_err(PassError::Status)?;
+        self.facts.branch_exists = branch.exists;
+        self.facts.branch_cluster_uid = branch.cluster_uid;
+        self.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
+        self.owed = self.owed_to(&branch.runs);
+        let owner = self.facts.branch_cluster_uid.clone();
+        let is_foreign = owner.is_some_and(|uid| uid != self.cluster_uid && uid != NOBODY);
+        for run in branch.runs {
+            self.enter_from_git(Arc::unwrap_or_clone(run), is_foreign);
         }
+        self.ledger = ledger(&self.runs);
+        Ok(self)
+    }
+
+    fn enter_from_git(&mut self, run: Run, is_foreign: bool) {
+        let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
+        match is_foreign && !status_of(&run).phase.is_terminal() && !self.runs.contains_key(&key) {
+            true => drop(self.foreign.insert(key, run)),
+            false => self.enter(run),
+        }
+    }
+
+    /// What the plan of one manifest needs to know: who brought the same content, and who is as new.
+    pub fn facts_of(&self, already_run: Option<RunKey>, as_new: Vec<String>) -> LedgerFacts {
+        let name = already_run.and_then(|key| self.runs.get(&key)).map(|run| run.spec.manifest.name.clone());
+        LedgerFacts { same_content_ran_as: name, as_new, ..self.facts.clone() }
     }
 
     /// Reads the cluster's half alone, for when Git does not answer.
@@ -97,23 +108,56 @@ impl Books {
         let mut books = Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() };
         let known = list_runs(reader).await?;
         books.facts.runs_in_cluster = known.len();
-        for run in known.into_iter().filter(|run| run.spec.cluster == config.cluster) {
-            books.enter(run);
+        for run in known {
+            match run.spec.cluster == config.cluster {
+                true => books.enter(run),
+                false if status_of(&run).phase == Phase::Running => {
+                    books.others_running.extend(run.metadata.name);
+                }
+                false => {}
+            }
         }
         books.ledger = ledger(&books.runs);
         Ok(books)
     }
 
-    /// There is no status branch, and no run but those that a first look recorded before it was broken off: what lies
-    /// in Git is older than reinback here.
+    /// There is no status branch and no run but of a first look: what lies in Git is older than reinback here.
+    ///
+    /// A first look that was broken off goes on: what it recorded does not end it.
     pub fn first_look(&self) -> bool {
-        !self.facts.branch_exists && self.runs.values().all(is_of_first_look)
+        let of_first_look = |run: &Run| {
+            // One without a status was made a moment before that process ended.
+            run.status.as_ref().is_none_or(|status| status.phase == Phase::Pending || status.reason == FIRST_LOOK)
+        };
+        !self.facts.branch_exists && self.runs.values().all(of_first_look)
     }
 
-    /// What the plan of one manifest needs to know: who brought the same content, and who is as new.
-    pub fn facts_of(&self, already_run: Option<RunKey>, as_new: Vec<String>) -> LedgerFacts {
-        let name = already_run.and_then(|key| self.runs.get(&key)).map(|run| run.spec.manifest.name.clone());
-        LedgerFacts { same_content_ran_as: name, as_new, ..self.facts.clone() }
+    /// What the dashboard says of whose branch it is. Until somebody accepts `LedgerMismatch` that stays as it is, or
+    /// the gate would go away by our own writing.
+    pub fn branch_of(&self) -> &str {
+        match &self.facts.branch_cluster_uid {
+            Some(uid) => uid,
+            None if !self.facts.branch_exists && self.facts.runs_in_cluster > 0 && !self.first_look() => NOBODY,
+            None => &self.cluster_uid,
+        }
+    }
+
+    /// Of the cluster's runs those that do not go on and of which `files` says something else. Another cluster's branch
+    /// is owed nothing.
+    fn owed_to(&self, files: &[Arc<Run>]) -> Vec<RunKey> {
+        if self.facts.branch_cluster_uid.as_deref() != Some(self.cluster_uid.as_str()) {
+            return Vec::new();
+        }
+        let told: BTreeMap<&str, &Arc<Run>> = files.iter().map(|run| (run.spec.key.as_str(), run)).collect();
+        let rests = |run: &Run| {
+            let phase = status_of(run).phase;
+            phase.is_terminal() || phase == Phase::Held
+        };
+        let owed = |run: &Run| match told.get(run.spec.key.as_str()) {
+            Some(file) => (&file.spec, &file.status) != (&run.spec, &run.status) && !is_further(file, run),
+            None => true,
+        };
+        self.runs.iter().filter(|(_, run)| rests(run) && owed(run)).map(|(key, _)| *key).collect()
     }
 
     pub fn has_running(&self) -> bool {
@@ -123,7 +167,6 @@ impl Books {
     fn enter(&mut self, run: Run) {
         let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
         match self.runs.get(&key) {
-            // The cluster is written before Git, so it was entered first and stays.
             Some(known) if !is_further(&run, known) => {}
             _ => drop(self.runs.insert(key, run)),
         }
@@ -161,26 +204,13 @@ fn status_of(run: &Run) -> RunStatus {
     run.status.clone().unwrap_or_default()
 }
 
-fn is_of_first_look(run: &Run) -> bool {
-    run.status.as_ref().is_none_or(|status| status.phase == Phase::Pending || status.reason == FIRST_LOOK)
-}
-
-/// What the cluster knows and Git does not yet.
-fn owed(in_cluster: &BTreeMap<RunKey, Run>, in_git: &[Run]) -> Vec<Run> {
-    let mut known: BTreeMap<&str, &Run> = BTreeMap::new();
-    for run in in_git {
-        let further = known.get(run.spec.key.as_str()).is_none_or(|known| is_further(run, known));
-        if further {
-            known.insert(&run.spec.key, run);
-        }
-    }
-    let is_owed = |run: &&Run| {
+/// An end beats everything, then the longer journal; the cluster is written before Git, so it was entered first and stays.
+fn is_further(run: &Run, known: &Run) -> bool {
+    let rank = |run: &Run| {
         let status = status_of(run);
-        let Some(known) = known.get(run.spec.key.as_str()) else { return status.phase != Phase::Pending };
-        let held = status.phase == Phase::Held && !is_further(known, run);
-        is_further(run, known) || (held && status.gates != status_of(known).gates)
+        (status.phase.is_terminal(), status.journal.len(), status.phase != Phase::Pending)
     };
-    in_cluster.values().filter(is_owed).cloned().collect()
+    rank(run) > rank(known)
 }
 
 fn ledger(runs: &BTreeMap<RunKey, Run>) -> Ledger {

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::{Exit, connect};
+use super::{Exit, reach};
 use crate::agent::source::{Source, View};
 use crate::agent::{begin::held_unseen, ledger::Books, look};
 use crate::config::{Config, ConfigArgs};
@@ -54,7 +54,7 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     // A cache of its own: an agent on this machine keeps the configured one for itself.
     let folder = tempfile::Builder::new().prefix("reinback-plan-").tempdir().context("cannot make a folder")?;
     folder.path().clone_into(&mut config.data_dir);
-    let cluster = connect(context.as_deref(), Some(&config)).await?;
+    let cluster = reach(context.as_deref(), Some(&config)).await?;
     let mut source = Source::open(&config)?;
     let view = source.at(&config, rev.as_deref()).await?;
     let publisher = Publisher::start(crate::agent::status_branch(&config)?);
@@ -67,11 +67,16 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         writeln!(std::io::stderr(), "{}{line}: {}", problem.file, problem.text)?;
     }
     if books.first_look() && !view.placed.is_empty() {
-        let note = "note: the agent has not looked yet; what it finds at its first look is recorded as FirstLook and not run";
+        let note =
+            "note: the agent has not looked yet; what it finds at its first look is recorded as FirstLook and not run";
         writeln!(std::io::stderr(), "{note}")?;
     }
     let mut told = Vec::new();
-    for (placed, facts) in open_manifests(&view, &books) {
+    let manifests = open_manifests(&view, &books);
+    if manifests.is_empty() && view.problems.is_empty() {
+        writeln!(std::io::stderr(), "nothing to do: there is no manifest, or each one has run or was superseded")?;
+    }
+    for (placed, facts) in manifests {
         if let Some(gate) = held_unseen(&placed, &books) {
             exit = exit.max(Exit::Held);
             printer.tell_unseen(&placed, &gate, &mut told)?;

@@ -31,6 +31,15 @@ pub struct World {
     _room: SemaphorePermit<'static>,
 }
 
+/// What a cluster holds when it is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// All of the backup, and Rancher.
+    Restored,
+    /// Rancher, and nothing of the backup.
+    RancherOnly,
+}
+
 /// What a command printed and how it ended.
 #[derive(Debug)]
 pub struct Said {
@@ -42,16 +51,26 @@ pub struct Said {
 impl World {
     /// A cluster restored from the plain fixture, Rancher at its 3 replicas, the agent not yet started.
     pub async fn start() -> Self {
+        Self::of(Options::default(), PLAIN, Filled::Restored).await
+    }
+
+    /// A cluster as `options` say, with this backup of the fixtures in the store.
+    pub async fn of(options: Options, backup: &str, filled: Filled) -> Self {
         let room = ROOM.acquire().await.expect("the semaphore is never closed");
         let folder = temp_dir();
-        let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::default())).await.expect("it starts");
+        let cluster = tokio::task::spawn_blocking(|| Cluster::start(options)).await.expect("it starts");
         let client = cluster.client().await;
         let store = folder.path().join("backups");
         std::fs::create_dir_all(&store).expect("a folder");
-        let source = fixture(PLAIN);
+        let source = fixture(backup);
         let backup = rancher::backup_as_own(cluster.uid(), &source, &store).expect("a copy");
         let items = rancher::read(&source).expect("a backup");
-        rancher::seed(&client, &source).await.expect("the backup is put into the cluster");
+        match filled {
+            Filled::Restored => {
+                drop(rancher::seed(&client, &source).await.expect("the backup is put into the cluster"))
+            }
+            Filled::RancherOnly => rancher::start_alone(&client).await.expect("Rancher starts"),
+        }
         let bare = folder.path().join("remote.git");
         make_bare(&bare);
         let work = Work::clone(&bare);
@@ -81,7 +100,7 @@ impl World {
         path
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(REINBACK);
         command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", self.cluster.kubeconfig());
         command.env_remove("RUST_LOG").stdin(Stdio::null());

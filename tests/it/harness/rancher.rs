@@ -84,6 +84,14 @@ pub async fn start_rancher(client: &Client) -> Result<()> {
     }
 }
 
+/// Rancher at its 3 replicas in a cluster that holds nothing else of a backup.
+pub async fn start_alone(client: &Client) -> Result<()> {
+    let place = Place::new(("", "v1", "namespaces"), None, "cattle-system");
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.name}});
+    create_or_replace(client, &place, namespace).await?;
+    start_rancher(client).await
+}
+
 /// Copies a backup into `folder` under a name that says it is of the cluster with this uid, and gives the name.
 pub fn backup_as_own(uid: &str, backup: &Path, folder: &Path) -> Result<String> {
     let name = backup.file_name().and_then(|name| name.to_str()).context("the backup has no name")?;
