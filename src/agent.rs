@@ -7,6 +7,7 @@ pub mod begin;
 pub mod ledger;
 pub mod look;
 pub mod source;
+mod wake;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::status::Problem;
 use begin::Begun;
 use ledger::Books;
 use source::{Source, View};
+use wake::Wake;
 
 /// Pauses after an error: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -146,6 +148,7 @@ impl Agent {
     /// Passes until asked to stop.
     pub async fn watch(&mut self) {
         let mut pause = PAUSES.0;
+        let wake = Wake::start(&self.config);
         while !*self.stop.borrow() {
             let wait = match self.pass().await {
                 Ok(passed) if passed.again => continue,
@@ -162,7 +165,10 @@ impl Agent {
                 }
             };
             let mut stop = self.stop.clone();
-            let _ = tokio::time::timeout(wait, stop.wait_for(|stop| *stop)).await;
+            tokio::select! {
+                _ = tokio::time::timeout(wait, stop.wait_for(|stop| *stop)) => {}
+                () = wake.woken() => debug!("looking at once: a file that is watched has changed"),
+            }
         }
         // What does not get through now is owed by the next start.
         let _ = self.publisher.flush(LAST_FLUSH_WITHIN).await;
