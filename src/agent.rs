@@ -223,20 +223,15 @@ impl Agent {
         let (view, books) = self.despite_git(view, books).await?;
         let look = Look { first: books.first_look(), whole: view.is_whole };
         let desired = decide(view.placed.clone(), &books.ledger, look);
-        let settled = is_settled(&desired);
-        // A branch stands for a first look that is over: `act` makes it when all is recorded.
-        if settled || !look.first {
-            self.publisher.surround(self.surroundings(&view, &books, &desired));
-        }
-        for run in books.owed.iter().filter_map(|key| books.runs.get(key)) {
-            self.publisher.make_up(run);
-        }
         let invalid = view.problems.len();
-        if settled {
+        if is_settled(&desired) {
+            self.tell_git(&view, &books, &desired);
+            self.publisher.show();
             return Ok(Passed { invalid, ..Passed::default() });
         }
-        let passed = self.act_alone(&view, look).await?;
-        Ok(Passed { invalid, ..passed })
+        let acted = self.act_alone(&view, look).await;
+        self.publisher.show();
+        acted.map(|passed| Passed { invalid, ..passed })
     }
 
     /// What is handed to Git.
@@ -358,7 +353,9 @@ impl Agent {
         for (placed, by) in &desired.superseded {
             superseded.push(self.record_superseded(&writer, &books, placed, by).await?);
         }
-        self.publisher.submit_all(&superseded, self.surroundings(view, &books, &desired));
+        // A branch stands for a first look that is over: nothing goes there before all of it is recorded, and then at once.
+        self.tell_git(view, &books, &desired);
+        self.publisher.submit_all(&superseded);
         for (key, reason) in &desired.cancelled {
             passed.again |= self.cancel(&writer, &books, *key, reason).await?;
         }
@@ -389,13 +386,20 @@ impl Agent {
         }
     }
 
-    fn surroundings(&self, view: &View, books: &Books, desired: &Desired) -> Surroundings {
+    /// What Git is to say whatever becomes of this pass.
+    fn tell_git(&self, view: &View, books: &Books, desired: &Desired) {
+        if !books.knows_git {
+            return;
+        }
         let ruling = desired.rules.and_then(|key| view.placed.iter().find(|placed| placed.key == key));
-        Surroundings {
+        self.publisher.surround(Surroundings {
             cluster: self.config.cluster.clone(),
             cluster_uid: books.branch_of().to_owned(),
             rules: ruling.map(|placed| (begin::manifest_ref(placed), begin::source_ref(placed))),
             problems: view.problems.clone(),
+        });
+        for run in books.owed.iter().filter_map(|key| books.runs.get(key)) {
+            self.publisher.make_up(run);
         }
     }
 }

@@ -61,7 +61,8 @@ struct Board {
     pushing: BTreeSet<String>,
     /// The dashboard changed though no run did.
     stale: bool,
-    surroundings: Surroundings,
+    /// `None` until they are known: there is no dashboard without them.
+    surroundings: Option<Surroundings>,
 }
 
 /// The branch, and what was read of it last.
@@ -130,20 +131,33 @@ impl Publisher {
 
     /// Hands a run over to be pushed. A run that has not changed causes no commit.
     pub fn submit(&self, run: &Run) {
+        self.submit_all(std::slice::from_ref(run));
+    }
+
+    /// Hands several runs over for one and the same commit.
+    pub fn submit_all(&self, runs: &[Run]) {
         if let Some(events) = &self.events {
-            told(run).into_iter().for_each(|event| events.tell(event));
+            runs.iter().filter_map(told).for_each(|event| events.tell(event));
         }
-        self.make_up(run);
+        self.make_up_all(runs);
     }
 
     /// Hands over what was told before and did not reach the remote.
     pub fn make_up(&self, run: &Run) {
-        let path = status::status_file_path(run);
+        self.make_up_all(std::slice::from_ref(run));
+    }
+
+    fn make_up_all(&self, runs: &[Run]) {
         let mut board = self.board();
-        board.runs.insert(path.clone(), Arc::new(run.clone()));
-        board.dirty.insert(path);
+        for run in runs {
+            let path = status::status_file_path(run);
+            board.runs.insert(path.clone(), Arc::new(run.clone()));
+            board.dirty.insert(path);
+        }
         drop(board);
-        self.owe();
+        if !runs.is_empty() {
+            self.owe();
+        }
     }
 
     /// Hands a run over and waits until the remote has it.
@@ -164,35 +178,28 @@ impl Publisher {
         }
     }
 
-    /// Says what the dashboard shows beside the runs.
+    /// Says what the dashboard shows beside the runs; it goes along with the next run, or with [`Publisher::show`].
     pub fn surround(&self, surroundings: Surroundings) {
-        if self.board().lay(surroundings) {
-            self.owe();
+        let mut board = self.board();
+        if board.surroundings.as_ref() != Some(&surroundings) {
+            board.surroundings = Some(surroundings);
+            board.stale = true;
         }
     }
 
-    /// Hands several runs over with what is beside them, for one and the same commit.
-    pub fn submit_all(&self, runs: &[Run], surroundings: Surroundings) {
-        if let Some(events) = &self.events {
-            runs.iter().filter_map(told).for_each(|event| events.tell(event));
-        }
-        let mut board = self.board();
-        for run in runs {
-            let path = status::status_file_path(run);
-            board.runs.insert(path.clone(), Arc::new(run.clone()));
-            board.dirty.insert(path);
-        }
-        let owes = board.lay(surroundings) || !runs.is_empty();
-        drop(board);
-        if owes {
+    /// Hands the dashboard over, when it changed though no run did.
+    pub fn show(&self) {
+        if self.board().stale {
             self.owe();
         }
     }
 
     /// Makes the branch this cluster's, which somebody accepted.
     pub fn claim(&self, cluster_uid: &str) {
-        let surroundings = Surroundings { cluster_uid: cluster_uid.to_owned(), ..self.board().surroundings.clone() };
-        self.surround(surroundings);
+        let surroundings = self.board().surroundings.clone();
+        if let Some(surroundings) = surroundings {
+            self.surround(Surroundings { cluster_uid: cluster_uid.to_owned(), ..surroundings });
+        }
     }
 
     fn owe(&self) {
@@ -253,14 +260,6 @@ impl Publisher {
 }
 
 impl Board {
-    /// True when that changes the dashboard.
-    fn lay(&mut self, surroundings: Surroundings) -> bool {
-        let changed = self.surroundings != surroundings;
-        self.surroundings = surroundings;
-        self.stale |= changed;
-        changed
-    }
-
     /// Runs of the branch, but where a newer state is on its way there.
     fn take_over(&mut self, runs: &[Arc<Run>]) {
         for run in runs {
@@ -276,7 +275,7 @@ impl Board {
 struct Load {
     dirty: BTreeSet<String>,
     runs: BTreeMap<String, Arc<Run>>,
-    surroundings: Surroundings,
+    surroundings: Option<Surroundings>,
     stale: bool,
 }
 
@@ -303,11 +302,12 @@ impl Load {
 
     fn push(&self, branch: &mut StatusBranch) -> Result<(), GitError> {
         let edits = self.edits();
-        let dashboard = self.dashboard().into_bytes();
+        let dashboard = self.surroundings.as_ref().map(|surroundings| self.dashboard(surroundings).into_bytes());
         let published = branch.publish(&self.message(), Timestamp::now(), &mut |tree| {
             let path = dashboard_path(|path| tree.get(path, DASHBOARD_LIMIT))?;
-            let dashboard = FileEdit { path: path.to_owned(), content: Some(dashboard.clone()) };
-            Ok(edits.iter().cloned().chain([dashboard]).collect())
+            let dashboard = dashboard.clone();
+            let dashboard = dashboard.map(|text| FileEdit { path: path.to_owned(), content: Some(text) });
+            Ok(edits.iter().cloned().chain(dashboard).collect())
         })?;
         debug!("status: {published:?}");
         Ok(())
@@ -324,8 +324,8 @@ impl Load {
         edits
     }
 
-    fn dashboard(&self) -> String {
-        let Surroundings { cluster, cluster_uid, rules, problems } = &self.surroundings;
+    fn dashboard(&self, surroundings: &Surroundings) -> String {
+        let Surroundings { cluster, cluster_uid, rules, problems } = surroundings;
         let runs: Vec<&Run> = self.runs.values().map(Arc::as_ref).collect();
         let rules = rules.as_ref().map(|(manifest, source)| Rules { manifest, source });
         status::dashboard(&Dashboard { cluster, cluster_uid, rules, runs: &runs, problems })

@@ -15,6 +15,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+use crate::store;
+
 /// Level when neither `--log-level` nor `RUST_LOG` says one.
 pub const DEFAULT_LEVEL: &str = "info";
 
@@ -103,7 +105,7 @@ fn env_filter(level: Option<&str>) -> Result<EnvFilter, TelemetryError> {
 
 /// Keeps other crates' debug and trace lines out, however specific the directive that asks for them.
 fn may_be_told(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= most_told(metadata.target())
+    store::may_be_logged(metadata) && *metadata.level() <= most_told(metadata.target())
 }
 
 fn most_told(target: &str) -> LevelFilter {

@@ -307,10 +307,7 @@ impl Agent {
             recorder.append(writer, Entry::TakenOver { holder }).await?;
         }
         let prepared = match self.needs_backup(&recorder) {
-            true => match self.prepare_again(&mut recorder, writer, books, &placed).await? {
-                Some(prepared) => prepared,
-                None => Prepared::default(),
-            },
+            true => self.prepare_again(&mut recorder, writer, books, &placed).await?.unwrap_or_default(),
             false => Prepared::default(),
         };
         match self.execute(writer, recorder, &placed, prepared).await? {

@@ -31,6 +31,8 @@ pub struct Books {
     pub cluster_uid: String,
     /// Status files that cannot be read: what they stand for may have run.
     pub unreadable: Vec<String>,
+    /// The branch could be read; if not, nothing is known of it.
+    pub knows_git: bool,
     /// Runs of which Git does not say what the cluster says: the last push was not made, or a person changed a file.
     pub owed: Vec<RunKey>,
     /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
@@ -71,6 +73,7 @@ impl Books {
 
     async fn with_branch(mut self, publisher: &Publisher) -> Result<Self, PassError> {
         let branch = publisher.load().await.map_err(PassError::Status)?;
+        self.knows_git = true;
         self.facts.branch_exists = branch.exists;
         self.facts.branch_cluster_uid = branch.cluster_uid;
         self.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();

@@ -443,3 +443,67 @@ async fn on_a_fresh_cluster_the_commands_lead_from_the_definition_to_the_first_r
     let said = world.reinback(&["status", "forth"]).await;
     assert_eq!((said.code, said.stderr.as_str()), (Some(1), "reinback: there is no run or manifest \"forth\"\n"));
 }
+
+/// A file beside Cargo.toml.
+fn document(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_readme_tells_every_key_of_the_configuration_in_the_words_of_the_help() {
+    let readme = document("README.md");
+    let (_, table) = readme.split_once("| key | meaning |\n|---|---|\n").expect("a table of keys");
+    let (table, _) = table.split_once("\n\n").expect("an end of the table");
+    let rows = reinback::config::KEYS.iter().map(|key| format!("| `{}` | {} |", key.path, key.help));
+    let expected: Vec<String> = rows.collect();
+    assert_eq!(table.lines().collect::<Vec<_>>(), expected, "write this:\n{}", expected.join("\n"));
+}
+
+#[test]
+fn the_readme_names_every_command_and_no_other() {
+    let help = Desk::new().says(&["-h"]);
+    let (_, listed) = help.split_once("Commands:\n").expect("commands");
+    let listed = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+    let readme = document("README.md");
+    let (_, table) = readme.split_once("| command | does | exit code |\n|---|---|---|\n").expect("a table of commands");
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let told = rows.filter_map(|row| row.trim_start_matches("| `").split([' ', '`']).next());
+    assert_eq!(told.collect::<Vec<_>>(), listed.filter(|command| *command != "help").collect::<Vec<_>>());
+}
+
+#[test]
+fn the_quick_start_of_the_readme_is_valid() {
+    let readme = document("README.md");
+    let blocks: Vec<String> = readme
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .map(|block| block.lines().map(|line| format!("{}\n", line.strip_prefix("   ").unwrap_or(line))).collect())
+        .collect();
+    let starting =
+        |with: &str| blocks.iter().find(|block| block.starts_with(with)).expect("a block of the quick start");
+    let desk = Desk::new();
+    desk.write("restore.yaml", starting("apiVersion: resources.cattle.io/v1"));
+    assert_eq!(desk.says(&["check", "restore.yaml"]), "restore.yaml:1 Restore back-to-monday ok\nexit 0");
+    let config = reinback::config::Config::parse(
+        Some(("reinback.yaml", starting("cluster: prod").as_bytes())),
+        &[],
+        Path::new("/data"),
+    );
+    assert_eq!(config.map(|config| config.source.path), Ok("clusters/prod".to_owned()));
+}
+
+#[test]
+fn the_architecture_page_names_what_is_there() {
+    let page = document("src/lib.rs");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in page.split('`').filter(|word| word.starts_with("tests/") || word.contains(".rs")) {
+        assert!(root.join(path).exists(), "{path} is not there");
+    }
+    let modules: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(modules.len() > 10, "{modules:?}");
+    for module in modules {
+        assert!(page.contains(&format!("\n//! - [`{module}`]: ")), "{module} has no line");
+    }
+}

@@ -2,117 +2,15 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::git_server::git;
-use crate::harness::rancher::{self, Disturbance, Disturbed};
+use crate::harness::eventually;
 use crate::process::{
-    Process, assert_quiet_while_writing, assert_rancher_is_back, delete_runs_of, forget_holder, has, lease_holder,
-    object_writes, phase, run_of, runs_of, until_ended, until_run,
+    Moment, Process, Round, delete_runs_of, forget_holder, lease_holder, object_writes, phase, run_of,
 };
+use crate::process::{assert_rancher_is_back, until_ended};
 use crate::world::World;
 
-const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 11 };
-const ACCEPT: (&str, &str) = ("accept", "VersionMismatch, PruneShare");
 /// Slow enough that every moment lasts.
 const SLOWLY: &[&str] = &["--limits-qps", "60"];
-
-/// When to interfere.
-enum Moment {
-    /// No later than the gates.
-    Planned,
-    /// The journal holds an event of a step.
-    Journal(&'static str, &'static str),
-    /// Rancher is at 0 and says what it had.
-    Scaled,
-    /// That many objects were written in this round.
-    Written(usize),
-}
-
-struct Round<'a> {
-    world: &'a World,
-    manifest: &'static str,
-    mark: usize,
-    disturbed: Disturbed,
-}
-
-impl<'a> Round<'a> {
-    /// Disturbs the cluster and merges a restore.
-    async fn begin(world: &'a World, manifest: &'static str, seed: u64) -> Self {
-        let disturbance = Disturbance { seed, ..DISTURBED };
-        let disturbed = rancher::disturb(&world.client, &world.items, disturbance).await.expect("disturbed");
-        assert!(!world.differences().await.is_empty());
-        let mark = world.cluster.audit_mark();
-        let requested = ("requested-at", ["2026-11-23T09:00:00Z", "2026-11-23T10:00:00Z"][(seed % 2) as usize]);
-        world.commit_restore(manifest, &[ACCEPT, requested], "  prune: true\n  deleteTimeoutSeconds: 10\n");
-        Self { world, manifest, mark, disturbed }
-    }
-
-    async fn reach(&self, moment: &Moment) {
-        let Self { world, manifest, mark, .. } = self;
-        match moment {
-            Moment::Planned => {
-                crate::harness::eventually(Duration::from_secs(60), || async {
-                    anyhow::ensure!(!runs_of(world, manifest).await?.is_empty(), "there is no run yet");
-                    Ok(())
-                })
-                .await;
-            }
-            Moment::Journal(event, step) => {
-                let what = format!("has {event} {step}");
-                until_run(world, manifest, &what, |run| has(run, event, step)).await;
-            }
-            Moment::Scaled => {
-                crate::harness::eventually(Duration::from_secs(60), || async {
-                    let scaled = world.replicas("cattle-system", "rancher").await?.0 == 0;
-                    anyhow::ensure!(scaled, "Rancher is not at 0");
-                    Ok(())
-                })
-                .await;
-            }
-            Moment::Written(count) => {
-                crate::harness::eventually(Duration::from_secs(60), || async {
-                    let written = object_writes(&world.cluster.audit_since(*mark)).len();
-                    anyhow::ensure!(written >= *count, "{written} of {count} objects are written");
-                    Ok(())
-                })
-                .await;
-            }
-        }
-    }
-
-    /// Waits for the end, and judges it.
-    async fn judge(&self) -> Value {
-        let Self { world, manifest, mark, disturbed } = self;
-        let run = until_ended(world, manifest).await;
-        assert_eq!(phase(&run), "Succeeded", "{}", run["status"]);
-        assert_eq!(world.differences().await, Vec::<String>::new());
-        for place in &disturbed.added {
-            assert_eq!(rancher::get(&world.client, place).await.expect("the cluster answers"), None, "{place}");
-        }
-        assert_rancher_is_back(world).await;
-        let ran: Vec<_> = world.runs().await.into_iter().filter(|(name, ..)| name == manifest).collect();
-        assert_eq!(ran.len(), 1, "{ran:?}");
-        assert_quiet_while_writing(&world.cluster.audit_since(*mark));
-        run
-    }
-
-    /// What the status branch says in the end: every run once, as the cluster has it.
-    async fn judge_status_branch(&self) {
-        let Self { world, manifest, .. } = self;
-        crate::harness::eventually(Duration::from_secs(30), || async {
-            let names = git(&world.remote(), &["ls-tree", "--name-only", "reinback/test", "runs/"]);
-            let files: Vec<&str> = names.lines().filter(|name| name.contains(manifest)).collect();
-            anyhow::ensure!(files.len() == 1, "files of {manifest}: {files:?}");
-            let file = git(&world.remote(), &["show", &format!("reinback/test:{}", files[0])]);
-            anyhow::ensure!(file.contains("phase: Succeeded"), "{file}");
-            Ok(())
-        })
-        .await;
-        let ends = world.status_log().into_iter().filter(|subject| subject.contains(&format!("{manifest}: succeeded")));
-        assert_eq!(ends.count(), 1, "{:?}", world.status_log());
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_ten_moments_and_robbed_of_its_run_in_two_a_restore_comes_to_the_same_end() {
@@ -154,7 +52,7 @@ async fn killed_at_ten_moments_and_robbed_of_its_run_in_two_a_restore_comes_to_t
             forget_holder(&world).await;
         }
         let agent = Process::start(&world, &[]);
-        round.judge().await;
+        round.judge(Duration::ZERO).await;
         round.judge_status_branch().await;
         agent.kill();
         forget_holder(&world).await;
@@ -198,6 +96,76 @@ async fn asked_to_stop_in_any_step_the_agent_ends_soon_gives_the_lease_back_and_
         }
     }
     let _agent = Process::start(&world, &[]);
-    round.judge().await;
+    round.judge(Duration::ZERO).await;
+    round.judge_status_branch().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_holder_writes_nothing_more_once_another_agent_has_taken_over() {
+    let world = World::start().await;
+    world.settle().await;
+    let second = world.cluster.user("second");
+    let bind = ["create", "clusterrolebinding", "second", "--clusterrole=cluster-admin", "--user=second"];
+    world.cluster.kubectl(&bind, "").expect("bound");
+    let round = Round::begin(&world, "frozen", 14).await;
+    let lease = ["--lease-duration", "4", "--lease-renew", "2"];
+    let first = Process::start(&world, &[SLOWLY, &lease].concat());
+    round.reach(&Moment::Written(30)).await;
+    first.signal("STOP");
+    let holder = lease_holder(&world).await.expect("a lease");
+    let data = world.folder().join("second").display().to_string();
+    let _second = Process::start_as(&world, &second.kubeconfig, &[&lease[..], &["--data-dir", &data]].concat());
+    eventually(Duration::from_secs(60), || async {
+        anyhow::ensure!(lease_holder(&world).await? != holder, "the first still holds the lease");
+        Ok(())
+    })
+    .await;
+    let taken = world.cluster.audit_mark();
+    first.signal("CONT");
+    round.judge(Duration::ZERO).await;
+    let events = world.cluster.audit_since(taken);
+    let of_the_first: Vec<_> = events
+        .iter()
+        .filter(|event| event.user.username == "admin" && event.user_agent.starts_with("reinback/") && event.writes())
+        .filter(|event| event.response_status.code < 300)
+        .map(|event| (&event.verb, &event.request_uri))
+        .collect();
+    assert!(of_the_first.is_empty(), "{of_the_first:?}");
+    assert!(events.iter().any(|event| event.user.username == "second" && event.writes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_dies_and_git_that_goes_in_the_middle_are_outlived() {
+    let world = World::start().await;
+    world.settle().await;
+    let round = Round::begin(&world, "outlived", 15).await;
+    let once = Process::start(&world, &[SLOWLY, &["--once"]].concat());
+    round.reach(&Moment::Written(30)).await;
+    let away = world.folder().join("away.git");
+    std::fs::rename(world.remote(), &away).expect("Git goes");
+    world.cluster.kill_api_server();
+    tokio::task::block_in_place(|| world.cluster.restart_api_server());
+    until_ended(&world, "outlived").await;
+    std::fs::rename(&away, world.remote()).expect("Git comes back");
+    assert_eq!(once.ended(Duration::from_secs(60)).await.code(), Some(0));
+    round.judge(Duration::ZERO).await;
+    round.judge_status_branch().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_cannot_be_announced_is_held_and_touches_nothing() {
+    let world = World::start().await;
+    world.settle().await;
+    let round = Round::begin(&world, "unheard", 16).await;
+    let lock = world.remote().join("refs/heads/reinback/test.lock");
+    std::fs::write(&lock, "").expect("the branch is locked");
+    let _agent = Process::start(&world, &[]);
+    let run = crate::process::until_run(&world, "unheard", "was held", |run| phase(run) == "Held").await;
+    assert_eq!(run.pointer("/status/reason").and_then(|reason| reason.as_str()), Some("StatusNotPushed"), "{run}");
+    let events = world.cluster.audit_since(round.mark);
+    assert_eq!(object_writes(&events).len(), 0);
+    assert_rancher_is_back(&world).await;
+    std::fs::remove_file(&lock).expect("the branch is free");
+    round.judge(Duration::ZERO).await;
     round.judge_status_branch().await;
 }

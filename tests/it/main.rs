@@ -6,6 +6,7 @@ mod cluster;
 mod control_plane;
 mod events;
 mod examples;
+mod failures;
 mod git;
 mod git_server;
 mod harness;

@@ -352,7 +352,7 @@ async fn a_file_is_run_by_hand_beside_an_agent_and_counts_as_newest() {
     ended(&world.reinback(&["plan", &first, "-o", "json"]).await, 0);
     let unknown = world.reinback(&["plan", "feature"]).await;
     ended(&unknown, 1);
-    insta::assert_snapshot!(unknown.stderr.trim_end().rsplit("reinback: ").next().unwrap_or_default(), @"");
+    insta::assert_snapshot!(unknown.stderr.trim_end().rsplit("reinback: ").next().unwrap_or_default(), @r#""feature" names no commit of the branch; give the branch, HEAD or a commit id of at least 7 digits, with ~n for commits further back, and another branch by --source-branch"#);
 
     let agent = Watching::start(&world, &[]);
     std::fs::write(&file, restore("by-hand", &world.backup, "{}")).expect("writable");

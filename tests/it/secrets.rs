@@ -96,6 +96,15 @@ impl Heard {
         }
     }
 
+    /// Lines of the log below INFO that are not ours, whether they came by `tracing` or by `log`.
+    fn strangers(&self) -> Vec<String> {
+        let logs = self.0.iter().filter(|(place, _)| place.starts_with("stderr"));
+        let lines =
+            logs.flat_map(|(_, bytes)| String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect::<Vec<_>>());
+        let verbose = |line: &String| ["TRACE ", "DEBUG "].iter().any(|level| line.contains(level));
+        lines.filter(|line| verbose(line) && !line.contains(" reinback::")).collect()
+    }
+
     fn leaks(&self, searcher: &Searcher) -> Vec<String> {
         let found = self
             .0
@@ -171,7 +180,7 @@ impl Remote {
         let text = format!(
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: back\n  annotations:\n    \
              reinback.io/accept: VersionMismatch, PruneShare\n    reinback.io/requested-at: \"{requested_at}\"\n\
-             spec:\n  backupFilename: {}\n  prune: true\n  storageLocation:\n    s3:\n      endpoint: {}\n      \
+             spec:\n  backupFilename: {}\n  prune: true\n  ignoreErrors: true\n  storageLocation:\n    s3:\n      endpoint: {}\n      \
              endpointCA: {}\n      bucketName: leaks\n      folder: /nightly/prod/\n      region: us-east-1\n      \
              credentialSecretName: bucket\n      credentialSecretNamespace: default\n",
             world.backup,
@@ -196,16 +205,15 @@ async fn disturb(world: &World) {
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     for Item { place, .. } in &world.items {
         let changed = if place.is("management.cattle.io", "users") {
-            (Method::PATCH, json!({"password": HASH}))
+            (Method::PATCH, "application/merge-patch+json", json!({"password": HASH}).to_string())
         } else if place.is("management.cattle.io", "tokens") || place.name.ends_with("-secret") {
-            (Method::DELETE, Value::Null)
+            (Method::DELETE, "application/json", String::new())
         } else {
             continue;
         };
-        let (method, body) = changed;
-        let request = http::Request::builder().method(method).uri(place.url());
-        let request = request.header("content-type", "application/merge-patch+json");
-        let request = request.body(serde_json::to_vec(&body).expect("JSON")).expect("a request");
+        let (method, content_type, body) = changed;
+        let request = http::Request::builder().method(method).uri(place.url()).header("content-type", content_type);
+        let request = request.body(body.into_bytes()).expect("a request");
         match world.client.request::<Value>(request).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
@@ -261,7 +269,7 @@ async fn no_secret_is_in_anything_that_was_logged_committed_or_stored() {
     }
     install_policy(cluster).await;
     let said = agent.run(&once).await;
-    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.code.is_some(), "{said:?}");
     heard.said("the agent that is refused with quotations", &said);
     cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "talkative"], "").expect("it goes");
     eventually(Duration::from_secs(30), || async {
@@ -290,10 +298,13 @@ async fn no_secret_is_in_anything_that_was_logged_committed_or_stored() {
     assert!(heard.has("wrong password", "credentials") || heard.has("wrong password", "401"));
     assert!(heard.has("wrong key", "SignatureDoesNotMatch"));
     assert!(heard.has("plan as markdown", "tokens.management.cattle.io"));
-    assert!(heard.has("refused with quotations", "u-28ltp-secret"));
+    assert!(
+        heard.has("refused with quotations", "u-28ltp-secret") && heard.has("refused with quotations", "token-28ltp")
+    );
     assert!(heard.has("refused with quotations", "TRACE") || heard.has("refused with quotations", "DEBUG"));
     assert!(heard.has("runs", "u-28ltp-secret") && heard.has("objects of", "u-28ltp-secret"));
-    assert!(heard.has("events", "ops") || heard.has("events", "restore back"));
+    assert!(heard.has("events", "restore back"));
+    assert_eq!(heard.strangers(), Vec::<String>::new());
     let left: Vec<_> = std::fs::read_dir(world.folder().join("data/spool")).into_iter().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 
