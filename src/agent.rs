@@ -209,7 +209,11 @@ impl Agent {
                     pause = (pause * 2).min(PAUSES.1);
                     continue;
                 }
-                Err(problem) => return Err(problem),
+                Err(problem) => {
+                    // What an earlier pass did is told all the same.
+                    let _ = self.publisher.flush(FLUSH_WITHIN).await;
+                    return Err(problem);
+                }
             };
             failed += passed.failed;
             if !passed.again || *self.stop.borrow() {

@@ -16,6 +16,7 @@ use crate::plan::Plan;
 use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
 use crate::publish::Publisher;
+use crate::run::Phase;
 
 /// Show what each manifest would do now, without doing it
 ///
@@ -82,7 +83,8 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
             printer.tell_unseen(&placed, &gate, &mut told)?;
             continue;
         }
-        let asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
+        let mut asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
+        asked.known.unfinished_runs = unfinished(&books);
         let looked = asked.look(&cluster.reader(), &look::places(&config), Timestamp::now()).await?;
         exit = exit.max(exit_of(&looked.plan));
         printer.tell(&looked.plan, &looked.observed, &mut told)?;
@@ -103,6 +105,12 @@ fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, LedgerFacts)> {
     };
     let ambiguous = desired.ambiguous.iter().map(|placed| (placed.clone(), books.facts_of(None, names(placed))));
     [newest, ambiguous.collect::<Vec<_>>()].concat()
+}
+
+/// Names of the runs that are under way.
+fn unfinished(books: &Books) -> Vec<String> {
+    let running = books.ledger.entries.iter().filter(|(_, entry)| entry.phase == Phase::Running);
+    running.filter_map(|(key, _)| books.runs.get(key)?.metadata.name.clone()).collect()
 }
 
 fn exit_of(plan: &Plan) -> Exit {

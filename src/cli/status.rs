@@ -23,6 +23,7 @@ pub struct StatusArgs {
     config: ConfigArgs,
     /// Name of a run, or of a manifest: its newest run
     name: Option<String>,
+    /// Text for people, or JSON for programs
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     /// Show again whenever something changes
