@@ -44,6 +44,8 @@ const SAFE_PLACE_WITHIN: Duration = Duration::from_secs(5);
 const LAST_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 /// How long giving the lease back may take. Both together stay below the 10 s that stopping may take.
 const RELEASE_WITHIN: Duration = Duration::from_secs(3);
+/// How long a command that passes once waits for the lease of an agent that was killed; the usual one runs out in 25 s.
+const ORPHAN_LEASE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the end of a pass waits for the status to be on the remote.
 const FLUSH_WITHIN: Duration = Duration::from_secs(30);
 /// How long it waits for the last Events.
@@ -122,6 +124,8 @@ pub struct Agent {
     options: Options,
     /// Namespace and CRD are there.
     ready: bool,
+    /// No pass follows that could do what this one has to leave.
+    is_only_pass: bool,
     /// Until when the run that this process carries out has time.
     under_way: Mutex<Option<Timestamp>>,
 }
@@ -142,7 +146,18 @@ impl Agent {
         let publisher = Publisher::start(status_branch(&config)?).telling(Events::start(&cluster.writer()));
         let name = LeaseName { namespace: NAMESPACE.to_owned(), name: "reinback".to_owned() };
         let lease = LeaseCandidate::new(cluster.reader(), cluster.writer(), name, options.lease, holder_identity());
-        Ok(Self { config, cluster, publisher, stop, source, lease, options, ready: false, under_way: Mutex::default() })
+        Ok(Self {
+            config,
+            cluster,
+            publisher,
+            stop,
+            source,
+            lease,
+            options,
+            ready: false,
+            is_only_pass: false,
+            under_way: Mutex::default(),
+        })
     }
 
     /// Passes until asked to stop.
@@ -180,6 +195,7 @@ impl Agent {
     ///
     /// Of the first pass that came to no end, once the run that it was at is out of time.
     pub async fn once(&mut self) -> Result<Passed, PassError> {
+        self.is_only_pass = true;
         let mut failed = 0;
         let mut pause = PAUSES.0;
         loop {
@@ -249,6 +265,7 @@ impl Agent {
     ///
     /// As [`Agent::pass`].
     pub async fn run_local(&mut self, placed: Placed) -> Result<Passed, PassError> {
+        self.is_only_pass = true;
         self.make_ready().await?;
         let mut view = self.source.look(&self.config).await.map_err(PassError::Source)?;
         view.placed.retain(|other| other.key != placed.key);
@@ -381,12 +398,17 @@ impl Agent {
     }
 
     async fn take_lease(&mut self) -> Result<Option<LeaseGuard>, PassError> {
-        match self.lease.acquire(LEASE_PATIENCE).await? {
-            Acquired::Held(guard) => Ok(Some(guard)),
-            Acquired::Busy { holder, at_most } => {
-                info!("{holder} holds the lease, for at most {} s more", at_most.as_secs());
-                Ok(None)
+        let mut acquired = self.lease.acquire(LEASE_PATIENCE).await?;
+        if let Acquired::Busy { holder, at_most } = &acquired {
+            info!("{holder} holds the lease, for at most {} s more", at_most.as_secs());
+            if self.is_only_pass && *at_most < ORPHAN_LEASE_WITHIN {
+                // A killed agent's lease runs out for whoever watches it; there is no next pass to go on watching.
+                acquired = self.lease.acquire(*at_most + LEASE_PATIENCE).await?;
             }
+        }
+        match acquired {
+            Acquired::Held(guard) => Ok(Some(guard)),
+            Acquired::Busy { .. } => Ok(None),
         }
     }
 

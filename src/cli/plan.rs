@@ -25,7 +25,7 @@ use crate::run::Phase;
 pub struct PlanArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Commit of the branch to plan for: an id of at least 7 digits, the branch or HEAD, with ~n for older ones [default: its tip]
+    /// Commit of the branch to plan for: at least 7 digits of its id, or the branch or HEAD, with ~n for older ones [default: the tip]
     rev: Option<String>,
     /// Show every object
     #[arg(short, long)]

@@ -33,8 +33,6 @@ pub enum GitError {
     BranchMissing { url: String, branch: String },
     #[error("{revision:?} {problem}")]
     Revision { revision: String, problem: &'static str },
-    #[error("branch {branch:?} of {url} does not lead to the commit {commit}")]
-    CommitMissing { url: String, branch: String, commit: String },
     #[error("{url} cannot be reached: {detail}")]
     Unreachable { url: String, detail: String },
     #[error("no safe connection to {url}: {detail}")]
@@ -79,7 +77,6 @@ impl GitError {
             | Self::NotFound { .. }
             | Self::BranchMissing { .. }
             | Self::Revision { .. }
-            | Self::CommitMissing { .. }
             | Self::Tls { .. }
             | Self::Redirect { .. }
             | Self::Rejected { .. }
@@ -100,7 +97,6 @@ impl GitError {
             Self::NotFound { .. } => "GitRepositoryNotFound",
             Self::BranchMissing { .. } => "GitBranchMissing",
             Self::Revision { .. } => "GitRevisionUnknown",
-            Self::CommitMissing { .. } => "GitCommitMissing",
             Self::Unreachable { .. } => "GitUnreachable",
             Self::Tls { .. } => "GitTlsFailed",
             Self::Redirect { .. } => "GitRedirected",

@@ -320,13 +320,8 @@ async fn a_run_that_git_shows_as_started_is_gone_on_with_although_the_cluster_lo
     .await;
     agent.kill();
     world.kubectl(&["delete", "runs.reinback.io", "-n", "reinback-system", "--all"]);
-    // The lease of the killed one has to run out first.
-    eventually(Duration::from_secs(60), async || {
-        let said = world.once().await;
-        ensure!(said.code == Some(0), "{said:?}");
-        Ok(())
-    })
-    .await;
+    // The lease of the killed one runs out first.
+    ended(&world.once().await, 0);
     assert_eq!(world.told(&[]).await, ["back Succeeded Succeeded"]);
     assert_eq!(world.replicas("cattle-system", "rancher").await.expect("it is there"), (3, 3));
 }
