@@ -62,7 +62,9 @@ async fn an_object_that_is_refused_fails_the_run_and_rancher_is_left_as_the_mani
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     let run = run_of(&world, "hold").await.expect("a run");
     assert_eq!((phase(&run), reason(&run)), ("Failed", "ObjectsFailed"), "{}", run["status"]);
-    for told in [refused.name.as_str(), "Rancher stays at 0", "deployments/cattle-system/rancher (had 3)", "requested-at"] {
+    for told in
+        [refused.name.as_str(), "Rancher stays at 0", "deployments/cattle-system/rancher (had 3)", "requested-at"]
+    {
         assert!(message(&run).contains(told), "{told}: {}", message(&run));
     }
     assert_eq!(run.pointer("/status/errors/0/object"), Some(&json!(refused.to_string())), "{}", run["status"]);
@@ -169,7 +171,7 @@ async fn a_person_who_interferes_is_worked_around_and_told_of() {
     world.cluster.kubectl(&["delete", "clusterrole", "c-late"], "").expect("deleted");
     let mark = world.cluster.audit_mark();
     let again = [("accept", "VersionMismatch, PruneShare"), ("requested-at", "2026-11-23T10:00:00Z")];
-    world.commit_restore("meddled", &again, "");
+    world.commit_restore("meddled", &again, "  prune: false\n");
     let planned = world.reinback(&["plan", "-v"]).await;
     let said = world.once().await;
     assert_eq!(said.code, Some(0), "{}", said.stderr);
