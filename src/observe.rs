@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::backup::BackupName;
-use crate::cluster::{self, ClusterError, ClusterReader};
+use crate::cluster::{self, ClusterError, ClusterReader, FailureKind};
+use crate::object::Resource;
 use crate::object::protect::Guarded;
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
 use crate::plan::{self, Request};
@@ -109,13 +110,40 @@ pub async fn observe(
     if let BackupSeen::Whole(backup) = &mut observed.backup {
         let served = lists::served(&catalog, &crds.types);
         backup.unserved_selectors = lists::unserved_selectors(backup, &catalog);
-        observed.live = lists::live(reader, &catalog, backup, served, crds).await?;
+        let (live, mut refused) = lists::live(reader, &catalog, backup, served, crds).await?;
+        observed.live = live;
         let outline = plan::outline(request, &observed);
-        observed.live.dependents = dependents::of_deletions(reader, &catalog, &outline, &observed).await?;
+        let reached = dependents::of_deletions(reader, &catalog, &outline, &observed).await?;
+        observed.live.dependents = reached.dependents;
+        observed.live.unlisted.extend(reached.unlisted);
         observed.cluster.occupied_namespaces = dependents::occupied(&observed.live.dependents);
-        observed.denied = denied(reader, &plan::accesses(&outline, &observed)).await?;
+        refused.extend(reached.denied);
+        refused.extend(denied(reader, &plan::accesses(&outline, &observed)).await?);
+        refused.sort();
+        refused.dedup();
+        observed.denied = refused;
     }
     Ok(observed)
+}
+
+/// What we are not allowed to see counts as not there: the rights that are missing are asked for by name
+/// ([`plan::accesses`]) and hold the plan.
+fn visible<T: Default>(read: Result<T, ClusterError>) -> Result<T, ObserveError> {
+    match read {
+        Ok(read) => Ok(read),
+        Err(ClusterError::NotServed { .. }) => Ok(T::default()),
+        Err(error) if is_forbidden(&error) => Ok(T::default()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_forbidden(error: &ClusterError) -> bool {
+    matches!(error, ClusterError::Api { failure, .. } if failure.kind == FailureKind::Forbidden)
+}
+
+/// The right to list a type in all namespaces.
+fn to_list(resource: &Resource) -> Access {
+    Access { verb: "list", group: resource.group.clone(), resource: resource.plural.clone(), namespace: None }
 }
 
 fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {
