@@ -493,6 +493,6 @@ mod tests {
         ]);
         let counts = Counts { created: 4, updated: 12, failed: 1, ..Counts::default() };
         let told = held_message(Step::Namespaced, "1 objects could not be written in namespaced", counts, &replicas);
-        insta::assert_snapshot!(told, @"");
+        insta::assert_snapshot!(told, @"1 objects could not be written in namespaced; namespaced did not end: 4 objects were created, 12 updated, 0 recreated, 0 deleted, 1 failed; Rancher stays at 0, so that it does not run on half of a backup; at 0: deployments/cattle-fleet-system/fleet-controller (had 1), deployments/cattle-system/rancher (had 3); ways on: change reinback.io/requested-at to run it again, commit a newer manifest, or scale up by hand to the number in the annotation reinback.io/replicas");
     }
 }

@@ -171,7 +171,7 @@ async fn a_person_who_interferes_is_worked_around_and_told_of() {
     world.cluster.kubectl(&["delete", "clusterrole", "c-late"], "").expect("deleted");
     let mark = world.cluster.audit_mark();
     let again = [("accept", "VersionMismatch, PruneShare"), ("requested-at", "2026-11-23T10:00:00Z")];
-    world.commit_restore("meddled", &again, "");
+    world.commit_restore("meddled", &again, "  prune: false\n");
     let planned = world.reinback(&["plan", "-v"]).await;
     let said = world.once().await;
     assert_eq!(said.code, Some(0), "{}", said.stderr);

@@ -12,11 +12,14 @@ use crate::world::World;
 /// Slow enough that every moment lasts.
 const SLOWLY: &[&str] = &["--limits-qps", "60"];
 
+/// When to kill, and whether the `Run` is deleted then.
+type Kills = [(Moment, bool); 5];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_ten_moments_and_robbed_of_its_run_in_two_a_restore_comes_to_the_same_end() {
     let world = World::start().await;
     world.settle().await;
-    let rounds = [
+    let rounds: [(&str, u64, Kills); 2] = [
         (
             "first",
             11,
