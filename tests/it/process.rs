@@ -134,10 +134,8 @@ pub async fn until_run(world: &World, manifest: &str, what: &str, wanted: impl F
 
 /// Waits until the run of a manifest has ended.
 pub async fn until_ended(world: &World, manifest: &str) -> Value {
-    until_run(world, manifest, "ended", |run| {
-        ["Succeeded", "Failed", "Cancelled", "Superseded"].contains(&phase(run))
-    })
-    .await
+    until_run(world, manifest, "ended", |run| ["Succeeded", "Failed", "Cancelled", "Superseded"].contains(&phase(run)))
+        .await
 }
 
 pub fn phase(run: &Value) -> &str {
