@@ -21,6 +21,7 @@
 //! - [`backup`]: the format of a backup: names, entries, filters and selectors
 //! - [`object`]: the heart: are two objects equal, and what is written for one that is not
 //! - [`rancher`]: Rancher's facts: who writes beside it, how its versions are read, and which lie apart
+//! - [`release`]: Helm's release Secrets, read
 //! - [`observed`]: plain data: what backup, cluster and ledger said
 //! - [`plan`]: [`plan::plan`] from what is asked and what was seen; gates, order, prune, digest, and how a plan is shown
 //! - [`journal`]: what is recorded of a run, which events are legal, and what is next
@@ -47,10 +48,10 @@
 //! and a real S3 server).
 //!
 //! 1. **Once.** A run key that has ended never runs again. Kept by [`desired::decide`] on the ledger of cluster and Git
-//!    together (`agent/ledger`); tests of `desired`, `tests/it/restore.rs`.
+//!    together (`agent/ledger`); tests of `desired`, `tests/it/once.rs`.
 //! 2. **Newest wins**, one run at a time. [`desired`] by first parents (`desired/attribution`, `git/history`), the Lease
 //!    (`cluster/lease`), and a resourceVersion in every write of a `Run` (`execute/record`); tests of `desired`,
-//!    `tests/it/cluster/lease.rs`, `tests/it/restore.rs`.
+//!    `tests/it/cluster/lease.rs`, `tests/it/once.rs`.
 //! 3. **Nothing before the plan holds.** [`backup::read`] checks a backup to its last byte; [`plan::gates`] judge before
 //!    the first replica is touched; tests of `backup` and of `plan/gates`, a world a gate.
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself
@@ -62,7 +63,7 @@
 //!    (`cluster/failure`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
 //!    show paths; `tests/it/secrets.rs` and `tests/it/git/leaks.rs` search everything that was said.
 //! 8. **No loop, no lost status.** A view is read anew only when manifests changed (`agent/source`), pushes are built on
-//!    the fetched tip and never forced (`git/commit`), and wait for nobody ([`publish`]); `tests/it/git/status.rs`.
+//!    the fetched tip and never forced (`git/commit`), and wait for nobody ([`publish`]); `tests/it/status_branch.rs`.
 //! 9. **What is merged is what runs.** The `Run` pins the document (`manifest/pin`), the digest of a plan covers what an
 //!    approval means (`plan/digest`); tests of `plan`.
 

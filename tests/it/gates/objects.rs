@@ -129,16 +129,14 @@ async fn a_type_that_cannot_be_listed_leaves_the_plan_incomplete() {
     let patch = json!({"spec": {"versions": [version("v1", false), version("v2", true)], "conversion": conversion}});
     let crd = "crd/widgets.provisioning.cattle.io";
     kubectl(&world, &["patch", crd, "--type=merge", "-p", &patch.to_string()]);
-    let at_v1 = eventually(Duration::from_secs(60), async || {
+    eventually(Duration::from_secs(60), async || {
         // The new storage version is in force a moment later.
-        let made = world.cluster.kubectl(
+        world.cluster.kubectl(
             &["apply", "--validate=false", "-f", "-"],
             "{apiVersion: provisioning.cattle.io/v2, kind: Widget, metadata: {name: two}}",
-        );
-        made
+        )
     })
     .await;
-    drop(at_v1);
     let accepted =
         ask.spec("prune: true").annotated("reinback.io/accept", "PruneDeletesCrds").is_accepted("PlanIncomplete").await;
     insta::assert_snapshot!(accepted.message("PlanIncomplete"), @"2 types could not be listed: widgets.provisioning.cattle.io#v1, widgets.provisioning.cattle.io#v2");
