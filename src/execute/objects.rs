@@ -1,6 +1,6 @@
 //! Waves of writes: a pass over the spooled backup, and many writers behind it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,16 +59,14 @@ impl Executor {
     async fn wave(
         &self,
         laid_out: &Arc<LaidOut>,
-        items: HashMap<u32, Item>,
+        items: BTreeMap<u32, Item>,
         pace: &mut Pace,
         work: &mut Work,
     ) -> Result<(), StepError> {
         let writer =
             ObjectWriter { reader: self.reader.clone(), writer: self.writer.clone(), laid_out: Arc::clone(laid_out) };
         let quiet = self.quiet(work).await?;
-        let items = Arc::new(items);
-        let wanted = Arc::clone(&items);
-        let (mut pass, handle) = observe::pass(super::spool(work)?, move |index| wanted.contains_key(&index));
+        let (mut pass, handle) = observe::pass(super::spool(work)?, items.keys().copied().collect());
         let mut tasks: JoinSet<Outcome> = JoinSet::new();
         let mut open = true;
         while open || !tasks.is_empty() {
