@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod look;
 pub mod source;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,8 +16,8 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use crate::cluster::{
-    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, LeaseError, LeaseGuard, LeaseName, LeaseTimes,
-    holder_identity,
+    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, Events, LeaseError, LeaseGuard, LeaseName,
+    LeaseTimes, holder_identity,
 };
 use crate::config::Config;
 use crate::desired::{Desired, Look, Placed, decide};
@@ -34,8 +35,16 @@ use source::{Source, View};
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long a pass waits for another agent's lease before it gives way until the next.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long what is under way may take to come to a safe place when the process is asked to stop.
+const SAFE_PLACE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a stopping agent waits for the status to be on the remote.
+const LAST_FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// How long giving the lease back may take. Both together stay below the 10 s that stopping may take.
+const RELEASE_WITHIN: Duration = Duration::from_secs(3);
 /// How long the end of a pass waits for the status to be on the remote.
 const FLUSH_WITHIN: Duration = Duration::from_secs(30);
+/// How long it waits for the last Events.
+const EVENTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a pass came to no end; the next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +106,8 @@ pub struct Agent {
     options: Options,
     /// Namespace and CRD are there.
     ready: bool,
+    /// Until when the run that this process carries out has time.
+    under_way: Mutex<Option<Timestamp>>,
 }
 
 impl Agent {
@@ -112,10 +123,10 @@ impl Agent {
         stop: watch::Receiver<bool>,
     ) -> Result<Self, GitError> {
         let source = Source::open(&config)?;
-        let publisher = Publisher::start(status_branch(&config)?);
+        let publisher = Publisher::start(status_branch(&config)?).telling(Events::start(&cluster.writer()));
         let name = LeaseName { namespace: NAMESPACE.to_owned(), name: "reinback".to_owned() };
         let lease = LeaseCandidate::new(cluster.reader(), cluster.writer(), name, options.lease, holder_identity());
-        Ok(Self { config, cluster, publisher, stop, source, lease, options, ready: false })
+        Ok(Self { config, cluster, publisher, stop, source, lease, options, ready: false, under_way: Mutex::default() })
     }
 
     /// Passes until asked to stop.
@@ -139,6 +150,8 @@ impl Agent {
             let mut stop = self.stop.clone();
             let _ = tokio::time::timeout(wait, stop.wait_for(|stop| *stop)).await;
         }
+        // What does not get through now is owed by the next start.
+        let _ = self.publisher.flush(LAST_FLUSH_WITHIN).await;
     }
 
     /// Passes until nothing is left that may run.
@@ -148,10 +161,23 @@ impl Agent {
     /// Of the first pass that came to no end, once the run that it was at is out of time.
     pub async fn once(&mut self) -> Result<Passed, PassError> {
         let mut failed = 0;
+        let mut pause = PAUSES.0;
         loop {
-            let passed = self.pass().await?;
+            let passed = match self.pass().await {
+                Ok(passed) => passed,
+                Err(problem) if self.has_time_left() && !*self.stop.borrow() => {
+                    let told = &problem as &dyn std::error::Error;
+                    warn!(error = told, "a run is under way: going on with it in {} s", pause.as_secs());
+                    let mut stop = self.stop.clone();
+                    let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                    continue;
+                }
+                Err(problem) => return Err(problem),
+            };
             failed += passed.failed;
             if !passed.again || *self.stop.borrow() {
+                self.publisher.settle_events(EVENTS_WITHIN).await;
                 self.publisher.flush(FLUSH_WITHIN).await?;
                 return Ok(Passed { failed, ..passed });
             }
@@ -170,18 +196,17 @@ impl Agent {
         let (view, books) = self.despite_git(view, books).await?;
         let look = Look { first: books.first_look(), whole: view.is_whole };
         let desired = decide(view.placed.clone(), &books.ledger, look);
-        self.surround(&view, &books, &desired);
         let invalid = view.problems.len();
         if is_settled(&desired) {
+            self.tell_git(&view, &books, &desired);
+            self.publisher.show();
             return Ok(Passed { invalid, ..Passed::default() });
         }
         let Some(guard) = self.take_lease().await? else {
             return Ok(Passed { invalid, busy: true, ..Passed::default() });
         };
-        let acted = self.act(&guard, &view, look).await;
-        if let Err(problem) = guard.release().await {
-            warn!(error = &problem as &dyn std::error::Error, "the lease was not given back; it runs out by itself");
-        }
+        let acted = self.act_while_held(guard, &view, look).await;
+        self.publisher.show();
         acted.map(|passed| Passed { invalid, ..passed })
     }
 
@@ -213,11 +238,8 @@ impl Agent {
         }
         view.placed.push(placed);
         let Some(guard) = self.take_lease().await? else { return Ok(Passed { busy: true, ..Passed::default() }) };
-        let acted = self.act(&guard, &view, Look { first: false, whole: false }).await;
-        if let Err(problem) = guard.release().await {
-            warn!(error = &problem as &dyn std::error::Error, "the lease was not given back; it runs out by itself");
-        }
-        let passed = acted?;
+        let passed = self.act_while_held(guard, &view, Look { first: false, whole: false }).await?;
+        self.publisher.settle_events(EVENTS_WITHIN).await;
         self.publisher.flush(FLUSH_WITHIN).await?;
         Ok(passed)
     }
@@ -254,6 +276,43 @@ impl Agent {
         }
     }
 
+    /// Acts, and gives the lease back.
+    ///
+    /// Asked to stop, what is done comes to a safe place by itself, or is broken off where it stands: that is as good as
+    /// being killed, which any moment bears, and the lease is still given back. So it is when the lease is lost.
+    async fn act_while_held(&mut self, guard: LeaseGuard, view: &View, look: Look) -> Result<Passed, PassError> {
+        let fence = guard.fence();
+        let mut stop = self.stop.clone();
+        let patience = async move {
+            if stop.wait_for(|stop| *stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(SAFE_PLACE_WITHIN).await;
+        };
+        let acted = tokio::select! {
+            acted = self.act(&guard, view, look) => acted,
+            () = patience => Ok(Passed::default()),
+            () = fence.until_lost() => Err(PassError::Execute(ExecuteError::LeaseLost)),
+        };
+        let problem = match tokio::time::timeout(RELEASE_WITHIN, guard.release()).await {
+            Ok(Ok(())) => return acted,
+            Ok(Err(problem)) => problem.to_string(),
+            Err(_elapsed) => "the API server does not answer".to_owned(),
+        };
+        warn!("the lease was not given back, it runs out by itself: {problem}");
+        acted
+    }
+
+    /// Until when a run that is under way has time; `None` when it is over.
+    pub(crate) fn under_way(&self, until: Option<Timestamp>) {
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    fn has_time_left(&self) -> bool {
+        let until = *self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Timestamp::now() < until)
+    }
+
     /// With the lease held, the ledger is read once more: another agent may have been at work until a moment ago.
     async fn act(&mut self, guard: &LeaseGuard, view: &View, look: Look) -> Result<Passed, PassError> {
         let mut books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
@@ -264,9 +323,13 @@ impl Agent {
         let desired = decide(view.placed.clone(), &books.ledger, look);
         let writer = self.cluster.writer().fenced(guard);
         let mut passed = Passed::default();
+        let mut superseded = Vec::new();
         for (placed, by) in &desired.superseded {
-            self.record_superseded(&writer, &books, placed, by).await?;
+            superseded.push(self.record_superseded(&writer, &books, placed, by).await?);
         }
+        // A branch stands for a first look that is over: nothing goes there before all of it is recorded.
+        self.tell_git(view, &books, &desired);
+        superseded.iter().for_each(|run| self.publisher.submit(run));
         for (key, reason) in &desired.cancelled {
             passed.again |= self.cancel(&writer, &books, *key, reason).await?;
         }
@@ -304,14 +367,21 @@ impl Agent {
         }
     }
 
-    fn surround(&self, view: &View, books: &Books, desired: &Desired) {
+    /// What Git is to say whatever becomes of this pass.
+    fn tell_git(&self, view: &View, books: &Books, desired: &Desired) {
+        if !books.knows_git {
+            return;
+        }
         let ruling = desired.rules.and_then(|key| view.placed.iter().find(|placed| placed.key == key));
         self.publisher.surround(Surroundings {
             cluster: self.config.cluster.clone(),
-            cluster_uid: books.cluster_uid.clone(),
+            cluster_uid: books.branch_of().to_owned(),
             rules: ruling.map(|placed| (begin::manifest_ref(placed), begin::source_ref(placed))),
             problems: view.problems.clone(),
         });
+        for run in books.owed.iter().filter_map(|key| books.runs.get(key)) {
+            self.publisher.make_up(run);
+        }
     }
 }
 

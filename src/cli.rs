@@ -9,13 +9,14 @@ pub mod status;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::sync::watch;
 
 use crate::agent::begin::chain;
-use crate::cluster::{self, Cluster, Limits};
+use crate::cluster::{self, Cluster, ClusterError, Limits};
 use crate::config::Config;
 use crate::telemetry::{self, LogFormat, LogOptions};
 
@@ -56,8 +57,11 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page of reinback, or of one of its commands
+    Man {
+        /// Command, such as agent
+        command: Option<String>,
+    },
 }
 
 /// How a command came out; the only place with numbers.
@@ -130,14 +134,28 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Crd(args) => crd::crd(&args).map(|()| Exit::Done),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "reinback", &mut io::stdout());
+            // Made in memory first: the generator panics when its output is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "reinback", &mut script);
+            io::stdout().lock().write_all(&script)?;
             Ok(Exit::Done)
         }
-        Command::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?;
+        Command::Man { command } => {
+            let page = manual(command.as_deref())?;
+            clap_mangen::Man::new(page).render(&mut io::stdout().lock())?;
             Ok(Exit::Done)
         }
     }
+}
+
+/// What the manual page of reinback, or of one of its commands, is made of.
+fn manual(command: Option<&str>) -> anyhow::Result<clap::Command> {
+    // `help` needs no page of its own, and none is to be referred to.
+    let mut all = Cli::command().disable_help_subcommand(true);
+    all.build();
+    let Some(name) = command else { return Ok(all) };
+    let found = all.find_subcommand(name).cloned();
+    found.with_context(|| format!("there is no command {name:?}; `reinback help` lists all"))
 }
 
 /// libgit2 is told its options before a second thread exists.
@@ -146,15 +164,32 @@ fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let exit = runtime.block_on(command);
     // Blocking work that hangs (a Git server that does not answer) is not waited for.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    runtime.shutdown_timeout(Duration::from_millis(500));
     exit
 }
 
-/// Connects to the cluster of `KUBECONFIG`, of `--context`, or of the pod.
+/// Connects to the cluster of `KUBECONFIG`, of `--context`, or of the pod. Nothing is sent yet.
 async fn connect(context: Option<&str>, config: Option<&Config>) -> anyhow::Result<Cluster> {
     let limits = Limits { qps: config.map_or(0, |config| config.rates.qps), ..Limits::default() };
     Ok(cluster::connect(context, limits).await?)
 }
+
+/// As [`connect`], for a person who waits: a cluster that does not answer is told after seconds, where an agent
+/// would go on trying.
+async fn reach(context: Option<&str>, config: Option<&Config>) -> anyhow::Result<Cluster> {
+    let cluster = connect(context, config).await?;
+    let probe = cluster.reader().patient(PROBE.0, PROBE.1);
+    match probe.cluster_uid().await {
+        Err(ClusterError::Unreachable { what: _, url, source }) => {
+            Err(ClusterError::Unreachable { what: "reach the cluster".to_owned(), url, source }.into())
+        }
+        // Whoever may not read that namespace is told by what comes next, if it matters there.
+        Ok(_) | Err(_) => Ok(cluster),
+    }
+}
+
+/// How long a person waits for one answer, and for a cluster that is coming up.
+const PROBE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3));
 
 /// True once SIGTERM or Ctrl-C came; a second one ends the process at once.
 fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {

@@ -8,6 +8,7 @@
 mod access;
 mod connect;
 mod discovery;
+mod events;
 mod failure;
 mod lease;
 mod list;
@@ -19,6 +20,7 @@ mod write;
 pub use access::Access;
 pub use connect::{Limits, connect};
 pub use discovery::{ApiResource, Catalog, GroupVersion};
+pub use events::{Event, Events, Regarding};
 pub use failure::{ApiFailure, FailureKind, JsonFault};
 pub use lease::{Acquired, Candidate, Fence, LeaseError, LeaseGuard, LeaseName, LeaseTimes, acquire, holder_identity};
 pub use list::{ListOptions, Listed};

@@ -157,6 +157,16 @@ pub struct Work {
     pub not_announced: String,
 }
 
+impl Work {
+    /// Puts the counts into the status; they are durable with the next write.
+    fn record_counts(&mut self) {
+        if self.counts != Counts::default() {
+            let counts = self.counts;
+            self.recorder.run_mut().status.get_or_insert_default().counts = Some(counts);
+        }
+    }
+}
+
 /// Plan and observation together, shared by the writers.
 pub struct LaidOut {
     pub plan: Plan,
@@ -204,7 +214,7 @@ impl Executor {
                     self.step(Step::Resume, work).await
                 }
                 Next::Hold { step, reason, message } => {
-                    let message = format!("{message}; Rancher stays at 0, as {step} did not end: {}", ways_on());
+                    let message = held_message(step, &message, work.counts, &work.recorder.replicas());
                     return self.end(work, Phase::Failed, &reason, &message).await;
                 }
                 Next::End { phase, reason, message } => return self.end(work, phase, &reason, &message).await,
@@ -229,8 +239,9 @@ impl Executor {
         }
         let outcome = match self.overdue(step, work) {
             Some(failure) => Err(StepError::Failed(failure)),
-            None => self.effects(step, work).await,
+            None => self.effects_in_time(step, work).await,
         };
+        work.record_counts();
         match outcome {
             Ok(()) => Ok(work.recorder.append(&self.writer, Entry::Finished { step }).await?),
             Err(StepError::Failed(failure)) if failure.reason == NOT_ANNOUNCED => Err(StepError::Failed(failure)),
@@ -241,6 +252,18 @@ impl Executor {
                 Err(StepError::Failed(failure))
             }
             Err(other) => Err(other),
+        }
+    }
+
+    /// Every wait within a step has a deadline of its own; this one is for those that would add up.
+    async fn effects_in_time(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
+        if always_runs(step) {
+            return self.effects(step, work).await;
+        }
+        let limit = self.time_left(work) + HALT_WITHIN;
+        match tokio::time::timeout(limit, self.effects(step, work)).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Err(StepError::Failed(self.timed_out())),
         }
     }
 
@@ -261,15 +284,24 @@ impl Executor {
     fn overdue(&self, step: Step, work: &Work) -> Option<StepFailure> {
         let deadline = self.deadline(work)?;
         let late = Timestamp::now() > deadline;
-        let always = matches!(step, Step::Resume | Step::Verify);
-        (late && !always).then(|| StepFailure {
-            reason: "Timeout",
-            message: format!("the run did not end within {} s", self.settings.timeout.as_secs()),
-        })
+        (late && !always_runs(step)).then(|| self.timed_out())
+    }
+
+    fn timed_out(&self) -> StepFailure {
+        let message = format!("the run did not end within {} s", self.settings.timeout.as_secs());
+        StepFailure { reason: "Timeout", message }
+    }
+
+    /// Why no further write of a step may begin: the process is asked to stop, or the time is over.
+    fn halt(&self, step: Step, work: &Work) -> Option<StepError> {
+        match *self.stop.borrow() {
+            true => Some(StepError::Stopped),
+            false => self.overdue(step, work).map(StepError::Failed),
+        }
     }
 
     fn deadline(&self, work: &Work) -> Option<Timestamp> {
-        let started = work.recorder.status().started_at?;
+        let started = work.recorder.run().status.as_ref()?.started_at?;
         let timeout = jiff::SignedDuration::try_from(self.settings.timeout).ok()?;
         started.checked_add(timeout).ok()
     }
@@ -283,8 +315,7 @@ impl Executor {
 
     /// Waits until the status branch says on the remote that the run starts (invariant 8).
     async fn announce(&self, work: &mut Work) -> Result<(), StepError> {
-        self.publisher.submit(work.recorder.run());
-        match self.publisher.flush(ANNOUNCE_TIMEOUT).await {
+        match self.publisher.announce(work.recorder.run(), ANNOUNCE_TIMEOUT).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 work.not_announced = error.to_string();
@@ -312,18 +343,23 @@ impl Executor {
         Ok(Ended::Terminal(phase))
     }
 
+    /// The Deployment of Rancher.
+    fn rancher(&self) -> WorkloadRef {
+        let places = &self.settings.places;
+        WorkloadRef {
+            api_version: "apps/v1".to_owned(),
+            resource: "deployments".to_owned(),
+            namespace: places.rancher_namespace.clone(),
+            name: places.rancher_deployment.clone(),
+        }
+    }
+
     /// Rancher's pods are watched from the first write to resume.
     async fn quiet(&self, work: &mut Work) -> Result<quiet::SharedQuiet, StepError> {
         if let Some(quiet) = &work.quiet {
             return Ok(Arc::clone(quiet));
         }
-        let places = &self.settings.places;
-        let rancher = WorkloadRef {
-            api_version: "apps/v1".to_owned(),
-            resource: "deployments".to_owned(),
-            namespace: places.rancher_namespace.clone(),
-            name: places.rancher_deployment.clone(),
-        };
+        let rancher = self.rancher();
         let selector = self.look_at(&rancher).await?.map(|seen| seen.selector).unwrap_or_default();
         let quiet = Arc::new(quiet::Quiet::watch(self.reader.clone(), rancher.namespace, selector));
         work.quiet = Some(Arc::clone(&quiet));
@@ -382,13 +418,28 @@ pub(crate) fn spool(work: &Work) -> Result<&Spool, StepError> {
 }
 
 /// How long the remote may take to have the `started` commit.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(60);
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long writes in flight may take to end when no further one may begin.
+const HALT_WITHIN: Duration = Duration::from_secs(3);
 /// Reason of a run that could not be announced; becomes the gate `StatusNotPushed`.
 const NOT_ANNOUNCED: &str = "StatusNotPushed";
 
-fn ways_on() -> &'static str {
-    "change reinback.io/requested-at to run it again, commit a newer manifest, or scale Rancher up by hand to the \
-     number in the annotation reinback.io/replicas"
+/// Steps that run however late it is: giving replicas back is never refused.
+fn always_runs(step: Step) -> bool {
+    matches!(step, Step::Resume | Step::Verify)
+}
+
+/// In which state a run that stops in the middle leaves all, and what a person can do.
+fn held_message(step: Step, message: &str, counts: Counts, replicas: &Replicas) -> String {
+    let Counts { created, updated, recreated, deleted, skipped: _, protected: _, failed } = counts;
+    let at_zero: Vec<String> = replicas.iter().map(|(workload, had)| format!("{workload} (had {had})")).collect();
+    format!(
+        "{message}; {step} did not end: {created} objects were created, {updated} updated, {recreated} recreated, \
+         {deleted} deleted, {failed} failed; Rancher stays at 0, so that it does not run on half of a backup; at 0: {}; \
+         ways on: change reinback.io/requested-at to run it again, commit a newer manifest, or scale up by hand to the \
+         number in the annotation reinback.io/replicas",
+        at_zero.join(", ")
+    )
 }
 
 fn recorded(error: RecordError) -> ExecuteError {
@@ -423,3 +474,25 @@ fn owner_uids(observed: &Observed, owners: &HashSet<OwnerId>) -> OwnerUids {
 
 /// Replicas by workload, as a journal holds them.
 pub type Replicas = BTreeMap<WorkloadRef, i32>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_stops_in_the_middle_says_in_which_state_all_is_and_the_ways_on() {
+        let workload = |namespace: &str, name: &str| WorkloadRef {
+            api_version: "apps/v1".to_owned(),
+            resource: "deployments".to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        let replicas = Replicas::from([
+            (workload("cattle-system", "rancher"), 3),
+            (workload("cattle-fleet-system", "fleet-controller"), 1),
+        ]);
+        let counts = Counts { created: 4, updated: 12, failed: 1, ..Counts::default() };
+        let told = held_message(Step::Namespaced, "1 objects could not be written in namespaced", counts, &replicas);
+        insta::assert_snapshot!(told, @"");
+    }
+}

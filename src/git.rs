@@ -1,12 +1,12 @@
 //! Git: the source that is watched, and the branch that status goes to.
 //!
-//! libgit2 keeps the objects and speaks Git's protocol; HTTP under it is ours ([`http`]), because libgit2's own has one set of
+//! libgit2 keeps the objects and speaks Git's protocol; HTTP under it is ours (`git/http`), because libgit2's own has one set of
 //! authorities and time-outs for the whole process, needs OpenSSL, and takes `Authorization` along when a server redirects to
 //! another port. Ours reads `secretDir` at each connection, so that rotated passwords and authorities are taken; the authorities
 //! of `ca.crt` are trusted beside the system's, for this remote alone.
 //!
 //! What holds:
-//! - A clone is a cache ([`cache`]): bare, in a folder of one process (a lock file held by `flock`, which the kernel gives back
+//! - A clone is a cache (`git/cache`): bare, in a folder of one process (a lock file held by `flock`, which the kernel gives back
 //!   whatever ends the process; a folder named after a pid would be cloned anew at every start and left behind after a crash).
 //!   It may vanish or be half written at any time; what is wrong with it is answered by deleting it and cloning again.
 //! - Nothing is checked out. Blobs are read from the object store, and symbolic links are never followed.

@@ -1,4 +1,70 @@
 //! GitOps for Rancher restores and rollbacks.
+//!
+//! A person merges a pull request that adds a `Restore` manifest; the agent plans it, guards it, carries it out on the
+//! cluster and commits what happened back to Git. This page is the architecture; the README is for those who use it.
+//!
+//! ```text
+//!  git fetch ─▶ blobs under path ─▶ Manifest ─▶ Desired ┐
+//!                                                        ├─▶ Plan ─▶ gates ─▶ execute ⇄ journal ─▶ status ─▶ git push
+//!  backup, then the LISTs it asks for, ledger ─▶ Observed┘
+//! ```
+//!
+//! Pure in the middle: no async, no client, no clock, no file; all of it arrives as arguments. Thin shells around it.
+//! Reading and writing a cluster are different capabilities ([`cluster::ClusterReader`], [`cluster::ClusterWriter`]), so
+//! that what plans *cannot* write. What a gate judges (a missing backup, a wrong digest) is data in
+//! [`observed::Observed`], never an `Err`: an error is only what another try may take away.
+//!
+//! # Pure
+//!
+//! - [`manifest`]: the files as written; unknown fields are refused, with file, line and a remedy
+//! - [`desired`]: which manifest rules the cluster now, and run keys; [`desired::decide`] is the whole of that decision
+//! - [`backup`]: the format of a backup: names, entries, filters and selectors
+//! - [`object`]: the heart: are two objects equal, and what is written for one that is not
+//! - [`rancher`]: Rancher's facts: who writes beside it, how its versions are read, and which lie apart
+//! - [`observed`]: plain data: what backup, cluster and ledger said
+//! - [`plan`]: [`plan::plan`] from what is asked and what was seen; gates, order, prune, digest, and how a plan is shown
+//! - [`journal`]: what is recorded of a run, which events are legal, and what is next
+//! - [`run`]: the object `Run`: a run's key, pinned manifest, journal and result
+//! - [`status`]: status file, dashboard, commit message, terminal: the same `Run` gives the same bytes
+//!
+//! # Shell
+//!
+//! - [`config`]: `reinback.yaml`, environment and flags
+//! - [`git`]: the source that is watched, and the branch that status goes to
+//! - [`store`]: where backups lie: a directory or a bucket; a fetched one is spooled into an unlinked file
+//! - [`cluster`]: requests to an API server: discovery, lists, watches, writes, and the Lease that fences them
+//! - [`observe`]: one pass of reads over backup and cluster
+//! - [`execute`]: carries out one run: what is next, record it, do it, record it
+//! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
+//! - [`agent`]: the loop. `agent/source` reads manifests and their commits, `agent/ledger` what ran, `agent/look` makes a
+//!   plan of a manifest, `agent/begin` begins, holds, continues and ends runs
+//! - [`telemetry`]: the log
+//! - [`cli`]: a file a command; exit codes in one place
+//!
+//! # What holds, always
+//!
+//! Each invariant, where it is kept, and the tests that try to break it (`tests/it` runs on a real API server, real Git
+//! and a real S3 server).
+//!
+//! 1. **Once.** A run key that has ended never runs again. Kept by [`desired::decide`] on the ledger of cluster and Git
+//!    together (`agent/ledger`); tests of `desired`, `tests/it/restore.rs`.
+//! 2. **Newest wins**, one run at a time. [`desired`] by first parents (`desired/attribution`, `git/history`), the Lease
+//!    (`cluster/lease`), and a resourceVersion in every write of a `Run` (`execute/record`); tests of `desired`,
+//!    `tests/it/cluster/lease.rs`, `tests/it/restore.rs`.
+//! 3. **Nothing before the plan holds.** [`backup::read`] checks a backup to its last byte; [`plan::gates`] judge before
+//!    the first replica is touched; tests of `backup` and of `plan/gates`, a world a gate.
+//! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself
+//!    writes (`execute/quiesce`); tests of `journal`, `tests/it/killed.rs`.
+//! 5. **It ends.** Deadlines in `cluster/request`, `git/http` and `store/s3`, the time-out of a run in [`execute`], the end
+//!    of a hold in `agent/begin`.
+//! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion; tests of `object`.
+//! 7. **No secret leaves.** Secrets are `secrecy` types; an API server's text is cut down where it is read
+//!    (`cluster/failure`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
+//!    show paths; `tests/it/secrets.rs` and `tests/it/git/leaks.rs` search everything that was said.
+//! 8. **No loop, no lost status.** A view is read anew only when manifests changed (`agent/source`), pushes are built on
+//!    the fetched tip and never forced (`git/commit`), and wait for nobody ([`publish`]); `tests/it/git/status.rs`.
+//! 9. **What is merged is what runs.** The `Run` pins the document (`manifest/pin`), the digest of a plan covers what an
+//!    approval means (`plan/digest`); tests of `plan`.
 
 pub mod agent;
 pub mod backup;

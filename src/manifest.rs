@@ -26,7 +26,7 @@ pub(crate) use report::{Fields, Report, one_of};
 pub use report::{Problem, Severity, duration, humane};
 pub(crate) use restore::S3_FIELDS;
 pub(crate) use restore::s3_location;
-pub use restore::{BucketLookup, MAX_DELETE_TIMEOUT_SECONDS, RestoreSpec, S3Location};
+pub use restore::{AwsConfig, BucketLookup, ClientConfig, MAX_DELETE_TIMEOUT_SECONDS, RestoreSpec, S3Location};
 pub use rollback::{RollbackSpec, VersionMethod};
 pub(crate) use text::{printable, quoted};
 pub use tree::{SourceFile, Tree, TreeReader};

@@ -198,6 +198,11 @@ impl Plan {
         self.counts().changes() == 0
     }
 
+    /// Nothing would be written or deleted, and no run before it left a workload at 0: there is no reason to stop Rancher.
+    pub fn touches_nothing(&self) -> bool {
+        self.is_empty() && self.quiesce.iter().all(|workload| workload.recorded.is_none())
+    }
+
     /// What is kept of it in the `Run`.
     pub fn record(&self) -> PlanRecord {
         PlanRecord {
@@ -206,6 +211,7 @@ impl Plan {
             backup: self.backup.clone().unwrap_or_default(),
             counts: self.counts(),
             prunes: self.prunes,
+            quiesce: self.quiesce.iter().map(|workload| workload.reference.clone()).collect(),
             accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
         }
     }

@@ -1,6 +1,7 @@
 //! The status branch, written beside everything else: what is owed to Git is pushed as soon as Git takes it.
 //!
-//! A run hands its state over and goes on. Only before quiesce does it wait for the push ([`Publisher::flush`]).
+//! A run hands its state over and goes on. Only before quiesce does it wait for the push ([`Publisher::announce`]).
+//! Each state that is handed over is told as an Event of the API, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::cluster::{Event, Events, Regarding};
 use crate::git::{FileEdit, GitError, StatusBranch, TreeLimits, blocking};
-use crate::run::{ManifestRef, Run, SourceRef};
-use crate::status::{self, Dashboard, Problem, Rules, StatusFileError};
+use crate::run::{ManifestRef, NAMESPACE, Run, SourceRef};
+use crate::status::{self, Dashboard, EventText, Problem, Rules, StatusFileError};
+use crate::store::Sha256;
 
 /// Pauses between tries to push: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -29,7 +32,7 @@ pub struct BranchState {
     pub exists: bool,
     /// UID of the cluster that wrote the dashboard.
     pub cluster_uid: Option<String>,
-    pub runs: Vec<Run>,
+    pub runs: Vec<Arc<Run>>,
     /// Files that are no status files: path, and why.
     pub unreadable: Vec<(String, StatusFileError)>,
 }
@@ -50,39 +53,62 @@ pub struct Surroundings {
 
 #[derive(Debug, Default)]
 struct Board {
-    runs: BTreeMap<String, Run>,
+    /// By the path of the status file.
+    runs: BTreeMap<String, Arc<Run>>,
     dirty: BTreeSet<String>,
+    /// Taken from `dirty` by a push that has not ended.
+    pushing: BTreeSet<String>,
     /// The dashboard changed though no run did.
     stale: bool,
-    surroundings: Surroundings,
+    /// `None` until they are known: there is no dashboard without them.
+    surroundings: Option<Surroundings>,
+}
+
+/// The branch, and what was read of it last.
+struct Shelf {
+    branch: StatusBranch,
+    /// By path, with the digest of the file that each was read from.
+    read: BTreeMap<String, (Sha256, Arc<Run>)>,
 }
 
 /// Hands runs to the task that pushes. Cloning it is cheap.
 #[derive(Clone)]
 pub struct Publisher {
-    branch: Arc<Mutex<StatusBranch>>,
+    shelf: Arc<Mutex<Shelf>>,
     board: Arc<Mutex<Board>>,
     /// Counts up with each change of the board.
     owed: Arc<watch::Sender<u64>>,
     /// The count up to which the remote has it, or why it has not.
     pushed: Arc<watch::Sender<(u64, Option<NotPushed>)>>,
+    events: Option<Events>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Publisher {
     /// Starts the task that pushes; it ends with the process.
     pub fn start(branch: StatusBranch) -> Self {
         let publisher = Self {
-            branch: Arc::new(Mutex::new(branch)),
+            shelf: Arc::new(Mutex::new(Shelf { branch, read: BTreeMap::new() })),
             board: Arc::default(),
             owed: Arc::new(watch::Sender::new(0)),
             pushed: Arc::new(watch::Sender::new((0, None))),
+            events: None,
         };
         tokio::spawn(publisher.clone().push_for_ever());
         publisher
     }
 
+    /// Tells what is handed over as Events, too.
+    #[must_use]
+    pub fn telling(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.board)
     }
 
     /// Takes over what the branch holds, so that the dashboard shows it, too.
@@ -91,38 +117,75 @@ impl Publisher {
     ///
     /// What the remote or its network did.
     pub async fn load(&self) -> Result<BranchState, GitError> {
-        let branch = Arc::clone(&self.branch);
-        let state = blocking(move || read(&mut branch.lock().unwrap_or_else(PoisonError::into_inner))).await?;
-        let mut board = self.board();
-        for run in &state.runs {
-            let path = status::status_file_path(run);
-            if !board.dirty.contains(&path) {
-                board.runs.insert(path, run.clone());
-            }
-        }
-        Ok(state)
+        let (shelf, board) = (Arc::clone(&self.shelf), Arc::clone(&self.board));
+        blocking(move || {
+            let mut shelf = lock(&shelf);
+            let state = read(&mut shelf)?;
+            // With the branch still locked: a push that ends meanwhile would be newer than what was read.
+            lock(&board).take_over(&state.runs);
+            Ok(state)
+        })
+        .await
     }
 
     /// Hands a run over to be pushed. A run that has not changed causes no commit.
     pub fn submit(&self, run: &Run) {
+        if let Some(events) = &self.events {
+            told(run).into_iter().for_each(|event| events.tell(event));
+        }
+        self.make_up(run);
+    }
+
+    /// Hands over what was told before and did not reach the remote.
+    pub fn make_up(&self, run: &Run) {
         let path = status::status_file_path(run);
         let mut board = self.board();
-        board.runs.insert(path.clone(), run.clone());
+        board.runs.insert(path.clone(), Arc::new(run.clone()));
         board.dirty.insert(path);
         drop(board);
         self.owe();
     }
 
-    /// Says what the dashboard shows beside the runs.
+    /// Hands a run over and waits until the remote has it.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no status file of it: a run that Git does not know must not begin. Else as [`Publisher::flush`].
+    pub async fn announce(&self, run: &Run, limit: Duration) -> Result<(), NotPushed> {
+        status::status_file(run).map_err(|error| NotPushed(format!("the run has no status file: {error}")))?;
+        self.submit(run);
+        self.flush(limit).await
+    }
+
+    /// Waits until the Events that were handed over are sent or given up.
+    pub async fn settle_events(&self, limit: Duration) {
+        if let Some(events) = &self.events {
+            events.settle(limit).await;
+        }
+    }
+
+    /// Says what the dashboard shows beside the runs; it goes along with the next run, or with [`Publisher::show`].
     pub fn surround(&self, surroundings: Surroundings) {
         let mut board = self.board();
-        if board.surroundings == surroundings {
-            return;
+        if board.surroundings.as_ref() != Some(&surroundings) {
+            board.surroundings = Some(surroundings);
+            board.stale = true;
         }
-        board.surroundings = surroundings;
-        board.stale = true;
-        drop(board);
-        self.owe();
+    }
+
+    /// Hands the dashboard over, when it changed though no run did.
+    pub fn show(&self) {
+        if self.board().stale {
+            self.owe();
+        }
+    }
+
+    /// Makes the branch this cluster's, which somebody accepted.
+    pub fn claim(&self, cluster_uid: &str) {
+        let surroundings = self.board().surroundings.clone();
+        if let Some(surroundings) = surroundings {
+            self.surround(Surroundings { cluster_uid: cluster_uid.to_owned(), ..surroundings });
+        }
     }
 
     fn owe(&self) {
@@ -171,40 +234,56 @@ impl Publisher {
 
     async fn push_once(&self) -> Result<(), GitError> {
         let load = Load::take(&mut self.board());
-        let branch = Arc::clone(&self.branch);
+        let shelf = Arc::clone(&self.shelf);
         let (load, outcome) = blocking(move || {
-            let outcome = load.push(&mut branch.lock().unwrap_or_else(PoisonError::into_inner));
+            let outcome = load.push(&mut lock(&shelf).branch);
             (load, outcome)
         })
         .await;
-        if outcome.is_err() {
-            load.put_back(&mut self.board());
-        }
+        load.settle(&mut self.board(), outcome.is_ok());
         outcome
+    }
+}
+
+impl Board {
+    /// Runs of the branch, but where a newer state is on its way there.
+    fn take_over(&mut self, runs: &[Arc<Run>]) {
+        for run in runs {
+            let path = status::status_file_path(run);
+            if !self.dirty.contains(&path) && !self.pushing.contains(&path) {
+                self.runs.insert(path, Arc::clone(run));
+            }
+        }
     }
 }
 
 /// What one push carries.
 struct Load {
     dirty: BTreeSet<String>,
-    runs: BTreeMap<String, Run>,
-    surroundings: Surroundings,
+    runs: BTreeMap<String, Arc<Run>>,
+    surroundings: Option<Surroundings>,
     stale: bool,
 }
 
 impl Load {
     fn take(board: &mut Board) -> Self {
+        let dirty = std::mem::take(&mut board.dirty);
+        board.pushing.clone_from(&dirty);
         Self {
-            dirty: std::mem::take(&mut board.dirty),
+            dirty,
             runs: board.runs.clone(),
             surroundings: board.surroundings.clone(),
             stale: std::mem::take(&mut board.stale),
         }
     }
 
-    fn put_back(self, board: &mut Board) {
-        board.dirty.extend(self.dirty);
-        board.stale |= self.stale;
+    /// What did not get through is owed again.
+    fn settle(self, board: &mut Board, pushed: bool) {
+        board.pushing.clear();
+        if !pushed {
+            board.dirty.extend(self.dirty);
+            board.stale |= self.stale;
+        }
     }
 
     fn push(&self, branch: &mut StatusBranch) -> Result<(), GitError> {
@@ -222,37 +301,59 @@ impl Load {
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "no status file for {path}"),
             }
         }
-        edits.push(FileEdit { path: README.to_owned(), content: Some(self.dashboard().into_bytes()) });
+        if let Some(surroundings) = &self.surroundings {
+            let dashboard = self.dashboard(surroundings).into_bytes();
+            edits.push(FileEdit { path: README.to_owned(), content: Some(dashboard) });
+        }
         edits
     }
 
-    fn dashboard(&self) -> String {
-        let Surroundings { cluster, cluster_uid, rules, problems } = &self.surroundings;
-        let runs: Vec<Run> = self.runs.values().cloned().collect();
+    fn dashboard(&self, surroundings: &Surroundings) -> String {
+        let Surroundings { cluster, cluster_uid, rules, problems } = surroundings;
+        let runs: Vec<&Run> = self.runs.values().map(Arc::as_ref).collect();
         let rules = rules.as_ref().map(|(manifest, source)| Rules { manifest, source });
         status::dashboard(&Dashboard { cluster, cluster_uid, rules, runs: &runs, problems })
     }
 
     fn message(&self) -> String {
-        let changed: Vec<&Run> = self.dirty.iter().filter_map(|path| self.runs.get(path)).collect();
+        let changed: Vec<&Run> = self.dirty.iter().filter_map(|path| self.runs.get(path)).map(Arc::as_ref).collect();
         match changed.as_slice() {
             [] => "dashboard: manifests or their problems changed\n".to_owned(),
             [run] => status::commit_message(run),
-            many => {
-                let lines: Vec<String> = many.iter().map(|run| format!("- {}", status::subject(run))).collect();
-                format!("status of {} runs\n\n{}\n", many.len(), lines.join("\n"))
-            }
+            many => status::commit_message_of_many(many),
         }
     }
 }
 
-fn read(branch: &mut StatusBranch) -> Result<BranchState, GitError> {
+fn told(run: &Run) -> Option<Event> {
+    let EventText { reason, action, note, is_warning } = status::event(run)?;
+    let regarding = Regarding {
+        api_version: <Run as kube::Resource>::api_version(&()).into_owned(),
+        kind: <Run as kube::Resource>::kind(&()).into_owned(),
+        namespace: run.metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned()),
+        name: run.metadata.name.clone()?,
+        uid: run.metadata.uid.clone()?,
+    };
+    Some(Event { regarding, reason, action, note, is_warning, at: Timestamp::now() })
+}
+
+fn read(shelf: &mut Shelf) -> Result<BranchState, GitError> {
+    let Shelf { branch, read } = shelf;
     let Some(_) = branch.fetch()? else { return Ok(BranchState::default()) };
     let limits = TreeLimits { file_bytes: README_LIMIT, files: 100_000, ..TreeLimits::default() };
     let mut state = BranchState { exists: true, ..BranchState::default() };
+    let mut before = std::mem::take(read);
     for (path, content) in branch.read(RUNS_FOLDER, &limits)? {
-        match status::parse_status_file(&content) {
-            Ok(run) => state.runs.push(run),
+        let digest = Sha256::of(&content);
+        let run = match before.remove(&path) {
+            Some((known, run)) if known == digest => Ok(run),
+            _ => status::parse_status_file(&content).map(Arc::new),
+        };
+        match run {
+            Ok(run) => {
+                state.runs.push(Arc::clone(&run));
+                read.insert(path, (digest, run));
+            }
             Err(error) => state.unreadable.push((path, error)),
         }
     }

@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Entry, Event, IllegalTransition, Journal, Step, StepTime};
+use crate::journal::{Entry, Event, IllegalTransition, Journal, Step, StepTime, WorkloadRef};
 use crate::plan::gate::Gate;
 
 /// Namespace of everything that reinback owns in a cluster; outside every pattern of the ResourceSets (invariant 6).
@@ -248,6 +248,9 @@ pub struct PlanRecord {
     pub counts: Counts,
     /// Prune was on: asked for, and the cluster was the backup's own.
     pub prunes: bool,
+    /// Workloads to scale to 0; a run that is gone on with goes by them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quiesce: Vec<WorkloadRef>,
     pub accepted: Vec<String>,
 }
 

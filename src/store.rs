@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use crate::manifest::{AwsConfig, BucketLookup, ClientConfig, S3Location};
 pub use error::{Cause, StoreError};
-pub use location::{AwsConfig, BucketLookup, ClientConfig, DEFAULT_REGION, S3Credentials, S3Location};
+pub use location::{DEFAULT_REGION, S3Credentials};
 pub use spool::{NotADigest, Sha256, Spool, SpoolLimits, SpoolReader};
 
 /// Whether an event or a span may be logged, whatever level a user asks for: below `INFO` the SDK prints its credentials

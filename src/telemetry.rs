@@ -15,11 +15,16 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+use crate::store;
+
 /// Level when neither `--log-level` nor `RUST_LOG` says one.
 pub const DEFAULT_LEVEL: &str = "info";
 
 /// Targets that say nothing of use to an operator below a warning.
 const QUIET: &[&str] = &["aws", "h2", "hyper", "hyper_util", "rustls"];
+
+/// Tells every failed request as an error of its own. Ours say the same once, with what was asked for.
+const REPEATS: &str = "kube_client::client::builder";
 
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -52,7 +57,7 @@ pub enum TelemetryError {
     #[error(
         "log level {level:?} cannot be read; write error, warn, info, debug or trace, or `info,reinback::git=debug`"
     )]
-    Level { level: String, source: ParseError },
+    Level { level: String },
     #[error("the log is set up already")]
     Installed(#[source] TryInitError),
 }
@@ -94,18 +99,21 @@ fn env_filter(level: Option<&str>) -> Result<EnvFilter, TelemetryError> {
     } else {
         LevelFilter::from_str(level).map_err(ParseError::from).map(|level| EnvFilter::new(level.to_string()))
     };
-    parsed.map_err(|source| TelemetryError::Level { level: level.to_owned(), source })
+    // The parser's own text says less, and says it twice.
+    parsed.map_err(|_: ParseError| TelemetryError::Level { level: level.to_owned() })
 }
 
 /// Keeps other crates' debug and trace lines out, however specific the directive that asks for them.
 fn may_be_told(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= most_told(metadata.target())
+    store::may_be_logged(metadata) && *metadata.level() <= most_told(metadata.target())
 }
 
 fn most_told(target: &str) -> LevelFilter {
     let root = target.split("::").next().unwrap_or(target);
     if root == env!("CARGO_CRATE_NAME") {
         LevelFilter::TRACE
+    } else if target == REPEATS {
+        LevelFilter::OFF
     } else if QUIET.contains(&root.split('_').next().unwrap_or(root)) || QUIET.contains(&root) {
         LevelFilter::WARN
     } else {
@@ -115,7 +123,6 @@ fn most_told(target: &str) -> LevelFilter {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error;
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
@@ -176,6 +183,12 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_request_is_told_once_by_us() {
+        let log = logged("trace", LogFormat::Text, || tracing::error!(target: REPEATS, "failed with error"));
+        assert_eq!(log, "");
+    }
+
+    #[test]
     fn our_own_lines_are_told_at_the_level_that_was_asked_for() {
         let say = || {
             tracing::trace!("a detail");
@@ -204,7 +217,6 @@ mod tests {
     fn a_level_that_is_none_is_refused_with_what_to_write() {
         for level in ["verbose", "info,reinback=loud"] {
             let error = env_filter(Some(level)).expect_err("no level");
-            assert!(error.source().is_some());
             assert_eq!(
                 error.to_string(),
                 format!(

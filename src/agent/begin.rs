@@ -18,7 +18,7 @@ use crate::object::Resource;
 use crate::observe::ObserveError;
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::gates::status_not_pushed;
-use crate::run::{Counts, ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
+use crate::run::{ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
 use crate::status;
 
 /// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
@@ -134,30 +134,18 @@ impl Agent {
         Ok(Recorder::take_up(self.cluster.reader(), writer, run).await?)
     }
 
+    /// Gives the run as it ended, for Git.
     pub(super) async fn record_superseded(
         &self,
         writer: &ClusterWriter,
         books: &Books,
         placed: &Placed,
         by: &SupersededBy,
-    ) -> Result<(), PassError> {
+    ) -> Result<Run, PassError> {
         info!("{} is superseded: {by}", placed.manifest.id);
-        self.close(writer, books, placed, Phase::Superseded, by.reason(), &by.to_string()).await
-    }
-
-    async fn close(
-        &self,
-        writer: &ClusterWriter,
-        books: &Books,
-        placed: &Placed,
-        phase: Phase,
-        reason: &str,
-        message: &str,
-    ) -> Result<(), PassError> {
         let mut recorder = self.recorder(writer, books, placed).await?;
-        recorder.update(writer, |run| end(run, phase, reason, message)).await?;
-        self.publisher.submit(recorder.run());
-        Ok(())
+        recorder.update(writer, |run| end(run, Phase::Superseded, by.reason(), &by.to_string())).await?;
+        Ok(recorder.run().clone())
     }
 
     /// A run whose manifest went away before its first write. True when it ended.
@@ -228,7 +216,10 @@ impl Agent {
         let reader = self.cluster.reader();
         let places = look::places(&self.config);
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
-            Ok(asked) => asked.look(&reader, &places, Timestamp::now()).await,
+            Ok(mut asked) => {
+                asked.known.unfinished_runs = books.others_running.clone();
+                asked.look(&reader, &places, Timestamp::now()).await
+            }
             Err(error) => Err(error),
         };
         let looked = match looked {
@@ -240,7 +231,16 @@ impl Agent {
             let gates = looked.plan.gates.clone();
             return self.hold(writer, recorder, gates, Some(&looked)).await;
         }
+        if looked.plan.gates.iter().any(|gate| gate.code == GateCode::LedgerMismatch) {
+            self.publisher.claim(&books.cluster_uid);
+        }
         self.record_start(writer, &mut recorder, &looked).await?;
+        if looked.plan.touches_nothing() {
+            let message = "the cluster is as the backup has it: nothing was written, and Rancher was left running";
+            recorder.update(writer, |run| end(run, Phase::Succeeded, "NothingToDo", message)).await?;
+            self.publisher.submit(recorder.run());
+            return Ok(Begun::Ended(Phase::Succeeded));
+        }
         self.execute(writer, recorder, placed, Prepared::of(looked)).await
     }
 
@@ -288,10 +288,7 @@ impl Agent {
             recorder.append(writer, Entry::TakenOver { holder }).await?;
         }
         let prepared = match self.needs_backup(&recorder) {
-            true => match self.prepare_again(&mut recorder, writer, books, &placed).await? {
-                Some(prepared) => prepared,
-                None => Prepared::default(),
-            },
+            true => self.prepare_again(&mut recorder, writer, books, &placed).await?.unwrap_or_default(),
             false => Prepared::default(),
         };
         match self.execute(writer, recorder, &placed, prepared).await? {
@@ -390,8 +387,11 @@ impl Agent {
         let mut request = look::request(&self.config, placed);
         request.resuming = true;
         request.prunes_as_begun = recorder.status().plan.map(|plan| plan.prunes);
+        self.under_way(deadline_of(&recorder, self.timeout(placed)));
         let mut work = prepared.into_work(recorder, request, placed);
-        match executor.run(&mut work).await? {
+        let ended = executor.run(&mut work).await?;
+        self.under_way(None);
+        match ended {
             Ended::Terminal(phase) => Ok(Begun::Ended(phase)),
             Ended::Stopped => Ok(Begun::Stopped),
             Ended::NotAnnounced => {
@@ -506,10 +506,13 @@ fn never_looked_at(placed: &Placed, books: &Books) -> Option<Gate> {
 }
 
 fn is_overdue(recorder: &Recorder, timeout: std::time::Duration) -> bool {
-    let started = recorder.status().started_at;
+    deadline_of(recorder, timeout).is_some_and(|deadline| Timestamp::now() > deadline)
+}
+
+/// When the time of a run that has started is over.
+fn deadline_of(recorder: &Recorder, timeout: std::time::Duration) -> Option<Timestamp> {
     let timeout = jiff::SignedDuration::try_from(timeout).unwrap_or(jiff::SignedDuration::MAX);
-    let deadline = started.and_then(|started| started.checked_add(timeout).ok());
-    deadline.is_some_and(|deadline| Timestamp::now() > deadline)
+    recorder.status().started_at?.checked_add(timeout).ok()
 }
 
 fn end(run: &mut Run, phase: Phase, reason: &str, message: &str) {
@@ -555,6 +558,9 @@ impl Prepared {
 
     fn into_work(self, recorder: Recorder, request: crate::plan::Request, placed: &Placed) -> Work {
         let backup_name = backup_name(&placed.manifest);
+        let quiesce = recorder.status().plan.map(|plan| plan.quiesce).unwrap_or_default();
+        // What an earlier process did counts.
+        let counts = recorder.status().counts.unwrap_or_default();
         let mut work = Work {
             recorder,
             request,
@@ -564,8 +570,8 @@ impl Prepared {
             laid_out: None,
             planned_deletions: None,
             backup: None,
-            counts: Counts::default(),
-            quiesce: Vec::new(),
+            counts,
+            quiesce,
             quiet: None,
             not_announced: String::new(),
         };
@@ -579,7 +585,6 @@ impl Prepared {
         if let Some(Looked { plan, observed, spool, known }) = self.looked {
             let key = |deletion: &crate::plan::Deletion| observed.live.objects[deletion.live as usize].key.clone();
             work.planned_deletions = Some(plan.deletions.iter().map(key).collect());
-            work.quiesce = plan.quiesce.iter().map(|workload| workload.reference.clone()).collect();
             work.known = known;
             work.spool = spool;
             work.backup = Some(observed.backup);

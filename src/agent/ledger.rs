@@ -1,13 +1,14 @@
 //! The ledger: what ran, by the cluster's `Run` objects and the status files of Git together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::PassError;
 use crate::cluster::{ClusterError, ClusterReader, ListOptions};
 use crate::config::Config;
-use crate::desired::{Ledger, LedgerEntry, RunKey};
+use crate::desired::{Ledger, LedgerEntry, RunKey, SupersededBy};
 use crate::execute::runs;
 use crate::journal::Journal;
 use crate::manifest::{Digest, Kind};
@@ -15,6 +16,9 @@ use crate::observed::LedgerFacts;
 use crate::publish::Publisher;
 use crate::run::{NAMESPACE, Phase, Run, RunStatus};
 use crate::status;
+
+/// Stands for the UID of the cluster in a branch that we made anew because it was gone.
+const NOBODY: &str = "unknown";
 
 /// Everything that is known of runs.
 #[derive(Debug, Default)]
@@ -27,6 +31,12 @@ pub struct Books {
     pub cluster_uid: String,
     /// Status files that cannot be read: what they stand for may have run.
     pub unreadable: Vec<String>,
+    /// The branch could be read; if not, nothing is known of it.
+    pub knows_git: bool,
+    /// Runs of which Git does not say what the cluster says: the last push was not made, or a person changed a file.
+    pub owed: Vec<RunKey>,
+    /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
+    pub others_running: Vec<String>,
 }
 
 impl Books {
@@ -36,16 +46,7 @@ impl Books {
     ///
     /// `Status` when Git, `Runs` when the cluster does not answer.
     pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
-        let mut books = Self::of_cluster(reader, config).await?;
-        let branch = publisher.load().await.map_err(PassError::Status)?;
-        books.facts.branch_exists = branch.exists;
-        books.facts.branch_cluster_uid = branch.cluster_uid;
-        books.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
-        for run in branch.runs {
-            books.enter(run);
-        }
-        books.ledger = ledger(&books.runs);
-        Ok(books)
+        Self::of_cluster(reader, config).await?.with_branch(publisher).await
     }
 
     /// Reads both halves of a cluster that may not know runs yet.
@@ -58,13 +59,28 @@ impl Books {
         publisher: &Publisher,
         config: &Config,
     ) -> Result<Self, PassError> {
-        match Self::read(reader, publisher, config).await {
+        let books = match Self::of_cluster(reader, config).await {
             Err(PassError::NoCrd) => {
                 let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
-                Ok(Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() })
+                Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() }
             }
-            read => read,
+            read => read?,
+        };
+        books.with_branch(publisher).await
+    }
+
+    async fn with_branch(mut self, publisher: &Publisher) -> Result<Self, PassError> {
+        let branch = publisher.load().await.map_err(PassError::Status)?;
+        self.knows_git = true;
+        self.facts.branch_exists = branch.exists;
+        self.facts.branch_cluster_uid = branch.cluster_uid;
+        self.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
+        self.owed = self.owed_to(&branch.runs);
+        for run in branch.runs {
+            self.enter(Arc::unwrap_or_clone(run));
         }
+        self.ledger = ledger(&self.runs);
+        Ok(self)
     }
 
     /// Reads the cluster's half alone, for when Git does not answer.
@@ -77,16 +93,56 @@ impl Books {
         let mut books = Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() };
         let known = list_runs(reader).await?;
         books.facts.runs_in_cluster = known.len();
-        for run in known.into_iter().filter(|run| run.spec.cluster == config.cluster) {
-            books.enter(run);
+        for run in known {
+            match run.spec.cluster == config.cluster {
+                true => books.enter(run),
+                false if status_of(&run).phase == Phase::Running => {
+                    books.others_running.extend(run.metadata.name);
+                }
+                false => {}
+            }
         }
         books.ledger = ledger(&books.runs);
         Ok(books)
     }
 
-    /// There is no status branch and no run: what lies in Git is older than reinback here.
+    /// There is no status branch and no run but of a first look: what lies in Git is older than reinback here.
+    ///
+    /// A first look that was broken off goes on: what it recorded does not end it.
     pub fn first_look(&self) -> bool {
-        !self.facts.branch_exists && self.runs.is_empty()
+        let of_first_look = |run: &Run| {
+            let status = status_of(run);
+            status.phase == Phase::Superseded && status.reason == SupersededBy::FirstLook.reason()
+        };
+        !self.facts.branch_exists && self.runs.values().all(of_first_look)
+    }
+
+    /// What the dashboard says of whose branch it is. Until somebody accepts `LedgerMismatch` that stays as it is, or
+    /// the gate would go away by our own writing.
+    pub fn branch_of(&self) -> &str {
+        match &self.facts.branch_cluster_uid {
+            Some(uid) => uid,
+            None if !self.facts.branch_exists && self.facts.runs_in_cluster > 0 && !self.first_look() => NOBODY,
+            None => &self.cluster_uid,
+        }
+    }
+
+    /// Of the cluster's runs those that do not go on and of which `files` says something else. Another cluster's branch
+    /// is owed nothing.
+    fn owed_to(&self, files: &[Arc<Run>]) -> Vec<RunKey> {
+        if self.facts.branch_cluster_uid.as_deref() != Some(self.cluster_uid.as_str()) {
+            return Vec::new();
+        }
+        let told: BTreeMap<&str, &Arc<Run>> = files.iter().map(|run| (run.spec.key.as_str(), run)).collect();
+        let rests = |run: &Run| {
+            let phase = status_of(run).phase;
+            phase.is_terminal() || phase == Phase::Held
+        };
+        let owed = |run: &Run| match told.get(run.spec.key.as_str()) {
+            Some(file) => (&file.spec, &file.status) != (&run.spec, &run.status) && !is_further(file, run),
+            None => true,
+        };
+        self.runs.iter().filter(|(_, run)| rests(run) && owed(run)).map(|(key, _)| *key).collect()
     }
 
     pub fn has_running(&self) -> bool {

@@ -147,11 +147,8 @@ async fn location(
             return Err(StoreError::BadLocation { field: "storageLocation", reason: reason.to_owned() });
         }
     };
-    let bad =
-        |error: serde_json::Error| StoreError::BadLocation { field: "storageLocation", reason: error.to_string() };
-    let location = serde_json::to_value(s3).and_then(serde_json::from_value).map_err(bad)?;
     let credentials = credentials(config, reader, s3).await?;
-    Ok(Location::S3 { location, credentials })
+    Ok(Location::S3 { location: s3.clone(), credentials })
 }
 
 async fn credentials(

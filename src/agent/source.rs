@@ -98,7 +98,7 @@ impl Source {
         let reading = Reading::of(config);
         blocking(move || {
             let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
-            mirror.fetch()?;
+            mirror.fetch_commit(&commit)?;
             let snapshot = mirror.snapshot(&commit, &reading.path, &TreeLimits::default())?;
             read(&mut mirror, &commit, snapshot, &reading)
         })

@@ -72,10 +72,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn agent(args: AgentArgs) -> anyhow::Result<Exit> {
     let AgentArgs { config, once, context, install_crd, lease } = args;
     let config = Config::load(&config)?;
+    let options = Options { install_crd, lease: lease.times()? };
     let stop = stop_signal()?;
     let cluster = connect(context.as_deref(), Some(&config)).await?;
     tracing::info!("watching {} for cluster {} at {}", config.source.url, config.cluster, cluster.api_url());
-    let options = Options { install_crd, lease: lease.times()? };
     let mut agent = Agent::open(config, cluster, options, stop.clone()).context("cannot open the caches")?;
     let mut asked = stop.clone();
     let patience = async move {

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::{Exit, connect};
+use super::{Exit, reach};
 use crate::agent::source::{Source, View};
 use crate::agent::{ledger::Books, look};
 use crate::config::{Config, ConfigArgs};
@@ -24,7 +24,7 @@ use crate::publish::Publisher;
 pub struct PlanArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Commit of the branch to plan for [default: its tip]
+    /// Commit of the branch to plan for, all 40 digits of it [default: the tip]
     rev: Option<String>,
     /// Show every object
     #[arg(short, long)]
@@ -54,9 +54,8 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     // A cache of its own: an agent on this machine keeps the configured one for itself.
     let folder = tempfile::Builder::new().prefix("reinback-plan-").tempdir().context("cannot make a folder")?;
     folder.path().clone_into(&mut config.data_dir);
-    let cluster = connect(context.as_deref(), Some(&config)).await?;
-    let commit = rev.as_deref().map(str::parse::<CommitId>).transpose();
-    let commit = commit.context("the revision is not a full commit id of 40 hexadecimal digits")?;
+    let commit = rev.as_deref().map(commit_id).transpose()?;
+    let cluster = reach(context.as_deref(), Some(&config)).await?;
     let mut source = Source::open(&config)?;
     let view = source.at(&config, commit).await?;
     let publisher = Publisher::start(crate::agent::status_branch(&config)?);
@@ -69,13 +68,23 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         writeln!(std::io::stderr(), "{}{line}: {}", problem.file, problem.text)?;
     }
     let mut told = Vec::new();
-    for (placed, holds) in open_manifests(&view, &books) {
+    let manifests = open_manifests(&view, &books);
+    if manifests.is_empty() && view.problems.is_empty() {
+        writeln!(std::io::stderr(), "nothing to do: there is no manifest, or each one has run or was superseded")?;
+    }
+    for (placed, holds) in manifests {
         let (plan, observed) = one(&config, &cluster.reader(), &placed, &books, holds).await?;
         exit = exit.max(exit_of(&plan));
         printer.tell(&plan, &observed, &mut told)?;
     }
     printer.end(told)?;
     Ok(exit)
+}
+
+/// The source is read without a clone, so names and short ids of commits are not known here.
+fn commit_id(text: &str) -> anyhow::Result<CommitId> {
+    let parsed = text.parse::<CommitId>().ok();
+    parsed.with_context(|| format!("{text:?} is not a commit; give all 40 digits that `git rev-parse {text}` prints"))
 }
 
 /// Manifests whose key has not ended, newest first, with what holds them whatever the cluster says.

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
 use super::agent::LeaseArgs;
-use super::{Exit, connect, stop_signal};
+use super::{Exit, reach, stop_signal};
 use crate::agent::ledger::{Books, list_runs};
 use crate::agent::{Agent, Options, Passed, look};
 use crate::cluster::ClusterReader;
@@ -21,8 +21,10 @@ use crate::status::humane_duration;
 
 /// Carry out one manifest now, in the foreground
 ///
-/// The plan, a question, then the run; the same ledger and the same status as the agent's. It counts as newest.
-/// Exits 0 when it succeeded or had ended before, 3 when it is held, 1 when it failed or on an error.
+/// The plan, a question, then the run; the same ledger and the same status as the agent's. It counts as
+/// newer than every commit.
+/// Exits 0 when it succeeded or had ended before, 3 when it is held or was not confirmed, 1 when it failed or on an
+/// error.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -51,10 +53,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
     let folder = tempfile::Builder::new().prefix("reinback-run-").tempdir().context("cannot make a folder")?;
     folder.path().clone_into(&mut config.data_dir);
     let placed = read(&file, &config)?;
-    let cluster = connect(context.as_deref(), Some(&config)).await?;
+    let options = Options { install_crd, lease: lease.times()? };
+    let cluster = reach(context.as_deref(), Some(&config)).await?;
     let reader = cluster.reader();
     let stop = stop_signal()?;
-    let options = Options { install_crd, lease: lease.times()? };
     let mut agent = Agent::open(config.clone(), cluster, options, stop)?;
     agent.prepare().await?;
     let books = Books::read_or_new(&reader, agent.publisher(), &config).await?;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Exit, Output, connect};
+use super::{Exit, Output, reach};
 use crate::agent::ledger::{Books, list_runs};
 use crate::config::{Config, ConfigArgs};
 use crate::publish::Publisher;
@@ -42,7 +42,7 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
     let StatusArgs { config, name, output, watch, context } = args;
     let configured = config.file.is_some() || !config.overrides.is_empty();
     let config = configured.then(|| Config::load(&config)).transpose()?;
-    let cluster = connect(context.as_deref(), config.as_ref()).await?;
+    let cluster = reach(context.as_deref(), config.as_ref()).await?;
     let folder = tempfile::Builder::new().prefix("reinback-status-").tempdir().context("cannot make a folder")?;
     let books = match config {
         Some(mut config) => {
@@ -56,7 +56,7 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
     loop {
         let runs = match &books {
             Some((config, publisher)) => {
-                Books::read(&cluster.reader(), publisher, config).await?.runs.into_values().collect()
+                Books::read_or_new(&cluster.reader(), publisher, config).await?.runs.into_values().collect()
             }
             None => list_runs(&cluster.reader()).await?,
         };

@@ -183,6 +183,10 @@ impl Transport {
         if let Some(pace) = &self.inner.pace {
             pace.wait(deadline).await?;
         }
+        // A process that was frozen until now may have lost its lease meanwhile: `timeout_at` would try once before it looks.
+        if Instant::now() >= deadline {
+            return Err(Lost::TimedOut { after: Duration::ZERO });
+        }
         let response = in_time(deadline, self.inner.client.send(request)).await?.map_err(sorted)?;
         if response.status().is_success() {
             return Ok(Ok(response));

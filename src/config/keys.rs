@@ -47,11 +47,11 @@ macro_rules! keys {
 
 keys! {
     "cluster" "cluster" "CLUSTER" Text "Name of the cluster, in the status branch and the runs";
-    "source.url" "source-url" "SOURCE_URL" Text "Git repository to watch: https, http, ssh or file";
+    "source.url" "source-url" "SOURCE_URL" Text "Git repository to watch: https, http or file (ssh is not built yet)";
     "source.branch" "source-branch" "SOURCE_BRANCH" Text "Branch to watch [default: main]";
     "source.path" "source-path" "SOURCE_PATH" Text "Folder of the repository to watch [default: all of it]";
     "source.interval" "source-interval" "SOURCE_INTERVAL" Text "Time between two looks, such as 60s [default: 60s]";
-    "source.secretDir" "source-secret-dir" "SOURCE_SECRET_DIR" Text "Folder with the repository's credentials";
+    "source.secretDir" "source-secret-dir" "SOURCE_SECRET_DIR" Text "Folder with the repository's credentials: username and password, or bearerToken; ca.crt";
     "status.url" "status-url" "STATUS_URL" Text "Git repository for status [default: the source's]";
     "status.secretDir" "status-secret-dir" "STATUS_SECRET_DIR" Text "Folder with its credentials [default: the source's]";
     "status.branch" "status-branch" "STATUS_BRANCH" Text "Branch for status [default: reinback/<cluster>]";
@@ -70,20 +70,20 @@ keys! {
     "store.s3.clientConfig.bucketLookup" "store-s3-client-config-bucket-lookup" "STORE_S3_CLIENT_CONFIG_BUCKET_LOOKUP" Text "Bucket in path or host name: auto, dns or path [default: auto]";
     "rancher.namespace" "rancher-namespace" "RANCHER_NAMESPACE" Text "Namespace of Rancher [default: cattle-system]";
     "rancher.deployment" "rancher-deployment" "RANCHER_DEPLOYMENT" Text "Deployment of Rancher [default: rancher]";
-    "rancher.url" "rancher-url" "RANCHER_URL" Text "URL of Rancher, for checks after a run";
+    "rancher.url" "rancher-url" "RANCHER_URL" Text "URL of Rancher, compared with the backup's where the setting server-url is empty";
     "operator.namespace" "operator-namespace" "OPERATOR_NAMESPACE" Text "Namespace of rancher-backup [default: cattle-resources-system]";
     "policy.timeout" "policy-timeout" "POLICY_TIMEOUT" Text "Longest run [default: 45m]";
     "policy.maxHold" "policy-max-hold" "POLICY_MAX_HOLD" Text "Longest wait of a held run before it fails [default: 24h]";
     "policy.maxPruneShare" "policy-max-prune-share" "POLICY_MAX_PRUNE_SHARE" Word "Percent of objects that a run may delete unasked [default: 20]";
-    "policy.onFailure" "policy-on-failure" "POLICY_ON_FAILURE" Text "After a failure: Hold, Resume or Undo [default: Hold]";
-    "policy.safetyBackup" "policy-safety-backup" "POLICY_SAFETY_BACKUP" Word "Back up before the first change [default: true]";
-    "policy.safetyBackups.count" "policy-safety-backups-count" "POLICY_SAFETY_BACKUPS_COUNT" Word "Safety backups to keep [default: 5]";
-    "policy.safetyBackups.days" "policy-safety-backups-days" "POLICY_SAFETY_BACKUPS_DAYS" Word "Days to keep safety backups [default: 30]";
-    "policy.repair" "policy-repair" "POLICY_REPAIR" Word "Mend what the operator did not bring back [default: false]";
+    "policy.onFailure" "policy-on-failure" "POLICY_ON_FAILURE" Text "After a failure: Hold or Resume (Undo is not built yet) [default: Hold]";
+    "policy.safetyBackup" "policy-safety-backup" "POLICY_SAFETY_BACKUP" Word "Back up before the first change (not built yet: no effect) [default: true]";
+    "policy.safetyBackups.count" "policy-safety-backups-count" "POLICY_SAFETY_BACKUPS_COUNT" Word "Safety backups to keep (not built yet: no effect) [default: 5]";
+    "policy.safetyBackups.days" "policy-safety-backups-days" "POLICY_SAFETY_BACKUPS_DAYS" Word "Days to keep safety backups (not built yet: no effect) [default: 30]";
+    "policy.repair" "policy-repair" "POLICY_REPAIR" Word "Mend what the operator did not bring back (not built yet: no effect) [default: false]";
     "policy.requireApproval" "policy-require-approval" "POLICY_REQUIRE_APPROVAL" List "Plans to approve in Git: Restore, Rollback, Prune";
-    "policy.windows" "policy-windows" "POLICY_WINDOWS" List "Times in which runs may start (not built yet)";
-    "limits.qps" "limits-qps" "LIMITS_QPS" Word "Calls a second to the API server, 0 finds its own [default: 0]";
-    "limits.concurrency" "limits-concurrency" "LIMITS_CONCURRENCY" Word "Calls at a time, 0 finds its own [default: 0]";
+    "policy.windows" "policy-windows" "POLICY_WINDOWS" List "Times in which runs may start (not built yet: refused)";
+    "limits.qps" "limits-qps" "LIMITS_QPS" Word "Calls a second to the API server, 0 leaves it to the server [default: 0]";
+    "limits.concurrency" "limits-concurrency" "LIMITS_CONCURRENCY" Word "Writes at a time, 0 finds its own [default: 0]";
     "dataDir" "data-dir" "DATA_DIR" Text "Folder for caches [default: the user's cache, or /var/lib/reinback]";
 }
 

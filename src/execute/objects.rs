@@ -10,17 +10,19 @@ use tracing::warn;
 
 use super::quiet::SharedQuiet;
 use super::write::{ObjectWriter, Unwritten, Written};
-use super::{ExecuteError, Executor, LaidOut, StepError, Work};
+use super::{ExecuteError, Executor, HALT_WITHIN, LaidOut, StepError, Work};
 use crate::cluster::{Waited, Watched, crd_is_established};
 use crate::journal::Step;
 use crate::object::{ObjectKey, Resource};
 use crate::observe;
 use crate::plan::Item;
-use crate::run::{ObjectError, Progress};
+use crate::run::{ObjectError, Progress, cut_message};
 use crate::status;
 
 /// How often the `Run` says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// How often a step asks whether it may go on: stop, time-out, Rancher's pods.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Upstream waits as long for each CRD; here it is for all of them together.
 const ESTABLISHED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -33,11 +35,10 @@ impl Executor {
         let depths: BTreeSet<u16> = writes(&laid_out, step).map(|item| item.depth).collect();
         let total = writes(&laid_out, step).count() as u64;
         let mut pace = Pace::new(step, total);
-        let failed_before = work.counts.failed;
         for depth in depths {
             let items = writes(&laid_out, step).filter(|item| item.depth == depth).map(|item| (item.backup, *item));
             self.wave(&laid_out, items.collect(), &mut pace, work).await?;
-            self.judge(failed_before, step, work)?;
+            self.judge(&pace, "written")?;
         }
         if step == Step::Crds && total > 0 {
             self.until_established(&laid_out, work).await?;
@@ -46,14 +47,15 @@ impl Executor {
     }
 
     /// All of a wave is tried; then one failure fails the step, unless the manifest says otherwise.
-    fn judge(&self, failed_before: u64, step: Step, work: &Work) -> Result<(), StepError> {
-        let failed = work.counts.failed - failed_before;
-        if failed == 0 || self.settings.ignore_errors {
-            return Ok(());
+    pub(super) fn judge(&self, pace: &Pace, verb: &str) -> Result<(), StepError> {
+        let Pace { step, failed, first_failure, .. } = pace;
+        match first_failure {
+            Some(first) if !self.settings.ignore_errors => {
+                let message = format!("{failed} objects could not be {verb} in {step}, first {first}");
+                Err(StepError::failed("ObjectsFailed", message))
+            }
+            _ => Ok(()),
         }
-        let first = work.recorder.status().errors.first().map(|error| format!("{}: {}", error.object, error.message));
-        let message = format!("{failed} objects could not be written in {step}; {}", first.unwrap_or_default());
-        Err(StepError::failed("ObjectsFailed", message))
     }
 
     async fn wave(
@@ -70,13 +72,14 @@ impl Executor {
         let mut tasks: JoinSet<Outcome> = JoinSet::new();
         let mut open = true;
         while open || !tasks.is_empty() {
-            if *self.stop.borrow() {
-                open = false;
-                pass.close();
+            if let Some(why) = self.halt(pace.step, work) {
+                self.drain(&mut tasks, pace, work).await?;
+                return Err(why);
             }
+            self.silence(&quiet, work).await?;
             let room = tasks.len() < self.settings.concurrency;
             tokio::select! {
-                next = pass.recv(), if open && room => match next {
+                next = pass.recv(), if open && room && quiet.is_quiet() => match next {
                     Some((index, key, value)) => {
                         let Some(item) = items.get(&index).copied() else { continue };
                         spawn(&mut tasks, &writer, &quiet, item, key, value);
@@ -84,14 +87,19 @@ impl Executor {
                     None => open = false,
                 },
                 Some(done) = tasks.join_next() => self.tally(done, pace, work).await?,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
-        drop(pass);
-        handle.await.map_err(|_| interrupted())?.map_err(|error| StepError::BrokenOff(ExecuteError::Observe(error)))?;
-        match *self.stop.borrow() {
-            true => Err(StepError::Stopped),
-            false => Ok(()),
+        handle.await.map_err(|_| interrupted())?.map_err(|error| StepError::BrokenOff(ExecuteError::Observe(error)))
+    }
+
+    /// Lets the writes in flight come to their end, so that they are counted.
+    async fn drain(&self, tasks: &mut JoinSet<Outcome>, pace: &mut Pace, work: &mut Work) -> Result<(), StepError> {
+        let end = Instant::now() + HALT_WITHIN;
+        while let Ok(Some(done)) = tokio::time::timeout_at(end, tasks.join_next()).await {
+            self.tally(done, pace, work).await?;
         }
+        Ok(())
     }
 
     async fn tally(
@@ -102,27 +110,34 @@ impl Executor {
     ) -> Result<(), StepError> {
         let (key, outcome) = done.map_err(|_| interrupted())?;
         match outcome {
-            Ok(Written::Created) => work.counts.created += 1,
-            Ok(Written::Updated) => work.counts.updated += 1,
-            Ok(Written::Recreated) => work.counts.recreated += 1,
-            Ok(Written::Equal) => work.counts.skipped += 1,
+            Ok(written) => {
+                *match written {
+                    Written::Created => &mut work.counts.created,
+                    Written::Updated => &mut work.counts.updated,
+                    Written::Recreated => &mut work.counts.recreated,
+                    Written::Equal => &mut work.counts.skipped,
+                } += 1;
+                work.succeed(&key);
+            }
             Err(Unwritten::BrokenOff(error)) => return Err(StepError::BrokenOff(error)),
             Err(Unwritten::Refused(message)) => {
                 warn!(object = %key, "not written: {message}");
-                work.counts.failed += 1;
-                work.recorder.add_error(ObjectError { object: key.to_string(), message });
+                work.fail(&key, message, pace);
             }
         }
-        if let Some(progress) = pace.tick() {
-            let counts = work.counts;
-            let tell = |run: &mut crate::run::Run| {
-                let status = run.status.get_or_insert_default();
-                status.progress = Some(progress.clone());
-                status.counts = Some(counts);
-            };
-            work.recorder.update(&self.writer, tell).await?;
-        }
-        Ok(())
+        self.tell(pace, work).await
+    }
+
+    /// From time to time the `Run` says how far it is.
+    pub(super) async fn tell(&self, pace: &mut Pace, work: &mut Work) -> Result<(), StepError> {
+        let Some(progress) = pace.tick() else { return Ok(()) };
+        let counts = work.counts;
+        let tell = |run: &mut crate::run::Run| {
+            let status = run.status.get_or_insert_default();
+            status.progress = Some(progress.clone());
+            status.counts = Some(counts);
+        };
+        Ok(work.recorder.update(&self.writer, tell).await?)
     }
 
     async fn until_established(&self, laid_out: &Arc<LaidOut>, work: &Work) -> Result<(), StepError> {
@@ -176,6 +191,9 @@ pub(super) struct Pace {
     step: Step,
     total: u64,
     done: u64,
+    /// Of this step in this process: a run that is gone on with has counted others before.
+    failed: u64,
+    first_failure: Option<String>,
     began: Instant,
     told: Instant,
 }
@@ -183,7 +201,7 @@ pub(super) struct Pace {
 impl Pace {
     pub fn new(step: Step, total: u64) -> Self {
         let now = Instant::now();
-        Self { step, total, done: 0, began: now, told: now }
+        Self { step, total, done: 0, failed: 0, first_failure: None, began: now, told: now }
     }
 
     /// Counts one more; from time to time it is worth telling.
@@ -204,9 +222,34 @@ impl Pace {
     }
 }
 
-impl super::Recorder {
-    /// Keeps an error for the report; durable with the next write.
-    pub fn add_error(&mut self, error: ObjectError) {
-        status::add_error(self.run_mut().status.get_or_insert_default(), error);
+impl Work {
+    /// Keeps an error for the report; durable with the next write. A run that is gone on with meets its errors again,
+    /// and counts each object once.
+    pub(super) fn fail(&mut self, key: &ObjectKey, message: String, pace: &mut Pace) {
+        let object = key.to_string();
+        pace.failed += 1;
+        pace.first_failure.get_or_insert_with(|| format!("{object}: {message}"));
+        let status = self.recorder.run_mut().status.get_or_insert_default();
+        match status.errors.iter_mut().find(|known| known.object == object) {
+            Some(known) => known.message = cut_message(&message),
+            None => {
+                self.counts.failed += 1;
+                status::add_error(status, ObjectError { object, message });
+            }
+        }
+    }
+
+    /// What failed before the run was gone on with, and now did not, is no error any more.
+    pub(super) fn succeed(&mut self, key: &ObjectKey) {
+        let status = self.recorder.run_mut().status.get_or_insert_default();
+        if status.errors.is_empty() {
+            return;
+        }
+        let object = key.to_string();
+        let before = status.errors.len();
+        status.errors.retain(|known| known.object != object);
+        let forgotten = (before - status.errors.len()) as u64;
+        status.errors_total = status.errors_total.saturating_sub(forgotten);
+        self.counts.failed = self.counts.failed.saturating_sub(forgotten);
     }
 }

@@ -10,17 +10,19 @@ use tracing::warn;
 
 use super::objects::{Pace, interrupted};
 use super::write::Unwritten;
-use super::{Executor, LaidOut, StepError, Work};
+use super::{Executor, HALT_WITHIN, LaidOut, StepError, Work};
 use crate::cluster::{Answer, ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target};
 use crate::journal::Step;
 use crate::object::ObjectKey;
 use crate::plan::{DeleteWave, Deletion};
-use crate::run::ObjectError;
 
 /// Between looks at an object that waits for its finalizers.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// An object without finalizers is gone at once, but for the API server's own work.
 const GONE_WITHIN: Duration = Duration::from_secs(15);
+
+/// What one task brings back; true when it deleted the object.
+type Outcome = (ObjectKey, Result<bool, Unwritten>);
 
 /// The writer's half of a deletion.
 #[derive(Clone)]
@@ -42,16 +44,11 @@ impl Executor {
             DeleteWave::Crds,
         ];
         let mut pace = Pace::new(Step::Prune, laid_out.plan.deletions.len() as u64);
-        let failed_before = work.counts.failed;
         for wave in waves {
             let deletions = laid_out.plan.deletions.iter().filter(|deletion| deletion.wave == wave);
             self.delete_all(&laid_out, deletions.collect(), &mut pace, work).await?;
         }
-        let failed = work.counts.failed - failed_before;
-        match failed == 0 || self.settings.ignore_errors {
-            true => Ok(()),
-            false => Err(StepError::failed("ObjectsFailed", format!("{failed} objects could not be deleted"))),
-        }
+        self.judge(&pace, "deleted")
     }
 
     async fn delete_all(
@@ -67,10 +64,18 @@ impl Executor {
             patience: self.settings.delete_timeout,
         };
         let quiet = self.quiet(work).await?;
-        let mut tasks: JoinSet<(ObjectKey, Result<bool, Unwritten>)> = JoinSet::new();
+        let mut tasks: JoinSet<Outcome> = JoinSet::new();
         let mut waiting = deletions.into_iter();
         loop {
-            while tasks.len() < self.settings.concurrency && !*self.stop.borrow() {
+            if let Some(why) = self.halt(Step::Prune, work) {
+                let end = Instant::now() + HALT_WITHIN;
+                while let Ok(Some(done)) = tokio::time::timeout_at(end, tasks.join_next()).await {
+                    self.tally_deleted(done, pace, work).await?;
+                }
+                return Err(why);
+            }
+            self.silence(&quiet, work).await?;
+            while tasks.len() < self.settings.concurrency && quiet.is_quiet() {
                 let Some(deletion) = waiting.next() else { break };
                 let live = &laid_out.observed.live.objects[deletion.live as usize];
                 let (deleter, quiet) = (deleter.clone(), Arc::clone(&quiet));
@@ -81,27 +86,35 @@ impl Executor {
                     (key, outcome)
                 });
             }
-            let Some(done) = tasks.join_next().await else { break };
-            let (key, outcome) = done.map_err(|_| interrupted())?;
-            match outcome {
-                Ok(deleted) => work.counts.deleted += u64::from(deleted),
-                Err(Unwritten::BrokenOff(error)) => return Err(StepError::BrokenOff(error)),
-                Err(Unwritten::Refused(message)) => {
-                    warn!(object = %key, "not deleted: {message}");
-                    work.counts.failed += 1;
-                    work.recorder.add_error(ObjectError { object: key.to_string(), message });
-                }
+            if tasks.is_empty() && waiting.as_slice().is_empty() {
+                return Ok(());
             }
-            if let Some(progress) = pace.tick() {
-                work.recorder
-                    .update(&self.writer, |run| run.status.get_or_insert_default().progress = Some(progress.clone()))
-                    .await?;
+            tokio::select! {
+                Some(done) = tasks.join_next() => self.tally_deleted(done, pace, work).await?,
+                () = tokio::time::sleep(super::objects::LOOK_EVERY) => {}
             }
         }
-        match *self.stop.borrow() {
-            true => Err(StepError::Stopped),
-            false => Ok(()),
+    }
+
+    async fn tally_deleted(
+        &self,
+        done: Result<Outcome, tokio::task::JoinError>,
+        pace: &mut Pace,
+        work: &mut Work,
+    ) -> Result<(), StepError> {
+        let (key, outcome) = done.map_err(|_| interrupted())?;
+        match outcome {
+            Ok(deleted) => {
+                work.counts.deleted += u64::from(deleted);
+                work.succeed(&key);
+            }
+            Err(Unwritten::BrokenOff(error)) => return Err(StepError::BrokenOff(error)),
+            Err(Unwritten::Refused(message)) => {
+                warn!(object = %key, "not deleted: {message}");
+                work.fail(&key, message, pace);
+            }
         }
+        self.tell(pace, work).await
     }
 }
 
@@ -127,12 +140,10 @@ impl Deleter {
 
     async fn until_gone(&self, target: &Target<'_>, uid: &str) -> Result<(), Unwritten> {
         let began = Instant::now();
-        let mut stripped = false;
         while let Some(live) = self.still_there(target, uid).await? {
-            if !stripped && began.elapsed() >= self.patience && has_finalizers(&live) {
+            // Again where somebody wrote the object at the same time.
+            if began.elapsed() >= self.patience && has_finalizers(&live) {
                 self.remove_finalizers(target, &live).await?;
-                stripped = true;
-                continue;
             }
             if began.elapsed() >= self.patience + GONE_WITHIN {
                 return Err(Unwritten::Refused("it is deleted and does not go away".to_owned()));

@@ -52,6 +52,7 @@ impl Recorder {
     pub async fn take_up(reader: ClusterReader, writer: &ClusterWriter, run: Run) -> Result<Self, RecordError> {
         let mut recorder = Self { reader, run };
         match recorder.fetch().await? {
+            Some(live) if is_behind(&live, &recorder.run) => recorder.run.metadata = live.metadata,
             Some(live) => recorder.run = live,
             None => recorder.create(writer).await?,
         }
@@ -74,9 +75,12 @@ impl Recorder {
         self.run.status.clone().unwrap_or_default()
     }
 
-    /// When the API server made the object, by its own clock: that of every other object.
+    /// When the run began: the object's creation, by the clock of every other object in the cluster, or its start by
+    /// our own where that is earlier. A run whose object was deleted gets a new one, and did not begin anew by that.
     pub fn created(&self) -> Timestamp {
-        self.run.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0)
+        let created = self.run.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0);
+        let started = self.run.status.as_ref().and_then(|status| status.started_at);
+        started.map_or(created, |started| created.min(started))
     }
 
     /// Replicas as the journal holds them.
@@ -203,6 +207,12 @@ impl Recorder {
         let body = serde_json::to_vec(&self.run);
         body.map(bytes::Bytes::from).map_err(|source| RecordError::Unwritable { run: self.name(), source })
     }
+}
+
+/// The cluster's copy misses what this process knows: whoever made it anew died before its status was written.
+fn is_behind(live: &Run, known: &Run) -> bool {
+    let (live, known) = (journal_of(live), journal_of(known));
+    live.len() < known.len() && known.starts_with(live)
 }
 
 fn is_unknown(error: &WriteError) -> bool {

@@ -31,6 +31,8 @@ pub enum GitError {
     NotFound { url: String, detail: String },
     #[error("{url} has no branch {branch:?}")]
     BranchMissing { url: String, branch: String },
+    #[error("branch {branch:?} of {url} does not lead to the commit {commit}")]
+    CommitMissing { url: String, branch: String, commit: String },
     #[error("{url} cannot be reached: {detail}")]
     Unreachable { url: String, detail: String },
     #[error("no safe connection to {url}: {detail}")]
@@ -74,6 +76,7 @@ impl GitError {
             | Self::Auth { .. }
             | Self::NotFound { .. }
             | Self::BranchMissing { .. }
+            | Self::CommitMissing { .. }
             | Self::Tls { .. }
             | Self::Redirect { .. }
             | Self::Rejected { .. }
@@ -93,6 +96,7 @@ impl GitError {
             Self::Auth { .. } => "GitAuthFailed",
             Self::NotFound { .. } => "GitRepositoryNotFound",
             Self::BranchMissing { .. } => "GitBranchMissing",
+            Self::CommitMissing { .. } => "GitCommitMissing",
             Self::Unreachable { .. } => "GitUnreachable",
             Self::Tls { .. } => "GitTlsFailed",
             Self::Redirect { .. } => "GitRedirected",

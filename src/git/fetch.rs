@@ -247,6 +247,20 @@ impl Mirror {
         Ok(Fetched { tip: CommitId(tip), rewritten })
     }
 
+    /// Fetches, with as much of the history as `commit` lies back.
+    ///
+    /// # Errors
+    ///
+    /// [`GitError::CommitMissing`] when the branch does not lead to it, and those of [`Mirror::fetch`].
+    pub fn fetch_commit(&mut self, commit: &CommitId) -> Result<(), GitError> {
+        let Fetched { tip, rewritten: _ } = self.fetch()?;
+        if self.is_ancestor(commit, &tip)? {
+            return Ok(());
+        }
+        let Link { branch, .. } = &self.link;
+        Err(GitError::CommitMissing { url: self.link.url(), branch: branch.clone(), commit: commit.to_string() })
+    }
+
     /// Whether `old` is `new` or in its history, which is deepened as far as that needs.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ static STARTING: Mutex<()> = Mutex::new(());
 /// Sets libgit2's process-wide options; later calls do nothing.
 ///
 /// No configuration of the machine or the user is read (`insteadOf`, author, proxies of someone else); a repository may belong to
-/// another user (volumes of pods do); our HTTP is the transport of [`http::SCHEME`].
+/// another user (volumes of pods do); our HTTP is the transport of `http::SCHEME`.
 ///
 /// # Errors
 ///

@@ -24,22 +24,23 @@ pub struct RestoreSpec {
     pub encryption_config_secret_name: Option<String>,
 }
 
-/// `storageLocation.s3`, as it is written.
+/// `storageLocation.s3` of a manifest, and `store.s3` of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct S3Location {
     pub bucket_name: String,
+    /// Secret with the keys `accessKey` and `secretKey`; absent means the SDK's default chain.
     pub credential_secret_name: Option<String>,
     pub credential_secret_namespace: Option<String>,
-    /// With or without a scheme.
+    /// Host, with or without scheme and port. Without a scheme it is `https`; absent means AWS.
     pub endpoint: Option<String>,
-    /// A PEM bundle, or one in base64.
+    /// Roots that are trusted *instead of* the system's: PEM, or base64 of PEM.
     #[serde(rename = "endpointCA")]
     pub endpoint_ca: Option<String>,
     #[serde(rename = "insecureTLSSkipVerify")]
     pub insecure_tls_skip_verify: bool,
     pub region: Option<String>,
-    /// With or without slashes at its ends.
+    /// Prefix of the backups' keys; slashes at either end mean nothing.
     pub folder: Option<String>,
     pub client_config: ClientConfig,
 }
@@ -54,16 +55,20 @@ pub struct ClientConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AwsConfig {
+    /// AWS' endpoints that answer over IPv6, too. Endpoints of others are left as they are.
     pub dual_stack: bool,
 }
 
-/// Where the bucket's name stands in a request.
+/// Where a request names the bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BucketLookup {
+    /// `dns` for AWS and for Alibaba Cloud, which knows nothing else; `path` for all others.
     #[default]
     Auto,
+    /// `https://bucket.host/key`
     Dns,
+    /// `https://host/bucket/key`
     Path,
 }
 

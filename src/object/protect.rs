@@ -82,10 +82,9 @@ pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Gu
     if resource.group == OPERATOR_GROUP || (resource.is_crd() && name.ends_with(".resources.cattle.io")) {
         return Some(Protection::Operator);
     }
-    if resource.is("apps", "deployments") && key.namespace.as_deref() == Some(&guarded.rancher_namespace) {
-        if name == guarded.rancher_deployment {
-            return Some(Protection::RancherDeployment);
-        }
+    let in_rancher_namespace = key.namespace.as_deref() == Some(&guarded.rancher_namespace);
+    if resource.is("apps", "deployments") && in_rancher_namespace && name == guarded.rancher_deployment {
+        return Some(Protection::RancherDeployment);
     }
     if guarded.stays_up.iter().any(|workload| workload.names(key)) {
         return Some(Protection::StaysUp);

@@ -216,7 +216,7 @@ async fn list_one(
     }
     // Protection goes by content (a Secret's type, a label), so even what is only selected is read whole where it may lie.
     let metadata_only = !wish.compared
-        && wish.resource.group != ""
+        && !wish.resource.group.is_empty()
         && wish.resource.group != "rbac.authorization.k8s.io"
         && !wish.resource.is_crd();
     let options = ListOptions { metadata_only, ..ListOptions::default() };

@@ -25,6 +25,20 @@ pub fn commit_message(run: &Run) -> String {
     message
 }
 
+/// Runs named in one commit; the files that it changes name all.
+const RUNS_NAMED: usize = 100;
+
+/// The same for several runs whose news went into one commit, since the remote was slow to take them.
+pub fn commit_message_of_many(runs: &[&Run]) -> String {
+    let named = &runs[..runs.len().min(RUNS_NAMED)];
+    let mut lines: Vec<String> = named.iter().map(|run| format!("- {}", subject(run))).collect();
+    if runs.len() > named.len() {
+        lines.push(format!("- and {} more", runs.len() - named.len()));
+    }
+    let trailers: Vec<String> = named.iter().map(|run| trailers(run)).collect();
+    format!("status of {} runs\n\n{}\n\n{}\n", runs.len(), lines.join("\n"), trailers.join("\n"))
+}
+
 /// `restore back-to-monday: succeeded in 42 s (8,631 objects: 2,471 updated, 757 created, 200 deleted)`.
 pub fn subject(run: &Run) -> String {
     let head =

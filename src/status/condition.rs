@@ -60,7 +60,7 @@ fn verdict(status: &RunStatus) -> Verdict {
 }
 
 /// `reason` where it is one that the API server's schema of a condition takes (one word, 1,024 characters).
-fn word(reason: &str, otherwise: &str) -> String {
+pub(super) fn word(reason: &str, otherwise: &str) -> String {
     let fits = reason.starts_with(|c: char| c.is_ascii_alphabetic())
         && reason.len() <= 1024
         && reason.chars().all(|c| c.is_ascii_alphanumeric());

@@ -28,7 +28,7 @@ pub struct Dashboard<'a> {
     pub cluster_uid: &'a str,
     pub rules: Option<Rules<'a>>,
     /// In any order.
-    pub runs: &'a [Run],
+    pub runs: &'a [&'a Run],
     pub problems: &'a [Problem],
 }
 
@@ -51,7 +51,7 @@ pub struct Problem {
 /// The dashboard as Markdown. It has no time of its own: what has not changed gives the same bytes.
 pub fn dashboard(input: &Dashboard<'_>) -> String {
     let Dashboard { cluster, cluster_uid, rules, runs, problems } = *input;
-    let runs = newest_first(runs);
+    let runs = newest_first(runs.iter().copied());
     let sections = [
         Some(head(cluster, cluster_uid, rules, &runs)),
         left_section(&runs),

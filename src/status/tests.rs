@@ -120,6 +120,7 @@ fn plan() -> PlanRecord {
         },
         counts: counts(),
         prunes: true,
+        quiesce: Vec::new(),
         accepted: vec!["CrdVersionsKept".to_owned()],
     }
 }

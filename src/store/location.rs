@@ -8,72 +8,16 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::StoreError;
+use crate::manifest::{BucketLookup, S3Location};
 
 /// The region when neither the location nor an AWS endpoint names one.
 pub const DEFAULT_REGION: &str = "us-east-1";
 
 /// Largest `endpointCA`, in bytes as written. A bundle of every public root is about 230 KiB.
 const MAX_CA_BYTES: usize = 1024 * 1024;
-
-/// `spec.storageLocation.s3` of a `Restore`, and `store.s3` of the configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct S3Location {
-    /// Host, with or without scheme and port. Without a scheme it is `https`; absent means AWS.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// Roots that are trusted *instead of* the system's: PEM, or base64 of PEM.
-    #[serde(rename = "endpointCA", skip_serializing_if = "Option::is_none")]
-    pub endpoint_ca: Option<String>,
-    #[serde(rename = "insecureTLSSkipVerify", skip_serializing_if = "std::ops::Not::not")]
-    pub insecure_tls_skip_verify: bool,
-    /// Secret with the keys `accessKey` and `secretKey`; absent means the SDK's default chain.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credential_secret_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credential_secret_namespace: Option<String>,
-    pub bucket_name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    /// Prefix of the backups' keys; slashes at either end mean nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub folder: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_config: Option<ClientConfig>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct ClientConfig {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub aws: Option<AwsConfig>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bucket_lookup: Option<BucketLookup>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct AwsConfig {
-    /// AWS' endpoints that answer over IPv6, too. Endpoints of others are left as they are.
-    pub dual_stack: bool,
-}
-
-/// Where a request names the bucket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BucketLookup {
-    /// `dns` for AWS and for Alibaba Cloud, which knows nothing else; `path` for all others.
-    #[default]
-    Auto,
-    /// `https://bucket.host/key`
-    Dns,
-    /// `https://host/bucket/key`
-    Path,
-}
 
 /// Keys of one S3 account. Neither is ever printed: an access key alone names an account.
 #[derive(Debug, Clone)]
@@ -141,28 +85,6 @@ impl S3Location {
         Ok(())
     }
 
-    /// The same place in one spelling: what equals it after this is the same backups under the same keys.
-    pub fn normalised(&self) -> Self {
-        let trimmed =
-            |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
-        let lookup = self.lookup();
-        let aws = self.dual_stack().then_some(AwsConfig { dual_stack: true });
-        let bucket_lookup = (lookup != BucketLookup::Auto).then_some(lookup);
-        let client_config = (aws.is_some() || bucket_lookup.is_some()).then_some(ClientConfig { aws, bucket_lookup });
-        let endpoint = self.endpoint().ok().flatten();
-        Self {
-            endpoint: endpoint.as_ref().map(Endpoint::url).or_else(|| trimmed(&self.endpoint)),
-            endpoint_ca: trimmed(&self.endpoint_ca),
-            insecure_tls_skip_verify: self.insecure_tls_skip_verify,
-            credential_secret_name: trimmed(&self.credential_secret_name),
-            credential_secret_namespace: trimmed(&self.credential_secret_namespace),
-            bucket_name: self.bucket_name.clone(),
-            region: Some(self.region_at(endpoint.as_ref())),
-            folder: Some(self.folder().to_owned()).filter(|folder| !folder.is_empty()),
-            client_config,
-        }
-    }
-
     /// The folder without slashes at its ends; empty for the root of the bucket.
     pub(super) fn folder(&self) -> &str {
         self.folder.as_deref().unwrap_or_default().trim_matches('/')
@@ -176,11 +98,11 @@ impl S3Location {
     }
 
     pub(super) fn dual_stack(&self) -> bool {
-        self.client_config.as_ref().and_then(|config| config.aws.as_ref()).is_some_and(|aws| aws.dual_stack)
+        self.client_config.aws.dual_stack
     }
 
     fn lookup(&self) -> BucketLookup {
-        self.client_config.as_ref().and_then(|config| config.bucket_lookup).unwrap_or_default()
+        self.client_config.bucket_lookup
     }
 
     pub(super) fn path_style(&self, endpoint: Option<&Endpoint>) -> bool {
@@ -344,6 +266,7 @@ fn ends_in_domain(host: &str, domain: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::ClientConfig;
 
     fn at(endpoint: &str) -> S3Location {
         S3Location { endpoint: Some(endpoint.to_owned()), bucket_name: "b".to_owned(), ..S3Location::default() }
@@ -402,39 +325,19 @@ mod tests {
         assert!(path_style("minio.example.org"));
         assert!(path_style("notamazonaws.com"));
         assert!(path_style("127.0.0.1:9000"));
-        let config = ClientConfig { bucket_lookup: Some(BucketLookup::Dns), aws: None };
-        let location = S3Location { client_config: Some(config), ..at("minio.example.org") };
+        let config = ClientConfig { bucket_lookup: BucketLookup::Dns, ..ClientConfig::default() };
+        let location = S3Location { client_config: config, ..at("minio.example.org") };
         assert!(!location.path_style(location.endpoint().unwrap().as_ref()));
     }
 
     #[test]
     fn the_region_is_the_given_one_or_that_of_the_endpoint_or_us_east_1() {
-        let region = |location: &S3Location| location.normalised().region.unwrap();
+        let region = |location: &S3Location| location.region_at(location.endpoint().unwrap().as_ref());
         assert_eq!(region(&at("s3.eu-west-1.amazonaws.com")), "eu-west-1");
         assert_eq!(region(&at("s3.dualstack.us-west-2.amazonaws.com")), "us-west-2");
         assert_eq!(region(&at("s3.amazonaws.com")), "us-east-1");
         assert_eq!(region(&at("minio.example.org")), "us-east-1");
         assert_eq!(region(&S3Location { region: Some("x".to_owned()), ..at("s3.eu-west-1.amazonaws.com") }), "x");
-    }
-
-    #[test]
-    fn spellings_of_one_place_are_equal_once_normalised() {
-        let plain = S3Location { folder: Some("a/b".to_owned()), ..at("minio.example.org") };
-        let other = S3Location {
-            endpoint: Some("https://MINIO.example.org/".to_owned()),
-            folder: Some("/a/b/".to_owned()),
-            region: Some("us-east-1".to_owned()),
-            client_config: Some(ClientConfig {
-                aws: Some(AwsConfig { dual_stack: false }),
-                bucket_lookup: Some(BucketLookup::Auto),
-            }),
-            credential_secret_name: Some(String::new()),
-            ..plain.clone()
-        };
-        assert_ne!(plain, other);
-        assert_eq!(plain.normalised(), other.normalised());
-        assert_eq!(plain.normalised(), plain.normalised().normalised());
-        assert_ne!(plain.normalised(), at("minio.example.org").normalised());
     }
 
     #[test]

@@ -56,7 +56,7 @@ where
         match tokio::time::timeout_at(deadline, check()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(error)) => last = error,
-            Err(_) => panic!("still not so after {timeout:?}: {last:?}"),
+            Err(_) => panic!("still not so after {timeout:?}: {last:#}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -74,7 +74,7 @@ pub fn skip(test: &str, why: &str) {
 }
 
 /// The folder of the built binaries; `REINBACK_CONTROL_PLANE` names it when `tests/run` has built them.
-fn binaries() -> Result<&'static Path> {
+pub fn binaries() -> Result<&'static Path> {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     if let Some(path) = BINARIES.get() {
         return Ok(path);

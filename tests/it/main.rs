@@ -1,12 +1,21 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod binary;
+mod cli;
 mod cluster;
 mod control_plane;
+mod events;
+mod examples;
+mod failures;
 mod git;
 mod git_server;
 mod harness;
+mod killed;
+mod process;
 mod proxy;
 mod restore;
+mod s3_restore;
 mod s3_server;
+mod secrets;
 mod store;
 mod world;

@@ -1,6 +1,6 @@
 //! A real S3 server (versitygw on a directory) for tests.
 //!
-//! It is found by `REINBACK_S3_SERVER`, in the cache of `tests/control-plane`, or in `PATH`. A shell waits at the end of
+//! `REINBACK_S3_SERVER` names it; else it is the one that `tests/control-plane` builds. A shell waits at the end of
 //! a pipe that only this process holds, and kills the server when the process is gone, however it went.
 
 use std::io::Write as _;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::config::{BehaviorVersion, Config, Credentials, Region};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reinback::store::{Location, S3Credentials, S3Location};
+
+use crate::harness::binaries;
 
 pub const ACCESS_KEY: &str = "AKREINBACKTEST";
 pub const SECRET_KEY: &str = "s3cr3t-k3y-that-must-not-leak";
@@ -134,20 +136,8 @@ pub fn at(location: S3Location) -> Location {
 }
 
 fn binary() -> PathBuf {
-    if let Some(named) = std::env::var_os("REINBACK_S3_SERVER") {
-        return named.into();
-    }
-    let cache = std::env::var_os("REINBACK_TEST_CACHE").map(PathBuf::from).or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        Some(cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?.join("reinback"))
-    });
-    let cached = cache.map(|cache| cache.join("control-plane/bin/versitygw"));
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let mut found = cached.into_iter().chain(std::env::split_paths(&paths).map(|dir| dir.join("versitygw")));
-    found.find(|path| path.is_file()).expect(
-        "no S3 server: tests/run builds it; by hand, `go install github.com/versity/versitygw/cmd/versitygw@latest` \
-         and name it in REINBACK_S3_SERVER",
-    )
+    let named = std::env::var_os("REINBACK_S3_SERVER").map(PathBuf::from);
+    named.unwrap_or_else(|| binaries().expect("tests/control-plane builds the S3 server").join("versitygw"))
 }
 
 pub fn free_address() -> SocketAddr {

@@ -108,7 +108,7 @@ fn dashboard_of(runs: &[Run], problems: &[Problem]) -> String {
         cluster: "prod",
         cluster_uid: "6e9ee6a6-d4f2-46c2-bd99-75269cf041dc",
         rules: Some(Rules { manifest: &rules.manifest, source: &rules.source }),
-        runs,
+        runs: &runs.iter().collect::<Vec<_>>(),
         problems,
     })
 }
@@ -369,4 +369,50 @@ fn one_run_is_told_whole() {
     ");
     let hostile = render_one(&hostile(), after(20));
     assert!(!hostile.contains('\x1b') && !hostile.contains("\nReinback-Plan"), "{hostile}");
+}
+
+#[test]
+fn news_of_several_runs_in_one_commit_name_each_and_carry_all_trailers() {
+    let (held, failed) = (held("monday", &[GateCode::DifferentCluster]), failed_in_crds("tuesday"));
+    insta::assert_snapshot!(commit_message_of_many(&[&held, &failed]), @"
+    status of 2 runs
+
+    - restore monday: held by DifferentCluster
+    - restore tuesday: failed in crds: Timeout
+
+    Reinback-Run: 2026-11-23-monday-0a1b2c3d
+    Reinback-Source-Commit: 3ebb95c6a2f0b7d8c9e0f1a2b3c4d5e6f7a8b9c0
+    Reinback-Run: 2026-11-23-tuesday-0a1b2c3d
+    Reinback-Source-Commit: 3ebb95c6a2f0b7d8c9e0f1a2b3c4d5e6f7a8b9c0
+    Reinback-Plan: sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd
+    ");
+    let message = commit_message_of_many(&vec![&held; 150]);
+    assert!(message.starts_with("status of 150 runs\n") && message.contains("\n- and 50 more\n"), "{message}");
+}
+
+#[test]
+fn every_state_of_a_run_is_told_as_an_event_in_words_of_flux() {
+    let mut ended = pending("friday");
+    let told = |run: &Run| {
+        let EventText { reason, action, note, is_warning } = event(run)?;
+        Some(format!("{} {reason} {action}: {note}", if is_warning { "Warning" } else { "Normal" }))
+    };
+    assert_eq!(told(&ended), None);
+    let mut lines = vec![told(&held("monday", &[GateCode::DifferentCluster])), told(&failed_in_crds("tuesday"))];
+    lines.push(told(&held("sunday", &[GateCode::RunInProgress])));
+    for phase in [Phase::Running, Phase::Succeeded, Phase::Superseded, Phase::Cancelled, Phase::Failed] {
+        ended.status.get_or_insert_default().phase = phase;
+        lines.push(told(&ended));
+    }
+    let lines: Vec<String> = lines.into_iter().flatten().collect();
+    insta::assert_snapshot!(lines.join("\n"), @"
+    Warning DifferentCluster Hold: restore monday: held by DifferentCluster
+    Warning Failed End: restore tuesday: failed in crds: Timeout
+    Normal RunInProgress Hold: restore sunday: held by RunInProgress
+    Normal Progressing Start: restore friday: started
+    Normal Succeeded End: restore friday: succeeded
+    Normal Superseded End: restore friday: superseded
+    Normal Cancelled End: restore friday: cancelled
+    Warning Failed End: restore friday: failed
+    ");
 }

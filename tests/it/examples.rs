@@ -1,0 +1,126 @@
+//! Every example can be copied: read as it is, and planned on a real cluster against the store that it names.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
+use crate::harness::{REINBACK, S3Server, fixture};
+use crate::world::{PLAIN, World};
+
+fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The value of the one line `key: value`.
+fn value<'a>(text: &'a str, key: &str) -> &'a str {
+    let mut found = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
+    let value = found.next().unwrap_or_else(|| panic!("{key} is missing in {text}"));
+    assert_eq!(found.next(), None, "{key} stands twice");
+    value
+}
+
+/// Puts another text where the example can only stand for one. It has to be there.
+fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from} is missing in {text}");
+    text.replace(from, to)
+}
+
+/// A configuration of the examples for this world: its repository, which takes no credentials.
+fn configuration(world: &World, name: &str) -> String {
+    let text = example(name);
+    let remote = format!("file://{}", world.remote().display());
+    let text = replaced(&text, value(&text, "url"), &remote);
+    text.lines().filter(|line| !line.contains("secretDir: ")).map(|line| format!("{line}\n")).collect()
+}
+
+/// Commits `manifest` as the only one where `config` looks, and gives the plan with its exit code.
+fn planned(world: &World, config: &str, manifest: &str) -> (Option<i32>, Value) {
+    world.work.git(&["rm", "-rq", "--ignore-unmatch", "clusters"]);
+    world.work.write(&format!("{}/restore.yaml", value(config, "path")), manifest).commit("Restore");
+    world.work.push(&["origin", "HEAD:main"]);
+    let file = world.folder().join("example.yaml");
+    std::fs::write(&file, config).expect("the folder is writable");
+    let mut command = Command::new(REINBACK);
+    command.args(["plan", "-o", "json", "--config"]).arg(&file).env("KUBECONFIG", world.cluster.kubeconfig());
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(said["plans"].as_array().map(Vec::len), Some(1), "{said:#}");
+    (output.status.code(), said["plans"][0].clone())
+}
+
+/// The codes of the gates, and whether they are accepted.
+fn gates(plan: &Value) -> Vec<(&str, bool)> {
+    let gates = plan["gates"].as_array().map(Vec::as_slice).unwrap_or_default();
+    gates.iter().map(|gate| (gate["code"].as_str().unwrap_or_default(), gate["accepted"] == true)).collect()
+}
+
+/// A Secret with the server's keys, where the example says.
+fn keep_keys(world: &World, manifest: &str, server: &S3Server) {
+    let (name, namespace) = (value(manifest, "credentialSecretName"), value(manifest, "credentialSecretNamespace"));
+    let objects = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n---\n\
+         apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         stringData: {{accessKey: \"{}\", secretKey: \"{}\"}}\n",
+        server.access_key, server.secret_key
+    );
+    world.cluster.kubectl(&["apply", "-f", "-"], &objects).expect("the Secret is made");
+}
+
+/// Puts the backup that the example names, or its copy under a name of this cluster, into the example's bucket.
+async fn fill(server: &S3Server, manifest: &str, content: &[u8]) {
+    let bucket = value(manifest, "bucketName");
+    server.bucket(bucket).await;
+    let key = format!("{}/{}", value(manifest, "folder"), value(manifest, "backupFilename"));
+    server.put(bucket, &key, content).await;
+}
+
+/// The cluster of which the examples' backups are.
+const THEIRS: &str = "6e9ee6a6-d4f2-46c2-bd99-75269cf041dc";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_is_planned_against_the_store_that_it_names() {
+    let world = World::start().await;
+    let content = std::fs::read(fixture(PLAIN)).expect("the fixture");
+    world.cluster.kubectl(&["delete", "users.management.cattle.io", "--all"], "").expect("there are users");
+
+    // A folder, as the agent's own store.
+    let backups = world.folder().join("backups");
+    let config = configuration(&world, "reinback-folder.yaml");
+    let config = replaced(&config, "/var/lib/backups", &backups.display().to_string());
+    let manifest = replaced(&example("restore-from-folder.yaml"), THEIRS, world.cluster.uid());
+    std::fs::write(backups.join(value(&manifest, "backupFilename")), &content).expect("a backup");
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan)), (Some(2), vec![]), "{plan:#}");
+    assert_eq!((&plan["prunes"], &plan["counts"]["created"]), (&Value::Bool(true), &Value::from(12)), "{plan:#}");
+
+    // A bucket, with the keys in a Secret.
+    let server = S3Server::http();
+    let config = configuration(&world, "reinback-s3.yaml");
+    let manifest = replaced(&example("restore-from-s3.yaml"), THEIRS, world.cluster.uid());
+    let manifest = replaced(&manifest, value(&manifest, "endpoint"), &server.endpoint);
+    let manifest = replaced(&manifest, value(&manifest, "region"), server.region);
+    keep_keys(&world, &manifest, &server);
+    fill(&server, &manifest, &content).await;
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan)), (Some(2), vec![]), "{plan:#}");
+    assert_eq!(plan["counts"]["created"], 12, "{plan:#}");
+
+    // A migration: another cluster's backup, from a server with an authority of its own.
+    let server = S3Server::https();
+    let config = configuration(&world, "reinback-migration.yaml");
+    let manifest = example("migration.yaml");
+    let authority = BASE64.encode(&server.ca);
+    let endpoint = format!("{}\n      endpointCA: {authority}", server.address);
+    let manifest = replaced(&manifest, value(&manifest, "endpoint"), &endpoint);
+    keep_keys(&world, &manifest, &server);
+    fill(&server, &manifest, &content).await;
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan)), (Some(2), vec![("DifferentCluster", true)]), "{plan:#}");
+    assert_eq!((&plan["prunes"], &plan["counts"]["created"]), (&Value::Bool(false), &Value::from(12)), "{plan:#}");
+    assert_eq!(plan["counts"]["deleted"], 0, "{plan:#}");
+}

@@ -1,0 +1,354 @@
+//! The agent as a process that can be killed, stopped and frozen, and what its runs look like from outside.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::git_server::git;
+use crate::harness::rancher::{self, Disturbance, Disturbed};
+use crate::harness::{AuditEvent, REINBACK, eventually};
+use crate::world::World;
+
+const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 0 };
+const ACCEPT: (&str, &str) = ("accept", "VersionMismatch, PruneShare");
+const RUNS: &str = "/apis/reinback.io/v1alpha1/namespaces/reinback-system/runs";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/reinback-system/leases/reinback";
+
+/// An agent that watches; it is killed when this is dropped.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", log_end(&self.log));
+        }
+    }
+}
+
+impl Process {
+    /// Starts the agent of a world, its log appended to `agent.log`.
+    pub fn start(world: &World, args: &[&str]) -> Self {
+        Self::start_as(world, world.cluster.kubeconfig(), &[&["--install-crd"], args].concat())
+    }
+
+    /// Starts it as another user of the cluster.
+    pub fn start_as(world: &World, kubeconfig: &Path, args: &[&str]) -> Self {
+        let path = world.folder().join("agent.log");
+        let log = std::fs::File::options().create(true).append(true).open(&path);
+        let mut command = Command::new(REINBACK);
+        command.args(["agent", "--source-interval", "5s"]).args(args).arg("--config").arg(world.config());
+        command.env("KUBECONFIG", kubeconfig).env_remove("RUST_LOG");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("the folder is writable"));
+        Self { child: command.spawn().expect("the agent starts"), log: path }
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill starts").success(), "the process is gone already");
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn ended(mut self, within: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        eventually(within, || {
+            let ended = child.try_wait();
+            async move { ended?.context("it runs") }
+        })
+        .await
+    }
+}
+
+/// The end of the agents' log, for a failure's text.
+fn log_end(log: &Path) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+async fn get(world: &World, url: &str) -> Result<Value> {
+    Ok(world.client.request(http::Request::get(url).body(Vec::new())?).await?)
+}
+
+/// The runs of a manifest.
+pub async fn runs_of(world: &World, manifest: &str) -> Result<Vec<Value>> {
+    let list = get(world, RUNS).await?;
+    let runs = list["items"].as_array().cloned().unwrap_or_default();
+    Ok(runs.into_iter().filter(|run| run.pointer("/spec/manifest/name") == Some(&json!(manifest))).collect())
+}
+
+/// The one run of a manifest.
+pub async fn run_of(world: &World, manifest: &str) -> Result<Value> {
+    let mut runs = runs_of(world, manifest).await?;
+    ensure!(runs.len() == 1, "{} runs of {manifest}", runs.len());
+    Ok(runs.remove(0))
+}
+
+/// Deletes the runs of a manifest.
+pub async fn delete_runs_of(world: &World, manifest: &str) {
+    for run in runs_of(world, manifest).await.expect("the cluster answers") {
+        let url = format!("{RUNS}/{}", run.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default());
+        let request = http::Request::delete(url).body(Vec::new()).expect("a request");
+        world.client.request_text(request).await.expect("it is deleted");
+    }
+}
+
+/// Waits until the run of a manifest is as wanted, looking 50 times a second.
+///
+/// # Panics
+/// When it is not in time, with what the run and the agent said last.
+pub async fn until_run(world: &World, manifest: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(150);
+    let mut last = Value::Null;
+    while tokio::time::Instant::now() < deadline {
+        if let Ok(run) = run_of(world, manifest).await {
+            if wanted(&run) {
+                return run;
+            }
+            last = run;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{manifest} never {what}: {}", last["status"]);
+}
+
+/// Waits until the run of a manifest has ended.
+pub async fn until_ended(world: &World, manifest: &str) -> Value {
+    until_run(world, manifest, "ended", |run| {
+        ["Succeeded", "Failed", "Cancelled", "Superseded"].contains(&phase(run))
+    })
+    .await
+}
+
+pub fn phase(run: &Value) -> &str {
+    run.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default()
+}
+
+pub fn message(run: &Value) -> &str {
+    run.pointer("/status/message").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether the journal holds an event (`started`, `finished`, `failed`) of a step.
+pub fn has(run: &Value, event: &str, step: &str) -> bool {
+    let journal = run.pointer("/status/journal").and_then(Value::as_array).into_iter().flatten();
+    journal.filter(|entry| entry["event"] == event).any(|entry| entry["step"] == step || step.is_empty())
+}
+
+/// Who holds the lease; empty when nobody does.
+pub async fn lease_holder(world: &World) -> Result<String> {
+    let lease = get(world, LEASE).await?;
+    Ok(lease.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
+/// What a person does who knows that the holder is dead, instead of waiting until its lease runs out.
+pub async fn forget_holder(world: &World) {
+    let patch = r#"{"spec":{"holderIdentity":""}}"#;
+    let patch = ["patch", "lease", "-n", "reinback-system", "reinback", "--type=merge", "-p", patch];
+    let _ = world.cluster.kubectl(&patch, "");
+}
+
+/// Writes of the backup's objects by reinback that the API server let through.
+pub fn object_writes(events: &[AuditEvent]) -> Vec<&AuditEvent> {
+    let is_ours = |event: &&AuditEvent| event.user_agent.starts_with("reinback/") && event.writes();
+    let is_an_object = |event: &&AuditEvent| {
+        let object = &event.object_ref;
+        let is_scaling = object.resource == "deployments" && event.verb == "patch";
+        let is_own_crd = object.name == "runs.reinback.io" || object.api_group == "reinback.io";
+        let is_question = object.api_group == "authorization.k8s.io";
+        let is_own = object.namespace == "reinback-system" || object.name == "reinback-system" || is_own_crd;
+        !is_own && !is_scaling && !is_question && event.response_status.code < 300
+    };
+    events.iter().filter(is_ours).filter(is_an_object).collect()
+}
+
+/// Panics where an object was written while a pod of Rancher existed for longer than `grace`, by the API server's own clock.
+pub fn assert_quiet_while_writing(events: &[AuditEvent], grace: Duration) {
+    let writes = object_writes(events);
+    assert!(!writes.is_empty(), "nothing was written");
+    let is_pod = |event: &&AuditEvent| {
+        event.object_ref.resource == "pods"
+            && event.object_ref.subresource.is_empty()
+            && event.object_ref.namespace == "cattle-system"
+            && event.response_status.code < 300
+    };
+    // A pod is there from its creation to the last deletion: the first one only asks it to end.
+    let created: Vec<Timestamp> = events
+        .iter()
+        .filter(is_pod)
+        .filter(|event| event.verb == "create")
+        .map(|event| event.request_received_timestamp + grace)
+        .collect();
+    let mut ends: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    for event in events.iter().filter(is_pod).filter(|event| event.verb == "delete") {
+        ends.insert(&event.object_ref.name, event.request_received_timestamp);
+    }
+    assert!(created.len() >= 3 && ends.len() >= 3, "Rancher was never down");
+    // The server makes up the names of pods, so that a creation does not say which: there are as many as were made and
+    // are not deleted. Three were there before.
+    let running = |time: Timestamp| {
+        let made = 3 + created.iter().filter(|created| **created <= time).count();
+        made.saturating_sub(ends.values().filter(|end| **end <= time).count())
+    };
+    for write in writes {
+        for time in [write.request_received_timestamp, write.stage_timestamp] {
+            assert_eq!(running(time), 0, "a pod of Rancher existed while {} {} was written", write.verb, write.request_uri);
+        }
+    }
+}
+
+/// Replicas of Rancher and how many are Ready, and that nothing of ours is left on it.
+pub async fn assert_rancher_is_back(world: &World) {
+    eventually(Duration::from_secs(60), || async {
+        let text = world.cluster.kubectl(&["get", "deployment", "-n", "cattle-system", "rancher", "-o", "json"], "")?;
+        let value: Value = serde_json::from_str(&text)?;
+        let numbers = (&value["spec"]["replicas"], &value["status"]["readyReplicas"]);
+        if numbers != (&json!(3), &json!(3)) {
+            bail!("wanted and ready: {numbers:?}");
+        }
+        let annotations = &value["metadata"]["annotations"];
+        ensure!(annotations.get("reinback.io/replicas").is_none(), "the annotation is still there: {annotations}");
+        Ok(())
+    })
+    .await;
+}
+
+/// When to interfere.
+pub enum Moment {
+    /// No later than the gates.
+    Planned,
+    /// The journal holds an event of a step.
+    Journal(&'static str, &'static str),
+    /// Rancher is at 0 and says what it had.
+    Scaled,
+    /// That many objects were written in this round.
+    Written(usize),
+}
+
+pub struct Round<'a> {
+    pub world: &'a World,
+    pub manifest: &'static str,
+    /// Where the audit log stood at its begin.
+    pub mark: usize,
+    pub disturbed: Disturbed,
+}
+
+impl<'a> Round<'a> {
+    /// Disturbs the cluster and merges a restore.
+    pub async fn begin(world: &'a World, manifest: &'static str, seed: u64) -> Self {
+        Self::begin_with(world, manifest, seed, &[], "").await
+    }
+
+    /// With further annotations and further lines of the spec.
+    pub async fn begin_with(
+        world: &'a World,
+        manifest: &'static str,
+        seed: u64,
+        annotations: &[(&str, &str)],
+        spec: &str,
+    ) -> Self {
+        let disturbance = Disturbance { seed, ..DISTURBED };
+        let disturbed = rancher::disturb(&world.client, &world.items, disturbance).await.expect("disturbed");
+        Self::merge(world, manifest, seed, annotations, spec, disturbed).await
+    }
+
+    /// Merges a restore of a cluster that is disturbed already.
+    pub async fn merge(
+        world: &'a World,
+        manifest: &'static str,
+        seed: u64,
+        annotations: &[(&str, &str)],
+        spec: &str,
+        disturbed: Disturbed,
+    ) -> Self {
+        assert!(!world.differences().await.is_empty());
+        let mark = world.cluster.audit_mark();
+        let requested = format!("2026-11-23T09:00:{seed}Z");
+        let annotations = [&[ACCEPT, ("requested-at", &requested)], annotations].concat();
+        world.commit_restore(manifest, &annotations, &format!("  prune: true\n  deleteTimeoutSeconds: 10\n{spec}"));
+        Self { world, manifest, mark, disturbed }
+    }
+
+    pub async fn reach(&self, moment: &Moment) {
+        let Self { world, manifest, mark, .. } = self;
+        match moment {
+            Moment::Planned => {
+                eventually(Duration::from_secs(60), || async {
+                    anyhow::ensure!(!runs_of(world, manifest).await?.is_empty(), "there is no run yet");
+                    Ok(())
+                })
+                .await;
+            }
+            Moment::Journal(event, step) => {
+                let what = format!("has {event} {step}");
+                until_run(world, manifest, &what, |run| has(run, event, step)).await;
+            }
+            Moment::Scaled => {
+                eventually(Duration::from_secs(60), || async {
+                    let scaled = world.replicas("cattle-system", "rancher").await?.0 == 0;
+                    anyhow::ensure!(scaled, "Rancher is not at 0");
+                    Ok(())
+                })
+                .await;
+            }
+            Moment::Written(count) => {
+                eventually(Duration::from_secs(60), || async {
+                    let written = object_writes(&world.cluster.audit_since(*mark)).len();
+                    anyhow::ensure!(written >= *count, "{written} of {count} objects are written");
+                    Ok(())
+                })
+                .await;
+            }
+        }
+    }
+
+    /// Waits for the end, and judges it.
+    pub async fn judge(&self, grace: Duration) -> Value {
+        let Self { world, manifest, mark, disturbed } = self;
+        let run = until_ended(world, manifest).await;
+        assert_eq!(phase(&run), "Succeeded", "{}", run["status"]);
+        assert_eq!(world.differences().await, Vec::<String>::new());
+        for place in &disturbed.added {
+            assert_eq!(rancher::get(&world.client, place).await.expect("the cluster answers"), None, "{place}");
+        }
+        assert_rancher_is_back(world).await;
+        let ran: Vec<_> = world.runs().await.into_iter().filter(|(name, ..)| name == manifest).collect();
+        assert_eq!(ran.len(), 1, "{ran:?}");
+        assert_quiet_while_writing(&world.cluster.audit_since(*mark), grace);
+        run
+    }
+
+    /// What the status branch says in the end: every run once, as the cluster has it.
+    pub async fn judge_status_branch(&self) {
+        let Self { world, manifest, .. } = self;
+        eventually(Duration::from_secs(30), || async {
+            let names = git(&world.remote(), &["ls-tree", "--name-only", "reinback/test", "runs/"]);
+            let files: Vec<&str> = names.lines().filter(|name| name.contains(manifest)).collect();
+            anyhow::ensure!(files.len() == 1, "files of {manifest}: {files:?}");
+            let file = git(&world.remote(), &["show", &format!("reinback/test:{}", files[0])]);
+            anyhow::ensure!(file.contains("phase: Succeeded"), "{file}");
+            Ok(())
+        })
+        .await;
+        let ends = world.status_log().into_iter().filter(|subject| subject.contains(&format!("{manifest}: succeeded")));
+        assert_eq!(ends.count(), 1, "{:?}", world.status_log());
+    }
+}
