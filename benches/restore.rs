@@ -78,7 +78,12 @@ async fn existing(rounds: u64) -> Result<()> {
 
         world.commit_restore(&format!("unchanged-{round}"), &[ACCEPT], "  prune: true\n");
         let measured = Measured::run(&world, &format!("unchanged-{round}")).await?;
-        ensure!(measured.counts.changes() == 0, "an unchanged cluster was written to: {:?}", measured.counts);
+        ensure!(
+            measured.counts.changes() == 0,
+            "an unchanged cluster was written to: {:?}, {:?}",
+            measured.counts,
+            measured.first_writes
+        );
         println!("  {}", report::line(&measured, &limit));
         unchanged.push((measured, limit));
     }

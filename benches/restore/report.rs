@@ -39,7 +39,7 @@ pub fn scenario(name: &str, runs: &[(Measured, Limit)]) {
 
 /// One run.
 pub fn line(measured: &Measured, limit: &Limit) -> String {
-    let Measured { wall, cpu, peak_bytes, counts, writing, requests, time_line: _ } = measured;
+    let Measured { wall, cpu, peak_bytes, counts, writing, requests, first_writes: _, time_line: _ } = measured;
     let Limit { lists, list_bytes, rates } = limit;
     let Requests { writes, lists: pages, gets, reviews, journal } = requests;
     let seen = counts.changes() + counts.skipped + counts.protected;

@@ -118,10 +118,7 @@ const AHEAD: usize = 64;
 ///
 /// The pass ends after the last of them, or when the receiver is dropped. A spool is not written after it was checked,
 /// so a failure is one of the disk; the handle returns it.
-pub fn pass(
-    spool: &Spool,
-    wanted: Vec<u32>,
-) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
+pub fn pass(spool: &Spool, wanted: Vec<u32>) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
     let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
     let (reader, size) = (spool.reader(), spool.size());
     let handle = tokio::task::spawn_blocking(move || {

@@ -66,11 +66,10 @@ impl World {
         let backup = rancher::backup_as_own(cluster.uid(), &source, &store).expect("a copy");
         let items = rancher::read(&source).expect("a backup");
         match filled {
-            Filled::Restored => {
-                drop(rancher::seed(&client, &source).await.expect("the backup is put into the cluster"))
-            }
-            Filled::RancherOnly => rancher::start_alone(&client).await.expect("Rancher starts"),
+            Filled::Restored => rancher::seed(&client, &source).await.map(|_objects| ()),
+            Filled::RancherOnly => rancher::start_alone(&client).await,
         }
+        .expect("the cluster is filled");
         let bare = folder.path().join("remote.git");
         make_bare(&bare);
         let work = Work::clone(&bare);
