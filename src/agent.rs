@@ -7,6 +7,7 @@ pub mod begin;
 pub mod ledger;
 pub mod look;
 pub mod source;
+mod wake;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -28,8 +29,10 @@ use crate::observe::ObserveError;
 use crate::publish::{NotPushed, Publisher, Surroundings};
 use crate::run::{NAMESPACE, Phase, Run};
 use crate::status::Problem;
+use begin::Begun;
 use ledger::Books;
 use source::{Source, View};
+use wake::Wake;
 
 /// Pauses after an error: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -88,6 +91,19 @@ pub struct Passed {
     pub again: bool,
 }
 
+impl Passed {
+    fn count(&mut self, begun: Begun) {
+        match begun {
+            Begun::Held => self.held += 1,
+            Begun::Ended(phase) => {
+                self.failed += usize::from(phase == Phase::Failed);
+                self.again = true;
+            }
+            Begun::Stopped => {}
+        }
+    }
+}
+
 /// How an agent is started.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -132,6 +148,7 @@ impl Agent {
     /// Passes until asked to stop.
     pub async fn watch(&mut self) {
         let mut pause = PAUSES.0;
+        let wake = Wake::start(&self.config);
         while !*self.stop.borrow() {
             let wait = match self.pass().await {
                 Ok(passed) if passed.again => continue,
@@ -148,7 +165,10 @@ impl Agent {
                 }
             };
             let mut stop = self.stop.clone();
-            let _ = tokio::time::timeout(wait, stop.wait_for(|stop| *stop)).await;
+            tokio::select! {
+                _ = tokio::time::timeout(wait, stop.wait_for(|stop| *stop)) => {}
+                () = wake.woken() => debug!("looking at once: a file that is watched has changed"),
+            }
         }
         // What does not get through now is owed by the next start.
         let _ = self.publisher.flush(LAST_FLUSH_WITHIN).await;
@@ -173,7 +193,11 @@ impl Agent {
                     pause = (pause * 2).min(PAUSES.1);
                     continue;
                 }
-                Err(problem) => return Err(problem),
+                Err(problem) => {
+                    // What an earlier pass did is told all the same.
+                    let _ = self.publisher.flush(FLUSH_WITHIN).await;
+                    return Err(problem);
+                }
             };
             failed += passed.failed;
             if !passed.again || *self.stop.borrow() {
@@ -190,6 +214,13 @@ impl Agent {
     ///
     /// When Git, cluster or store do not answer; nothing is lost by it.
     pub async fn pass(&mut self) -> Result<Passed, PassError> {
+        let passed = self.try_pass().await;
+        // Somebody may have deleted the namespace: it is looked for again.
+        self.ready &= passed.is_ok();
+        passed
+    }
+
+    async fn try_pass(&mut self) -> Result<Passed, PassError> {
         self.make_ready().await?;
         let view = self.source.look(&self.config).await;
         let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
@@ -202,10 +233,7 @@ impl Agent {
             self.publisher.show();
             return Ok(Passed { invalid, ..Passed::default() });
         }
-        let Some(guard) = self.take_lease().await? else {
-            return Ok(Passed { invalid, busy: true, ..Passed::default() });
-        };
-        let acted = self.act_while_held(guard, &view, look).await;
+        let acted = self.act_alone(&view, look).await;
         self.publisher.show();
         acted.map(|passed| Passed { invalid, ..passed })
     }
@@ -215,16 +243,7 @@ impl Agent {
         &self.publisher
     }
 
-    /// Makes namespace and CRD where they are missing.
-    ///
-    /// # Errors
-    ///
-    /// When the API server does not take them.
-    pub async fn prepare(&mut self) -> Result<(), PassError> {
-        self.make_ready().await
-    }
-
-    /// Carries out one manifest that did not come from Git; it counts as newest.
+    /// Carries out one manifest that did not come from Git, to its end; it counts as newest.
     ///
     /// # Errors
     ///
@@ -232,13 +251,16 @@ impl Agent {
     pub async fn run_local(&mut self, placed: Placed) -> Result<Passed, PassError> {
         self.make_ready().await?;
         let mut view = self.source.look(&self.config).await.map_err(PassError::Source)?;
-        view.placed.retain(|other| other.manifest.id != placed.manifest.id);
+        view.placed.retain(|other| other.key != placed.key);
         for other in &mut view.placed {
             other.commit.position = other.commit.position.saturating_add(1);
         }
         view.placed.push(placed);
-        let Some(guard) = self.take_lease().await? else { return Ok(Passed { busy: true, ..Passed::default() }) };
-        let passed = self.act_while_held(guard, &view, Look { first: false, whole: false }).await?;
+        let mut passed = self.act_alone(&view, Look { first: false, whole: false }).await?;
+        // What somebody else left unfinished came first.
+        while passed.again && !*self.stop.borrow() {
+            passed = self.act_alone(&view, Look { first: false, whole: false }).await?;
+        }
         self.publisher.settle_events(EVENTS_WITHIN).await;
         self.publisher.flush(FLUSH_WITHIN).await?;
         Ok(passed)
@@ -273,6 +295,14 @@ impl Agent {
                     }
                 }
             }
+        }
+    }
+
+    /// Acts while holding the lease; `busy` when another agent holds it.
+    async fn act_alone(&mut self, view: &View, look: Look) -> Result<Passed, PassError> {
+        match self.take_lease().await? {
+            Some(guard) => self.act_while_held(guard, view, look).await,
+            None => Ok(Passed { busy: true, ..Passed::default() }),
         }
     }
 
@@ -327,9 +357,9 @@ impl Agent {
         for (placed, by) in &desired.superseded {
             superseded.push(self.record_superseded(&writer, &books, placed, by).await?);
         }
-        // A branch stands for a first look that is over: nothing goes there before all of it is recorded.
+        // A branch stands for a first look that is over: nothing goes there before all of it is recorded, and then at once.
         self.tell_git(view, &books, &desired);
-        superseded.iter().for_each(|run| self.publisher.submit(run));
+        self.publisher.submit_all(&superseded);
         for (key, reason) in &desired.cancelled {
             passed.again |= self.cancel(&writer, &books, *key, reason).await?;
         }
@@ -342,17 +372,10 @@ impl Agent {
         for placed in &desired.ambiguous {
             let others = desired.ambiguous.iter().filter(|other| other.key != placed.key);
             let others = others.map(|other| other.manifest.id.to_string()).collect();
-            passed.held += usize::from(self.hold_ambiguous(&writer, &books, placed, others).await?);
+            passed.count(self.hold_ambiguous(&writer, &books, placed, others).await?);
         }
         if let Some(candidate) = &desired.runnable {
-            match self.begin(&writer, &books, candidate).await? {
-                begin::Begun::Held => passed.held += 1,
-                begin::Begun::Ended(phase) => {
-                    passed.failed += usize::from(phase == Phase::Failed);
-                    passed.again = true;
-                }
-                begin::Begun::Stopped => {}
-            }
+            passed.count(self.begin(&writer, &books, candidate).await?);
         }
         Ok(passed)
     }

@@ -21,6 +21,8 @@ pub use key::{ContentKey, NotAKey, RunKey, StoreDefault, content_key, run_key};
 pub struct LedgerEntry {
     pub kind: Kind,
     pub name: String,
+    /// It was handed over on the command line: Git never had it, so Git does not take it away.
+    pub local: bool,
     pub content: ContentKey,
     /// What the document said; `None` where the record does not tell. With it, another default store in the agent's
     /// configuration, which makes another key, runs nothing.
@@ -47,6 +49,12 @@ impl LedgerEntry {
     }
 }
 
+/// Stands for the commit of what was handed over on the command line.
+pub const LOCAL: &str = "local";
+
+/// Reason of a run that was in Git before the agent.
+pub const FIRST_LOOK: &str = "FirstLook";
+
 /// Every key that was ever seen, by Git or by the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -56,7 +64,7 @@ pub struct Ledger {
 /// The commit that last changed a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitPlace {
-    /// In hexadecimal; `local` for a file that was handed over on the command line.
+    /// In hexadecimal; [`LOCAL`] for a file that was handed over on the command line.
     pub id: String,
     /// Along the first parents: smaller is newer. Only the order counts; dates do not.
     pub position: usize,
@@ -105,8 +113,18 @@ impl SupersededBy {
     /// The stable word for status.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::FirstLook => "FirstLook",
+            Self::FirstLook => FIRST_LOOK,
             Self::Newer { .. } => "NewerManifest",
+        }
+    }
+}
+
+impl CancelReason {
+    /// The stable word for status.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Removed => "ManifestRemoved",
+            Self::Edited { .. } => "ManifestEdited",
         }
     }
 }
@@ -221,7 +239,7 @@ fn cancelled(placed: &[Placed], ledger: &Ledger, look: Look) -> Vec<(RunKey, Can
     let reason = |key: &RunKey, entry: &LedgerEntry| {
         let stoppable = match entry.phase {
             Phase::Pending | Phase::Held => true,
-            Phase::Running => !entry.first_write,
+            Phase::Running => !entry.first_write && !entry.local,
             Phase::Succeeded | Phase::Failed | Phase::Superseded | Phase::Cancelled => false,
         };
         if !stoppable || placed.iter().any(|placed| placed.key == *key) {

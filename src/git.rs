@@ -25,6 +25,7 @@ mod http;
 mod id;
 mod process;
 mod remote;
+mod revision;
 mod tree;
 
 pub use commit::{Author, FileEdit, Published, StatusBranch, StatusTree};

@@ -56,7 +56,7 @@
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself
 //!    writes (`execute/quiesce`); tests of `journal`, `tests/it/killed.rs`.
 //! 5. **It ends.** Deadlines in `cluster/request`, `git/http` and `store/s3`, the time-out of a run in [`execute`], the end
-//!    of a hold in `agent/begin`.
+//!    of a hold in `agent/begin`; `tests/it/failures.rs`.
 //! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion; tests of `object`.
 //! 7. **No secret leaves.** Secrets are `secrecy` types; an API server's text is cut down where it is read
 //!    (`cluster/failure`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
@@ -82,6 +82,7 @@ pub mod observed;
 pub mod plan;
 pub mod publish;
 pub mod rancher;
+pub mod release;
 pub mod run;
 pub mod status;
 pub mod store;

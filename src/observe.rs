@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::backup::BackupName;
-use crate::cluster::{self, Catalog, ClusterError, ClusterReader};
+use crate::cluster::{self, Catalog, ClusterError, ClusterReader, FailureKind};
+use crate::object::Resource;
 use crate::object::protect::Guarded;
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
 use crate::plan::{self, Request};
@@ -97,13 +98,17 @@ pub async fn observe(
     if let BackupSeen::Whole(_) = &observed.backup {
         let outline = plan::outline(request, &observed);
         let accesses = plan::accesses(&outline, &observed);
-        let (dependents, denied) = tokio::try_join!(
+        let (reached, denied) = tokio::try_join!(
             dependents::of_deletions(reader, &catalog, &outline, &observed),
             denied(reader, &accesses),
         )?;
-        observed.cluster.occupied_namespaces = dependents::occupied(&dependents);
-        observed.live.dependents = dependents;
-        observed.denied = denied;
+        observed.cluster.occupied_namespaces = dependents::occupied(&reached.dependents);
+        observed.live.dependents = reached.dependents;
+        observed.live.unlisted.extend(reached.unlisted);
+        observed.denied.extend(reached.denied);
+        observed.denied.extend(denied);
+        observed.denied.sort();
+        observed.denied.dedup();
     }
     Ok(observed)
 }
@@ -139,13 +144,13 @@ async fn look(
         backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
     }
     // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
-    let (mut cluster, live) = tokio::try_join!(
+    let (mut cluster, (live, denied)) = tokio::try_join!(
         facts::cluster(reader, catalog, places, &services, controllers(&seen)),
         live(reader, catalog, &seen, crds),
     )?;
     cluster.unfinished_runs = known.unfinished_runs;
     let guarded = guarded(&cluster, places, known.own_secrets);
-    Ok(Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied: Vec::new(), guarded })
+    Ok(Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied, guarded })
 }
 
 async fn live(
@@ -153,14 +158,36 @@ async fn live(
     catalog: &Catalog,
     seen: &BackupSeen,
     crds: lists::Crds,
-) -> Result<Live, ObserveError> {
+) -> Result<(Live, Vec<Access>), ObserveError> {
     match seen {
         BackupSeen::Whole(backup) => {
             let served = lists::served(catalog, &crds.types);
             lists::live(reader, catalog, backup, served, crds).await
         }
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => Ok(Live::default()),
+        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => {
+            Ok((Live::default(), Vec::new()))
+        }
     }
+}
+
+/// What we are not allowed to see counts as not there: the rights that are missing are asked for by name
+/// ([`plan::accesses`]) and hold the plan.
+fn visible<T: Default>(read: Result<T, ClusterError>) -> Result<T, ObserveError> {
+    match read {
+        Ok(read) => Ok(read),
+        Err(ClusterError::NotServed { .. }) => Ok(T::default()),
+        Err(error) if is_forbidden(&error) => Ok(T::default()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_forbidden(error: &ClusterError) -> bool {
+    matches!(error, ClusterError::Api { failure, .. } if failure.kind == FailureKind::Forbidden)
+}
+
+/// The right to list a type in all namespaces.
+fn to_list(resource: &Resource) -> Access {
+    Access { verb: "list", group: resource.group.clone(), resource: resource.plural.clone(), namespace: None }
 }
 
 fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {

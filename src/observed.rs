@@ -55,6 +55,8 @@ pub struct Backup {
     pub controllers: Vec<WorkloadRef>,
     /// Selectors of the backup whose group or version the cluster does not serve.
     pub unserved_selectors: Vec<String>,
+    /// Fields of the backup's selectors that we do not know, by name.
+    pub unknown_fields: Vec<String>,
 }
 
 /// One object of the backup.

@@ -20,15 +20,16 @@ use crate::store::Sha256;
 
 /// Pauses between tries to push: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-const README: &str = "README.md";
+/// The dashboard, and where it goes when a README that is not ours is there: the branch may be somebody's own.
+const DASHBOARDS: [&str; 2] = ["README.md", "REINBACK.md"];
 const RUNS_FOLDER: &str = "runs";
 /// Read of a dashboard that somebody edited.
-const README_LIMIT: usize = 4 << 20;
+const DASHBOARD_LIMIT: usize = 4 << 20;
 
 /// What the status branch holds.
 #[derive(Debug, Default)]
 pub struct BranchState {
-    /// The branch is on the remote.
+    /// The branch is on the remote, and reinback has written to it.
     pub exists: bool,
     /// UID of the cluster that wrote the dashboard.
     pub cluster_uid: Option<String>,
@@ -130,20 +131,33 @@ impl Publisher {
 
     /// Hands a run over to be pushed. A run that has not changed causes no commit.
     pub fn submit(&self, run: &Run) {
+        self.submit_all(std::slice::from_ref(run));
+    }
+
+    /// Hands several runs over for one and the same commit.
+    pub fn submit_all(&self, runs: &[Run]) {
         if let Some(events) = &self.events {
-            told(run).into_iter().for_each(|event| events.tell(event));
+            runs.iter().filter_map(told).for_each(|event| events.tell(event));
         }
-        self.make_up(run);
+        self.make_up_all(runs);
     }
 
     /// Hands over what was told before and did not reach the remote.
     pub fn make_up(&self, run: &Run) {
-        let path = status::status_file_path(run);
+        self.make_up_all(std::slice::from_ref(run));
+    }
+
+    fn make_up_all(&self, runs: &[Run]) {
         let mut board = self.board();
-        board.runs.insert(path.clone(), Arc::new(run.clone()));
-        board.dirty.insert(path);
+        for run in runs {
+            let path = status::status_file_path(run);
+            board.runs.insert(path.clone(), Arc::new(run.clone()));
+            board.dirty.insert(path);
+        }
         drop(board);
-        self.owe();
+        if !runs.is_empty() {
+            self.owe();
+        }
     }
 
     /// Hands a run over and waits until the remote has it.
@@ -288,7 +302,13 @@ impl Load {
 
     fn push(&self, branch: &mut StatusBranch) -> Result<(), GitError> {
         let edits = self.edits();
-        let published = branch.publish(&self.message(), Timestamp::now(), &mut |_| Ok(edits.clone()))?;
+        let dashboard = self.surroundings.as_ref().map(|surroundings| self.dashboard(surroundings).into_bytes());
+        let published = branch.publish(&self.message(), Timestamp::now(), &mut |tree| {
+            let path = dashboard_path(|path| tree.get(path, DASHBOARD_LIMIT))?;
+            let dashboard = dashboard.clone();
+            let dashboard = dashboard.map(|text| FileEdit { path: path.to_owned(), content: Some(text) });
+            Ok(edits.iter().cloned().chain(dashboard).collect())
+        })?;
         debug!("status: {published:?}");
         Ok(())
     }
@@ -300,10 +320,6 @@ impl Load {
                 Ok(text) => edits.push(FileEdit { path: path.clone(), content: Some(text.into_bytes()) }),
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "no status file for {path}"),
             }
-        }
-        if let Some(surroundings) = &self.surroundings {
-            let dashboard = self.dashboard(surroundings).into_bytes();
-            edits.push(FileEdit { path: README.to_owned(), content: Some(dashboard) });
         }
         edits
     }
@@ -340,10 +356,11 @@ fn told(run: &Run) -> Option<Event> {
 fn read(shelf: &mut Shelf) -> Result<BranchState, GitError> {
     let Shelf { branch, read } = shelf;
     let Some(_) = branch.fetch()? else { return Ok(BranchState::default()) };
-    let limits = TreeLimits { file_bytes: README_LIMIT, files: 100_000, ..TreeLimits::default() };
-    let mut state = BranchState { exists: true, ..BranchState::default() };
+    let limits = TreeLimits { file_bytes: DASHBOARD_LIMIT, files: 100_000, ..TreeLimits::default() };
+    let mut state = BranchState::default();
     let mut before = std::mem::take(read);
-    for (path, content) in branch.read(RUNS_FOLDER, &limits)? {
+    let files = branch.read(RUNS_FOLDER, &limits)?;
+    for (path, content) in files.into_iter().filter(|(path, _)| path.ends_with(".yaml")) {
         let digest = Sha256::of(&content);
         let run = match before.remove(&path) {
             Some((known, run)) if known == digest => Ok(run),
@@ -357,12 +374,20 @@ fn read(shelf: &mut Shelf) -> Result<BranchState, GitError> {
             Err(error) => state.unreadable.push((path, error)),
         }
     }
-    state.cluster_uid = dashboard_uid(branch, &limits)?;
+    let path = dashboard_path(|path| branch.read_file(path, DASHBOARD_LIMIT))?;
+    let dashboard = branch.read_file(path, DASHBOARD_LIMIT)?.map(|text| String::from_utf8_lossy(&text).into_owned());
+    state.exists = dashboard.is_some() || !state.runs.is_empty() || !state.unreadable.is_empty();
+    state.cluster_uid = dashboard.as_deref().and_then(status::dashboard_cluster_uid).map(str::to_owned);
     Ok(state)
 }
 
-fn dashboard_uid(branch: &StatusBranch, limits: &TreeLimits) -> Result<Option<String>, GitError> {
-    let readme = branch.read_file(README, limits.file_bytes)?;
-    let text = readme.map(|content| String::from_utf8_lossy(&content).into_owned());
-    Ok(text.as_deref().and_then(status::dashboard_cluster_uid).map(str::to_owned))
+/// Where the dashboard is, or goes: a README that is not ours stays as it is.
+fn dashboard_path(get: impl Fn(&str) -> Result<Option<Vec<u8>>, GitError>) -> Result<&'static str, GitError> {
+    let [usual, other] = DASHBOARDS;
+    match get(usual) {
+        Ok(None) => Ok(usual),
+        Ok(Some(text)) if status::is_dashboard(&String::from_utf8_lossy(&text)) => Ok(usual),
+        Ok(Some(_)) | Err(GitError::TooLarge { .. }) => Ok(other),
+        Err(error) => Err(error),
+    }
 }

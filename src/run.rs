@@ -38,7 +38,7 @@ impl Phase {
     }
 }
 
-/// What is pinned when the run is made; nothing in it changes afterwards.
+/// What is pinned when the run starts; nothing in it changes afterwards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomResource, JsonSchema)]
 #[kube(
     group = "reinback.io",

@@ -19,7 +19,7 @@ mod text;
 
 pub use commit::{commit_message, commit_message_of_many, subject};
 pub use condition::conditions;
-pub use dashboard::{Dashboard, Problem, Rules, dashboard, dashboard_cluster_uid};
+pub use dashboard::{Dashboard, Problem, Rules, dashboard, dashboard_cluster_uid, is_dashboard};
 pub use event::{EventText, event};
 pub use file::{
     FILE_MAX_BYTES, StatusFileError, parse_status_file, run_from_value, run_object_name, status_file, status_file_path,
@@ -122,7 +122,7 @@ fn moment(run: &Run) -> Option<Timestamp> {
 }
 
 /// Newest first; what has no time yet is newest.
-fn newest_first<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<&'a Run> {
+pub fn newest_first<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<&'a Run> {
     let mut sorted: Vec<&Run> = runs.into_iter().collect();
     sorted.sort_by_key(|run| std::cmp::Reverse((moment(run).unwrap_or(Timestamp::MAX), run_name(run))));
     sorted

@@ -125,13 +125,21 @@ impl Agent {
         reader.wait_until(&watched, deadline, established).await.map(drop).map_err(PassError::Runs)
     }
 
-    /// The recorder of a run that the books know, or of a new one.
+    /// The recorder of a run that the books know, or of a new one. Until it starts, it pins the manifest as it is now.
     async fn recorder(&self, writer: &ClusterWriter, books: &Books, placed: &Placed) -> Result<Recorder, PassError> {
-        let run = match books.runs.get(&placed.key) {
-            Some(known) => known.clone(),
-            None => new_run(&self.config.cluster, placed, Timestamp::now()),
-        };
-        Ok(Recorder::take_up(self.cluster.reader(), writer, run).await?)
+        let mut run = new_run(&self.config.cluster, placed, Timestamp::now());
+        let spec = run.spec.clone();
+        match (books.runs.get(&placed.key), books.foreign.get(&placed.key)) {
+            (Some(known), _) => run = known.clone(),
+            // Its file is to be written over, not to stay beside ours.
+            (None, Some(foreign)) => run.metadata.name = foreign.metadata.name.clone(),
+            (None, None) => {}
+        }
+        let mut recorder = Recorder::take_up(self.cluster.reader(), writer, run).await?;
+        if matches!(recorder.status().phase, Phase::Pending | Phase::Held) && recorder.run().spec != spec {
+            recorder.pin(writer, spec).await?;
+        }
+        Ok(recorder)
     }
 
     /// Gives the run as it ended, for Git.
@@ -165,7 +173,7 @@ impl Agent {
         let reader = self.cluster.reader();
         let mut recorder = Recorder::take_up(reader, writer, run.clone()).await?;
         if recorder.status().phase != Phase::Running {
-            recorder.update(writer, |run| end(run, Phase::Cancelled, "ManifestRemoved", &message)).await?;
+            recorder.update(writer, |run| end(run, Phase::Cancelled, reason.reason(), &message)).await?;
             self.publisher.submit(recorder.run());
             return Ok(true);
         }
@@ -181,21 +189,21 @@ impl Agent {
         Ok(matches!(ended, Begun::Ended(_)))
     }
 
-    /// Two manifests that one commit changed hold each other. True when it is held.
+    /// Two manifests that one commit changed hold each other.
     pub(super) async fn hold_ambiguous(
         &self,
         writer: &ClusterWriter,
         books: &Books,
         placed: &Placed,
         others: Vec<String>,
-    ) -> Result<bool, PassError> {
+    ) -> Result<Begun, PassError> {
         let recorder = self.recorder(writer, books, placed).await?;
         let gate = Gate::new(
             GateCode::Ambiguous,
             format!("the same commit changed {}", others.join(", ")),
             "remove all but one, or change the one that shall run in a commit of its own",
         );
-        self.hold(writer, recorder, vec![gate], None).await.map(|begun| begun == Begun::Held)
+        self.hold(writer, recorder, vec![gate], None).await
     }
 
     /// Plans the newest manifest, and runs it when nothing holds it.
@@ -207,12 +215,10 @@ impl Agent {
     ) -> Result<Begun, PassError> {
         let placed = &candidate.placed;
         let mut recorder = self.recorder(writer, books, placed).await?;
-        if let Some(gate) = never_looked_at(placed, books) {
+        if let Some(gate) = held_unseen(placed, books) {
             return self.hold(writer, recorder, vec![gate], None).await;
         }
-        let mut ledger = books.facts.clone();
-        ledger.same_content_ran_as =
-            candidate.already_run.and_then(|key| books.runs.get(&key).map(|run| run.spec.manifest.name.clone()));
+        let ledger = books.facts_of(candidate.already_run, Vec::new());
         let reader = self.cluster.reader();
         let places = look::places(&self.config);
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
@@ -232,7 +238,7 @@ impl Agent {
             return self.hold(writer, recorder, gates, Some(&looked)).await;
         }
         if looked.plan.gates.iter().any(|gate| gate.code == GateCode::LedgerMismatch) {
-            self.publisher.claim(&books.cluster_uid);
+            self.adopt(books, placed.key);
         }
         self.record_start(writer, &mut recorder, &looked).await?;
         if looked.plan.touches_nothing() {
@@ -242,6 +248,19 @@ impl Agent {
             return Ok(Begun::Ended(Phase::Succeeded));
         }
         self.execute(writer, recorder, placed, Prepared::of(looked)).await
+    }
+
+    /// A person has accepted that the branch becomes this cluster's. What another cluster began goes on in that one, if
+    /// anywhere; `beginning` is about to be written over.
+    fn adopt(&self, books: &Books, beginning: RunKey) {
+        let closed = books.foreign.iter().filter(|(key, _)| **key != beginning).map(|(_, run)| {
+            let mut run = run.clone();
+            let message = "the status branch was taken over by another cluster before this run had ended";
+            end(&mut run, Phase::Cancelled, GateCode::LedgerMismatch.as_str(), message);
+            run
+        });
+        self.publisher.claim(&books.cluster_uid);
+        closed.for_each(|run| self.publisher.submit(&run));
     }
 
     /// From here on the run is under way: gates and digest are judged, and not again.
@@ -487,7 +506,7 @@ impl Agent {
 }
 
 /// What holds a manifest whatever backup and cluster say.
-fn never_looked_at(placed: &Placed, books: &Books) -> Option<Gate> {
+pub fn held_unseen(placed: &Placed, books: &Books) -> Option<Gate> {
     if let Body::Rollback(_) = placed.manifest.body {
         return Some(Gate::new(
             GateCode::NotSupported,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::PassError;
 use crate::cluster::{ClusterError, ClusterReader, ListOptions};
 use crate::config::Config;
-use crate::desired::{Ledger, LedgerEntry, RunKey, SupersededBy};
+use crate::desired::{FIRST_LOOK, LOCAL, Ledger, LedgerEntry, RunKey};
 use crate::execute::runs;
 use crate::journal::Journal;
 use crate::manifest::{Digest, Kind};
@@ -37,6 +37,8 @@ pub struct Books {
     pub owed: Vec<RunKey>,
     /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
     pub others_running: Vec<String>,
+    /// Runs that another cluster, by the branch's UID, has begun and not ended: they are not gone on with here.
+    pub foreign: BTreeMap<RunKey, Run>,
 }
 
 impl Books {
@@ -76,11 +78,27 @@ impl Books {
         self.facts.branch_cluster_uid = branch.cluster_uid;
         self.unreadable = branch.unreadable.into_iter().map(|(path, _)| path).collect();
         self.owed = self.owed_to(&branch.runs);
+        let owner = self.facts.branch_cluster_uid.clone();
+        let is_foreign = owner.is_some_and(|uid| uid != self.cluster_uid && uid != NOBODY);
         for run in branch.runs {
-            self.enter(Arc::unwrap_or_clone(run));
+            self.enter_from_git(Arc::unwrap_or_clone(run), is_foreign);
         }
         self.ledger = ledger(&self.runs);
         Ok(self)
+    }
+
+    fn enter_from_git(&mut self, run: Run, is_foreign: bool) {
+        let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
+        match is_foreign && !status_of(&run).phase.is_terminal() && !self.runs.contains_key(&key) {
+            true => drop(self.foreign.insert(key, run)),
+            false => self.enter(run),
+        }
+    }
+
+    /// What the plan of one manifest needs to know: who brought the same content, and who is as new.
+    pub fn facts_of(&self, already_run: Option<RunKey>, as_new: Vec<String>) -> LedgerFacts {
+        let name = already_run.and_then(|key| self.runs.get(&key)).map(|run| run.spec.manifest.name.clone());
+        LedgerFacts { same_content_ran_as: name, as_new, ..self.facts.clone() }
     }
 
     /// Reads the cluster's half alone, for when Git does not answer.
@@ -111,8 +129,8 @@ impl Books {
     /// A first look that was broken off goes on: what it recorded does not end it.
     pub fn first_look(&self) -> bool {
         let of_first_look = |run: &Run| {
-            let status = status_of(run);
-            status.phase == Phase::Superseded && status.reason == SupersededBy::FirstLook.reason()
+            // One without a status was made a moment before that process ended.
+            run.status.as_ref().is_none_or(|status| status.phase == Phase::Pending || status.reason == FIRST_LOOK)
         };
         !self.facts.branch_exists && self.runs.values().all(of_first_look)
     }
@@ -213,6 +231,7 @@ fn entry(run: &Run) -> Option<LedgerEntry> {
     Some(LedgerEntry {
         kind,
         name: run.spec.manifest.name.clone(),
+        local: run.spec.source.commit == LOCAL,
         content: run.spec.content_key.parse().ok()?,
         document: Digest::from_hex(&run.spec.document_digest),
         phase: status.phase,

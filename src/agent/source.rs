@@ -91,15 +91,15 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// As [`Source::look`].
-    pub async fn at(&mut self, config: &Config, commit: Option<CommitId>) -> Result<View, GitError> {
-        let Some(commit) = commit else { return self.look(config).await };
+    /// As [`Source::look`], and for a revision that names no commit of the branch.
+    pub async fn at(&mut self, config: &Config, revision: Option<&str>) -> Result<View, GitError> {
+        let Some(revision) = revision.map(str::to_owned) else { return self.look(config).await };
         let mirror = Arc::clone(&self.mirror);
         let reading = Reading::of(config);
         blocking(move || {
             let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
-            mirror.fetch_commit(&commit)?;
-            let snapshot = mirror.snapshot(&commit, &reading.path, &TreeLimits::default())?;
+            let commit = mirror.resolve(&revision)?;
+            let snapshot = own_left_out(mirror.snapshot(&commit, &reading.path, &TreeLimits::default())?, &reading);
             read(&mut mirror, &commit, snapshot, &reading)
         })
         .await
@@ -123,10 +123,7 @@ fn look(
     if last.is_some_and(|(known, _, _)| *known == tip) {
         return Ok(None);
     }
-    let mut snapshot = mirror.snapshot(&tip, &reading.path, &TreeLimits::default())?;
-    if reading.shared {
-        snapshot.files.retain(|file| !file.path.starts_with(OWN_FOLDER));
-    }
+    let snapshot = own_left_out(mirror.snapshot(&tip, &reading.path, &TreeLimits::default())?, reading);
     let revision: Revision = snapshot.files.iter().map(|file| (file.path.clone(), file.blob.to_string())).collect();
     if let Some((_, known, view)) = last
         && *known == revision
@@ -137,6 +134,13 @@ fn look(
     info!(git.commit = %tip, "reading the manifests of commit {tip:.12}");
     let view = read(mirror, &tip, snapshot, reading)?;
     Ok(Some((tip, revision, view)))
+}
+
+fn own_left_out(mut snapshot: Snapshot, reading: &Reading) -> Snapshot {
+    if reading.shared {
+        snapshot.files.retain(|file| !file.path.starts_with(OWN_FOLDER));
+    }
+    snapshot
 }
 
 fn read(mirror: &mut Mirror, tip: &CommitId, snapshot: Snapshot, reading: &Reading) -> Result<View, GitError> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::Output;
 use crate::manifest::{Document, Kind, Limits, Problem, Severity, SourceFile, Tree, TreeReader, printable};
 
 /// Read manifests as the agent would, without a cluster
@@ -19,14 +20,8 @@ pub struct CheckArgs {
     #[arg(required = true, value_name = "FILE")]
     pub paths: Vec<PathBuf>,
     /// Text for people, or JSON for programs
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    Text,
-    Json,
 }
 
 /// What `check` found.

@@ -7,15 +7,16 @@ use jiff::Timestamp;
 
 use super::{Exit, reach};
 use crate::agent::source::{Source, View};
-use crate::agent::{ledger::Books, look};
+use crate::agent::{begin::held_unseen, ledger::Books, look};
 use crate::config::{Config, ConfigArgs};
 use crate::desired::{Look, Placed, decide};
-use crate::git::CommitId;
-use crate::observed::Observed;
+use crate::manifest::ManifestId;
+use crate::observed::{LedgerFacts, Observed};
 use crate::plan::Plan;
-use crate::plan::gate::{Gate, GateCode};
+use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
 use crate::publish::Publisher;
+use crate::run::Phase;
 
 /// Show what each manifest would do now, without doing it
 ///
@@ -24,7 +25,7 @@ use crate::publish::Publisher;
 pub struct PlanArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Commit of the branch to plan for, all 40 digits of it [default: the tip]
+    /// Commit of the branch to plan for: an id of at least 7 digits, the branch or HEAD, with ~n for older ones [default: its tip]
     rev: Option<String>,
     /// Show every object
     #[arg(short, long)]
@@ -54,10 +55,9 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     // A cache of its own: an agent on this machine keeps the configured one for itself.
     let folder = tempfile::Builder::new().prefix("reinback-plan-").tempdir().context("cannot make a folder")?;
     folder.path().clone_into(&mut config.data_dir);
-    let commit = rev.as_deref().map(commit_id).transpose()?;
     let cluster = reach(context.as_deref(), Some(&config)).await?;
     let mut source = Source::open(&config)?;
-    let view = source.at(&config, commit).await?;
+    let view = source.at(&config, rev.as_deref()).await?;
     let publisher = Publisher::start(crate::agent::status_branch(&config)?);
     let books = Books::read_or_new(&cluster.reader(), &publisher, &config).await?;
     let verbosity = if verbose { Verbosity::Objects } else { Verbosity::Summary };
@@ -67,50 +67,50 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
         writeln!(std::io::stderr(), "{}{line}: {}", problem.file, problem.text)?;
     }
+    if books.first_look() && !view.placed.is_empty() {
+        let note =
+            "note: the agent has not looked yet; what it finds at its first look is recorded as FirstLook and not run";
+        writeln!(std::io::stderr(), "{note}")?;
+    }
     let mut told = Vec::new();
     let manifests = open_manifests(&view, &books);
     if manifests.is_empty() && view.problems.is_empty() {
         writeln!(std::io::stderr(), "nothing to do: there is no manifest, or each one has run or was superseded")?;
     }
-    for (placed, holds) in manifests {
-        let (plan, observed) = one(&config, &cluster.reader(), &placed, &books, holds).await?;
-        exit = exit.max(exit_of(&plan));
-        printer.tell(&plan, &observed, &mut told)?;
+    for (placed, facts) in manifests {
+        if let Some(gate) = held_unseen(&placed, &books) {
+            exit = exit.max(Exit::Held);
+            printer.tell_unseen(&placed, &gate, &mut told)?;
+            continue;
+        }
+        let mut asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
+        asked.known.unfinished_runs = unfinished(&books);
+        let looked = asked.look(&cluster.reader(), &look::places(&config), Timestamp::now()).await?;
+        exit = exit.max(exit_of(&looked.plan));
+        printer.tell(&looked.plan, &looked.observed, &mut told)?;
     }
     printer.end(told)?;
     Ok(exit)
 }
 
-/// The source is read without a clone, so names and short ids of commits are not known here.
-fn commit_id(text: &str) -> anyhow::Result<CommitId> {
-    let parsed = text.parse::<CommitId>().ok();
-    parsed.with_context(|| format!("{text:?} is not a commit; give all 40 digits that `git rev-parse {text}` prints"))
-}
-
-/// Manifests whose key has not ended, newest first, with what holds them whatever the cluster says.
-fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, Option<Gate>)> {
+/// Manifests whose key has not ended, newest first, with what the ledger says of each.
+fn open_manifests(view: &View, books: &Books) -> Vec<(Placed, LedgerFacts)> {
     let desired = decide(view.placed.clone(), &books.ledger, Look { first: false, whole: view.is_whole });
-    let newest = desired.runnable.into_iter().chain(desired.waiting).map(|candidate| (candidate.placed, None));
-    let ambiguous = desired.ambiguous.into_iter().map(|placed| {
-        let message = "another manifest was changed by the same commit";
-        let gate = Gate::new(GateCode::Ambiguous, message, "change the one that shall run in a commit of its own");
-        (placed, Some(gate))
-    });
-    newest.chain(ambiguous).collect()
+    let newest = desired.runnable.into_iter().chain(desired.waiting);
+    let newest =
+        newest.map(|candidate| (candidate.placed, books.facts_of(candidate.already_run, Vec::new()))).collect();
+    let names = |but: &Placed| {
+        let others = desired.ambiguous.iter().filter(|other| other.key != but.key);
+        others.map(|other| other.manifest.id.to_string()).collect()
+    };
+    let ambiguous = desired.ambiguous.iter().map(|placed| (placed.clone(), books.facts_of(None, names(placed))));
+    [newest, ambiguous.collect::<Vec<_>>()].concat()
 }
 
-async fn one(
-    config: &Config,
-    reader: &crate::cluster::ClusterReader,
-    placed: &Placed,
-    books: &Books,
-    holds: Option<Gate>,
-) -> anyhow::Result<(Plan, Observed)> {
-    let asked = look::ask(config, reader, placed, books.facts.clone()).await?;
-    let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
-    let mut plan = looked.plan;
-    plan.gates.extend(holds);
-    Ok((plan, looked.observed))
+/// Names of the runs that are under way.
+fn unfinished(books: &Books) -> Vec<String> {
+    let running = books.ledger.entries.iter().filter(|(_, entry)| entry.phase == Phase::Running);
+    running.filter_map(|(key, _)| books.runs.get(key)?.metadata.name.clone()).collect()
 }
 
 fn exit_of(plan: &Plan) -> Exit {
@@ -134,6 +134,22 @@ impl Printer {
             PlanOutput::Markdown => writeln!(out, "{}", render::markdown(plan, observed, self.verbosity).trim_end()),
             PlanOutput::Json => {
                 told.push(render::json(plan, observed, self.verbosity));
+                Ok(())
+            }
+        }
+    }
+
+    /// A manifest of which no plan is made.
+    fn tell_unseen(&self, placed: &Placed, gate: &Gate, told: &mut Vec<serde_json::Value>) -> std::io::Result<()> {
+        let Gate { code, class: _, message, remedy, accepted: _ } = gate;
+        let (id, code) = (&placed.manifest.id, code.as_str());
+        let mut out = std::io::stdout().lock();
+        match self.output {
+            PlanOutput::Text => writeln!(out, "{id}: held by {code}: {message}\n  {remedy}"),
+            PlanOutput::Markdown => writeln!(out, "### {id}\n\n- **{code}**: {message}\n  {remedy}"),
+            PlanOutput::Json => {
+                let ManifestId { kind, name } = id;
+                told.push(serde_json::json!({ "kind": kind.as_str(), "name": name, "gates": [gate] }));
                 Ok(())
             }
         }

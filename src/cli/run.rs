@@ -11,13 +11,15 @@ use jiff::Timestamp;
 use super::agent::LeaseArgs;
 use super::{Exit, reach, stop_signal};
 use crate::agent::ledger::{Books, list_runs};
-use crate::agent::{Agent, Options, Passed, look};
+use crate::agent::{Agent, Options, begin::held_unseen, look};
 use crate::cluster::ClusterReader;
 use crate::config::{Config, ConfigArgs};
-use crate::desired::{CommitPlace, Placed};
+use crate::desired::{CommitPlace, LOCAL, Look, Placed, decide};
 use crate::manifest::{Limits, SourceFile, Tree};
+use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
-use crate::status::humane_duration;
+use crate::run::{Phase, Run};
+use crate::status::{humane_duration, render_one};
 
 /// Carry out one manifest now, in the foreground
 ///
@@ -58,7 +60,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
     let reader = cluster.reader();
     let stop = stop_signal()?;
     let mut agent = Agent::open(config.clone(), cluster, options, stop)?;
-    agent.prepare().await?;
     let books = Books::read_or_new(&reader, agent.publisher(), &config).await?;
     if books.ledger.entries.get(&placed.key).is_some_and(|entry| entry.phase.is_terminal()) {
         writeln!(
@@ -72,14 +73,29 @@ pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
         writeln!(io::stderr(), "nothing was done")?;
         return Ok(Exit::Held);
     }
-    let bar = watch_progress(reader);
+    let key = placed.key;
+    let bar = watch_progress(reader.clone());
     let passed = agent.run_local(placed).await;
     bar.abort();
-    let Passed { held, failed, busy, .. } = passed?;
-    Ok(match (failed, held > 0 || busy) {
-        (0, false) => Exit::Done,
-        (0, true) => Exit::Held,
-        _ => Exit::Failed,
+    if passed?.busy {
+        writeln!(io::stderr(), "another reinback holds the lease; nothing was done")?;
+        return Ok(Exit::Held);
+    }
+    let ran = list_runs(&reader).await?.into_iter().find(|run| run.spec.key == key.to_string());
+    tell_end(ran.as_ref())
+}
+
+/// How the run itself came out, whatever else was gone on with.
+fn tell_end(run: Option<&Run>) -> anyhow::Result<Exit> {
+    let Some(run) = run else {
+        writeln!(io::stderr(), "stopped before the run began")?;
+        return Ok(Exit::Failed);
+    };
+    write!(io::stdout(), "{}", render_one(run, Timestamp::now()))?;
+    Ok(match run.status.as_ref().map(|status| status.phase).unwrap_or_default() {
+        Phase::Succeeded => Exit::Done,
+        Phase::Pending | Phase::Held => Exit::Held,
+        Phase::Running | Phase::Failed | Phase::Superseded | Phase::Cancelled => Exit::Failed,
     })
 }
 
@@ -96,7 +112,7 @@ fn read(file: &PathBuf, config: &Config) -> anyhow::Result<Placed> {
     let mut manifests: Vec<_> = tree.manifests().cloned().collect();
     anyhow::ensure!(manifests.len() == 1, "{name} holds {} manifests; give a file with one", manifests.len());
     let manifest = manifests.remove(0);
-    let commit = CommitPlace { id: "local".to_owned(), position: 0, author: user(), time: Timestamp::now() };
+    let commit = CommitPlace { id: LOCAL.to_owned(), position: 0, author: user(), time: Timestamp::now() };
     Ok(Placed::new(manifest, config.store.as_ref(), commit))
 }
 
@@ -108,7 +124,13 @@ fn user() -> String {
 
 /// Prints the plan; false when a gate holds it.
 async fn show_plan(config: &Config, reader: &ClusterReader, placed: &Placed, books: &Books) -> anyhow::Result<bool> {
-    let asked = look::ask(config, reader, placed, books.facts.clone()).await?;
+    if let Some(Gate { code, message, remedy, .. }) = held_unseen(placed, books) {
+        writeln!(io::stdout(), "{}: held by {}: {message}\n  {remedy}", placed.manifest.id, code.as_str())?;
+        return Ok(false);
+    }
+    let alone = decide(vec![placed.clone()], &books.ledger, Look { first: false, whole: false });
+    let already_run = alone.runnable.or(alone.waiting).and_then(|candidate| candidate.already_run);
+    let asked = look::ask(config, reader, placed, books.facts_of(already_run, Vec::new())).await?;
     let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
     let text = render::text(&looked.plan, &looked.observed, Verbosity::Summary);
     writeln!(io::stdout(), "{}", text.trim_end())?;

@@ -12,7 +12,7 @@ use crate::agent::ledger::{Books, list_runs};
 use crate::config::{Config, ConfigArgs};
 use crate::publish::Publisher;
 use crate::run::Run;
-use crate::status::{render_one, render_table};
+use crate::status::{newest_first, render_one, render_table};
 
 /// Show runs, newest first, or one run whole
 ///
@@ -23,6 +23,7 @@ pub struct StatusArgs {
     config: ConfigArgs,
     /// Name of a run, or of a manifest: its newest run
     name: Option<String>,
+    /// Text for people, or JSON for programs
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     /// Show again whenever something changes
@@ -73,9 +74,10 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
 }
 
 fn render(runs: &[Run], name: Option<&str>, output: Output) -> anyhow::Result<String> {
+    let runs = newest_first(runs);
     let chosen: Vec<Run> = match name {
-        None => runs.to_vec(),
-        Some(name) => vec![find(runs, name).with_context(|| format!("there is no run or manifest {name:?}"))?.clone()],
+        None => runs.into_iter().cloned().collect(),
+        Some(name) => vec![find(&runs, name).with_context(|| format!("there is no run or manifest {name:?}"))?.clone()],
     };
     Ok(match (output, name) {
         (Output::Json, _) => format!("{:#}\n", json!({ "runs": chosen })),
@@ -85,10 +87,9 @@ fn render(runs: &[Run], name: Option<&str>, output: Output) -> anyhow::Result<St
 }
 
 /// A run by its own name, else the newest of a manifest.
-fn find<'a>(runs: &'a [Run], name: &str) -> Option<&'a Run> {
-    let own = runs.iter().find(|run| run.metadata.name.as_deref() == Some(name));
-    let began = |run: &&Run| run.status.as_ref().and_then(|status| status.started_at.or(status.ended_at));
-    own.or_else(|| runs.iter().filter(|run| run.spec.manifest.name == name).max_by_key(began))
+fn find<'a>(newest_first: &[&'a Run], name: &str) -> Option<&'a Run> {
+    let own = newest_first.iter().find(|run| run.metadata.name.as_deref() == Some(name));
+    own.or_else(|| newest_first.iter().find(|run| run.spec.manifest.name == name)).copied()
 }
 
 fn width() -> usize {

@@ -53,7 +53,16 @@ fn placed(name: &str, position: usize) -> Placed {
 fn entry(placed: &Placed, phase: Phase) -> LedgerEntry {
     let ManifestId { kind, name } = placed.manifest.id.clone();
     let document = Some(placed.manifest.document_digest);
-    LedgerEntry { kind, name, content: placed.content, document, phase, first_write: false, started: None }
+    LedgerEntry {
+        kind,
+        name,
+        local: false,
+        content: placed.content,
+        document,
+        phase,
+        first_write: false,
+        started: None,
+    }
 }
 
 fn ledger(entries: &[(&Placed, Phase)]) -> Ledger {

@@ -7,7 +7,7 @@ use super::Replicas;
 use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, FailureKind, Target, WriteError};
 use crate::journal::{Entry, Event, IllegalTransition, Journal, replicas};
 use crate::object::Resource;
-use crate::run::{NAMESPACE, Run, RunStatus};
+use crate::run::{NAMESPACE, Run, RunSpec, RunStatus};
 use crate::status::{self, StatusFileError};
 
 /// Tries to write a status that somebody else changed meanwhile.
@@ -105,6 +105,20 @@ impl Recorder {
         status.journal = journal.events().to_vec();
         appended?;
         self.update(writer, |_| {}).await
+    }
+
+    /// Pins another state of the manifest; only a run that has not started may change its mind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recorder::update`].
+    pub async fn pin(&mut self, writer: &ClusterWriter, spec: RunSpec) -> Result<(), RecordError> {
+        self.run.spec = spec;
+        let name = self.name();
+        let body = self.body()?;
+        let target = runs();
+        let answer = writer.replace(&Target::new(&target, Some(NAMESPACE), &name), body).await;
+        self.take(answer)
     }
 
     /// Changes the status; it is durable when this returns.

@@ -31,6 +31,8 @@ pub enum GitError {
     NotFound { url: String, detail: String },
     #[error("{url} has no branch {branch:?}")]
     BranchMissing { url: String, branch: String },
+    #[error("{revision:?} {problem}")]
+    Revision { revision: String, problem: &'static str },
     #[error("branch {branch:?} of {url} does not lead to the commit {commit}")]
     CommitMissing { url: String, branch: String, commit: String },
     #[error("{url} cannot be reached: {detail}")]
@@ -76,6 +78,7 @@ impl GitError {
             | Self::Auth { .. }
             | Self::NotFound { .. }
             | Self::BranchMissing { .. }
+            | Self::Revision { .. }
             | Self::CommitMissing { .. }
             | Self::Tls { .. }
             | Self::Redirect { .. }
@@ -96,6 +99,7 @@ impl GitError {
             Self::Auth { .. } => "GitAuthFailed",
             Self::NotFound { .. } => "GitRepositoryNotFound",
             Self::BranchMissing { .. } => "GitBranchMissing",
+            Self::Revision { .. } => "GitRevisionUnknown",
             Self::CommitMissing { .. } => "GitCommitMissing",
             Self::Unreachable { .. } => "GitUnreachable",
             Self::Tls { .. } => "GitTlsFailed",

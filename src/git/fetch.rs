@@ -15,6 +15,7 @@ use super::history::{self, Change, Completeness};
 use super::http::{self, Client};
 use super::id::{BlobId, CommitId};
 use super::remote::{Location, Remote, checked_branch};
+use super::revision;
 use super::tree::{self, RepoPath, Snapshot, TreeLimits};
 
 /// Depth of the first fetch, in commits: what is to be done now. History is deepened when it is asked for.
@@ -273,6 +274,43 @@ impl Mirror {
                 Ok(false) if !self.deepen()? => return Ok(false),
                 Ok(false) => {}
                 Err(fault) => return Err(self.cache.told(fault)),
+            }
+        }
+    }
+
+    /// Finds a commit of the branch as people name it: the branch or `HEAD`, a commit id of at least 7 digits, each with
+    /// `~n` or `^` after it for first parents further back.
+    ///
+    /// # Errors
+    ///
+    /// [`GitError::Revision`] for what names no commit of this branch, and what the remote or its network did.
+    pub fn resolve(&mut self, revision: &str) -> Result<CommitId, GitError> {
+        let tip = self.fetch()?.tip;
+        let unknown = |problem| GitError::Revision { revision: revision.to_owned(), problem };
+        let (name, back) = revision::split(revision).ok_or_else(|| unknown(revision::EXPECTED))?;
+        let mut found = if name == "HEAD" || name == self.link.branch || name == self.link.reference() {
+            tip
+        } else if revision::is_abbreviation(name) {
+            self.abbreviated(name, &tip)?.map_err(unknown)?
+        } else {
+            return Err(unknown(revision::EXPECTED));
+        };
+        for _ in 0..back {
+            let parent = self.first_parent(found.0)?;
+            found = CommitId(parent.ok_or_else(|| unknown("goes back beyond the first commit"))?);
+        }
+        Ok(found)
+    }
+
+    /// The commit of the branch that `digits` begin; history is deepened until there is one.
+    fn abbreviated(&mut self, digits: &str, tip: &CommitId) -> Result<Result<CommitId, &'static str>, GitError> {
+        loop {
+            let found = revision::beginning_with(self.cache.repository(), digits, tip.0);
+            match found.map_err(|fault| self.cache.told(fault))?.as_slice() {
+                [only] => return Ok(Ok(CommitId(*only))),
+                [] if self.deepen()? => {}
+                [] => return Ok(Err(revision::NOT_THERE)),
+                [_, _, ..] => return Ok(Err("begins several commits; give more digits")),
             }
         }
     }

@@ -385,3 +385,16 @@ fn replicas_are_given_back_wherever_it_dies_and_fails_unless_it_is_to_hold() {
         }
     }
 }
+
+#[test]
+fn a_run_whose_process_died_between_its_last_entry_and_its_end_can_be_taken_over() {
+    let mut journal = Journal::default();
+    let at = Timestamp::UNIX_EPOCH;
+    for step in Step::ALL {
+        journal.append(at, Entry::Started { step: *step }).unwrap();
+        journal.append(at, Entry::Finished { step: *step }).unwrap();
+    }
+    journal.append(at, Entry::TakenOver { holder: "next".to_owned() }).unwrap();
+    assert!(matches!(journal.next(OnFailure::Hold), Next::End { phase: Phase::Succeeded, .. }));
+    assert!(journal.append(at, Entry::Started { step: Step::Verify }).is_err());
+}

@@ -28,8 +28,14 @@ pub enum Protection {
     StaysUp,
     Builtin,
     ClusterRegistration,
+    /// The cluster's own CA, which the controller manager publishes in every namespace.
+    ClusterCa,
+    /// Live, deleted, and waiting for its finalizers. Only in the plan of a backup's object.
+    Terminating,
     /// Only spared by prune.
     Needed,
+    /// Only spared by prune: Kubernetes would make it again at once.
+    ComesWithNamespace,
 }
 
 impl Protection {
@@ -46,7 +52,10 @@ impl Protection {
             Self::StaysUp => "answers webhooks that the writes pass through, and so stays as it is",
             Self::Builtin => "is built in and kept by Rancher",
             Self::ClusterRegistration => "is made anew by Fleet for each registration",
+            Self::ClusterCa => "is the CA of this cluster, which Kubernetes writes into every namespace",
+            Self::Terminating => "is on its way out, and waits for its finalizers",
             Self::Needed => "holds, defines or owns objects of the backup",
+            Self::ComesWithNamespace => "is made by Kubernetes in every namespace",
         }
     }
 }
@@ -95,6 +104,9 @@ pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Gu
     if traits.helm_release {
         return Some(Protection::HelmRelease);
     }
+    if is_cluster_ca(key) {
+        return Some(Protection::ClusterCa);
+    }
     // What follows guards what is there: an object that is missing may be made.
     if !exists {
         return None;
@@ -129,6 +141,19 @@ fn is_own(resource: &Resource, key: &ObjectKey) -> bool {
         || key.namespace.as_deref() == Some(NAMESPACE)
         || (resource.is_namespace() && key.name.as_ref() == NAMESPACE)
         || (resource.is_crd() && key.name.ends_with(".reinback.io"))
+}
+
+/// Of another cluster, or of a CA that was renewed since, it would cut every pod of the namespace off the API server.
+fn is_cluster_ca(key: &ObjectKey) -> bool {
+    key.resource.is("", "configmaps") && key.name.as_ref() == "kube-root-ca.crt"
+}
+
+/// Whether protection and recreation of a type go by more than an object's name and labels.
+pub fn goes_by_content(resource: &Resource) -> bool {
+    is_rbac(resource)
+        || resource.is_crd()
+        || resource.is("", "secrets")
+        || matches!(resource.plural.as_str(), "globalroles" | "roletemplates")
 }
 
 fn is_kube_namespace(key: &ObjectKey) -> bool {

@@ -1,5 +1,6 @@
 //! Reading the spooled backup: the first pass checks and indexes it, later ones bring the objects.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use serde_json::Value;
@@ -89,6 +90,9 @@ impl Indexer {
                 name: reference.name.clone(),
             })
             .collect();
+        let unknown = self.filters.iter().flat_map(|filters| &filters.resource_selectors);
+        let unknown: BTreeSet<&String> = unknown.flat_map(|selector| &selector.unknown_fields).collect();
+        let unknown_fields = unknown.into_iter().cloned().collect();
         let selectors = match self.filters.map(|filters| filters.compile()).transpose() {
             Ok(selectors) => selectors,
             Err(error) => return BackupSeen::Corrupt { message: format!("entry filters/filters.json: {error}") },
@@ -102,6 +106,7 @@ impl Indexer {
             selectors,
             controllers,
             unserved_selectors: Vec::new(),
+            unknown_fields,
         }))
     }
 }

@@ -3,43 +3,68 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 
-use super::ObserveError;
+use super::{ObserveError, is_forbidden, to_list};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
 use crate::object::{ObjectKey, Resource};
-use crate::observed::{Dependent, LiveObject, Observed};
+use crate::observed::{Access, Dependent, LiveObject, Observed};
 use crate::plan::Plan;
 
 const IN_FLIGHT: usize = 4;
 
+/// What deletions reach, and what could not be looked at for it.
+#[derive(Debug, Default)]
+pub struct Reached {
+    pub dependents: Vec<Dependent>,
+    pub unlisted: Vec<(Resource, String)>,
+    /// Lists that we may not make.
+    pub denied: Vec<Access>,
+}
+
 /// What the deletions of a plan would reach, by owner references, namespaces and definitions.
 ///
-/// Without deletions nothing is listed. With them every type is, names and owners only.
+/// Without deletions nothing is listed. With them every type is, names and owners only, and once more for each level of
+/// namespaces or definitions that others take along, since nobody knew before that their content matters.
 pub async fn of_deletions(
     reader: &ClusterReader,
     catalog: &Catalog,
     plan: &Plan,
     observed: &Observed,
-) -> Result<Vec<Dependent>, ObserveError> {
+) -> Result<Reached, ObserveError> {
     if plan.deletions.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Reached::default());
     }
     let deleted: Vec<&LiveObject> =
         plan.deletions.iter().map(|deletion| &observed.live.objects[deletion.live as usize]).collect();
-    let scope = Arc::new(Scope::new(&deleted));
-    let found: Vec<Vec<Dependent>> = stream::iter(listable(catalog).into_iter().map(|found| {
+    let uids: HashSet<Box<str>> = deleted.iter().map(|object| object.facts.uid.clone()).collect();
+    let mut scope = Scope::default();
+    scope.widen(deleted.iter().map(|object| &object.key));
+    loop {
+        let mut found = list_all(reader, catalog, &scope).await?;
+        found.dependents = reached(found.dependents, &scope, uids.clone());
+        if !scope.widen(found.dependents.iter().map(|dependent| &dependent.key)) {
+            found.dependents.sort();
+            return Ok(found);
+        }
+    }
+}
+
+async fn list_all(reader: &ClusterReader, catalog: &Catalog, scope: &Scope) -> Result<Reached, ObserveError> {
+    let scope = Arc::new(scope.clone());
+    let mut lists = stream::iter(listable(catalog).into_iter().map(|found| {
         let (reader, scope) = (reader.clone(), Arc::clone(&scope));
         async move { list(&reader, found, &scope).await }
     }))
-    .buffer_unordered(IN_FLIGHT)
-    .try_collect()
-    .await?;
-    let roots = deleted.iter().map(|object| object.facts.uid.clone()).collect();
-    let mut reached = reached(found.into_iter().flatten().collect(), &scope, roots);
-    reached.sort();
-    Ok(reached)
+    .buffer_unordered(IN_FLIGHT);
+    let mut all = Reached::default();
+    while let Some(Reached { dependents, unlisted, denied }) = lists.try_next().await? {
+        all.dependents.extend(dependents);
+        all.unlisted.extend(unlisted);
+        all.denied.extend(denied);
+    }
+    Ok(all)
 }
 
 /// Namespaces that hold Pods or PersistentVolumeClaims, and how many.
@@ -69,20 +94,28 @@ fn listable(catalog: &Catalog) -> Vec<Arc<Resource>> {
     catalog.resources.iter().filter(wanted).filter(first).map(|found| Arc::clone(&found.resource)).collect()
 }
 
-/// Where deletions reach at once.
+/// Where deletions reach without an owner reference: the content of namespaces and of definitions.
+#[derive(Debug, Clone, Default)]
 struct Scope {
     namespaces: HashSet<Arc<str>>,
+    /// Group and plural.
     types: HashSet<(String, String)>,
 }
 
 impl Scope {
-    fn new(deleted: &[&LiveObject]) -> Self {
-        let namespaces = deleted.iter().filter(|object| object.key.resource.is_namespace());
-        let crds = deleted.iter().filter_map(|object| object.summary.crd.as_deref());
-        Self {
-            namespaces: namespaces.map(|object| Arc::clone(&object.key.name)).collect(),
-            types: crds.map(|crd| (crd.group.clone(), crd.plural.clone())).collect(),
+    /// Takes in what these objects hold; true when that is more than before.
+    fn widen<'k>(&mut self, deleted: impl Iterator<Item = &'k ObjectKey>) -> bool {
+        let mut wider = false;
+        for key in deleted {
+            if key.resource.is_namespace() {
+                wider |= self.namespaces.insert(Arc::clone(&key.name));
+            }
+            // A definition's name is `<plural>.<group>`; the API server sees to it.
+            if let (true, Some((plural, group))) = (key.resource.is_crd(), key.name.split_once('.')) {
+                wider |= self.types.insert((group.to_owned(), plural.to_owned()));
+            }
         }
+        wider
     }
 
     fn holds(&self, key: &ObjectKey) -> bool {
@@ -111,7 +144,7 @@ struct Reference {
     uid: Box<str>,
 }
 
-async fn list(reader: &ClusterReader, resource: Arc<Resource>, scope: &Scope) -> Result<Vec<Dependent>, ObserveError> {
+async fn list(reader: &ClusterReader, resource: Arc<Resource>, scope: &Scope) -> Result<Reached, ObserveError> {
     let options = ListOptions { metadata_only: true, ..ListOptions::default() };
     let listed = reader
         .list(&resource, options, |raw| {
@@ -123,9 +156,13 @@ async fn list(reader: &ClusterReader, resource: Arc<Resource>, scope: &Scope) ->
         })
         .await;
     match listed {
-        Ok(listed) => Ok(listed.items),
-        // What is not served or not ours to see cannot be shown; the gates of prune go by what is.
-        Err(ClusterError::NotServed { .. } | ClusterError::Api { .. }) => Ok(Vec::new()),
+        Ok(listed) => Ok(Reached { dependents: listed.items, ..Reached::default() }),
+        Err(ClusterError::NotServed { .. }) => Ok(Reached::default()),
+        Err(error) if is_forbidden(&error) => Ok(Reached { denied: vec![to_list(&resource)], ..Reached::default() }),
+        Err(error @ ClusterError::Api { .. }) => {
+            let unlisted = vec![(resource.as_ref().clone(), error.to_string())];
+            Ok(Reached { unlisted, ..Reached::default() })
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{ObserveError, Places};
-use crate::cluster::{Catalog, ClusterError, ClusterReader, ListOptions, Target, selector_text};
+use super::{ObserveError, Places, visible};
+use crate::cluster::{Catalog, ClusterReader, ListOptions, Target, selector_text};
 use crate::journal::WorkloadRef;
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 use crate::observed::{ClusterFacts, UpstreamRestore, Workload};
 use crate::rancher::{BACKUP_OPERATOR, WRITERS};
+use crate::release;
 
 /// Label of the objects that reinback makes for the operator.
 pub const RUN_LABEL: &str = "reinback.io/run";
@@ -39,7 +40,7 @@ pub async fn cluster(
         install_uuid: settings.install_uuid,
         server_url: settings.server_url,
         server_version: settings.server_version,
-        release_version: None,
+        release_version: release_version(reader, places).await?,
         workloads,
         restores,
         operator_secrets,
@@ -84,11 +85,8 @@ async fn get(
     namespace: Option<&str>,
     name: &str,
 ) -> Result<Option<Value>, ObserveError> {
-    match reader.get(&Target::new(resource, namespace, name)).await {
-        Ok(answer) => Ok(answer.and_then(|answer| answer.value().ok())),
-        Err(ClusterError::NotServed { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let answer = visible(reader.get(&Target::new(resource, namespace, name)).await)?;
+    Ok(answer.and_then(|answer| answer.value().ok()))
 }
 
 /// Every object of a type; none when the type is not served.
@@ -97,11 +95,23 @@ async fn all(reader: &ClusterReader, catalog: &Catalog, group: &str, plural: &st
     let listed = reader
         .list(&found.resource, ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
         .await;
-    match listed {
-        Ok(listed) => Ok(listed.items),
-        Err(ClusterError::NotServed { .. }) => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
+    visible(listed.map(|listed| listed.items))
+}
+
+/// `appVersion` of the newest deployed Helm release of Rancher. Its name is on the Deployment that Helm made.
+async fn release_version(reader: &ClusterReader, places: &Places) -> Result<Option<String>, ObserveError> {
+    let namespace = Some(places.rancher_namespace.as_str());
+    let deployments = Resource::new("apps", "v1", "deployments");
+    let rancher = get(reader, &deployments, namespace, &places.rancher_deployment).await?;
+    let annotations = rancher.as_ref().and_then(|rancher| rancher.pointer("/metadata/annotations"));
+    let release = annotations.and_then(|all| all.get("meta.helm.sh/release-name")).and_then(Value::as_str);
+    let release = release.unwrap_or(&places.rancher_deployment);
+    let secrets = Resource::new("", "v1", "secrets");
+    let labels = format!("owner=helm,status=deployed,name={release}");
+    let options = ListOptions { namespace, label_selector: &labels, ..ListOptions::default() };
+    let listed = reader.list(&secrets, options, |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?))).await;
+    let releases = visible(listed.map(|listed| listed.items))?;
+    Ok(release::newest(&releases).and_then(release::app_version))
 }
 
 /// Rancher first, then those that write beside it, those that the backup names, and the rancher-backup operator.
@@ -144,8 +154,8 @@ async fn workloads_in(reader: &ClusterReader, namespace: &str, plural: &str) -> 
             let value: Value = serde_json::from_str(raw.get())?;
             Ok(value.pointer("/metadata/name").and_then(Value::as_str).map(|name| reference(namespace, plural, name)))
         })
-        .await?;
-    Ok(listed.items)
+        .await;
+    visible(listed.map(|listed| listed.items))
 }
 
 async fn workload(
@@ -176,11 +186,12 @@ fn read_workload(
     let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok());
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
     let recorded = value.pointer("/metadata/annotations").and_then(|all| all.get(REPLICAS_ANNOTATION));
-    let mut managers = managers(value);
+    let rancher = reference.namespace == places.rancher_namespace && reference.name == places.rancher_deployment;
+    let mut managers = managers(value, rancher);
     managers.extend(scalers.of(reference));
     Workload {
         reference: reference.clone(),
-        rancher: reference.namespace == places.rancher_namespace && reference.name == places.rancher_deployment,
+        rancher,
         uid: text("/metadata/uid").unwrap_or_default().to_owned(),
         replicas: number("/spec/replicas").unwrap_or(1),
         ready: number("/status/readyReplicas").unwrap_or(0),
@@ -207,20 +218,26 @@ fn is_rolling(workload: &Value) -> bool {
 }
 
 /// Tools that would set the replicas back, by the marks that they leave (each tool's own documentation).
-fn managers(workload: &Value) -> Vec<String> {
+///
+/// Fleet marks what it deploys with `objectset.rio.cattle.io/id`, and so does the library that Rancher and Fleet apply
+/// their own parts with: their agents carry it on every installation. Those who would apply them again are scaled down
+/// by the same run. So Fleet's marks count on Rancher alone, which carries none unless somebody deploys it by Fleet,
+/// perhaps from another cluster, whose agent runs on.
+fn managers(workload: &Value, is_rancher: bool) -> Vec<String> {
     let mark = |kind: &str, name: &str| {
         workload.pointer(&format!("/metadata/{kind}")).and_then(|all| all.get(name)).and_then(Value::as_str)
     };
-    let marks = [
+    let fleet =
+        [("annotations", "objectset.rio.cattle.io/id", "Fleet"), ("labels", "fleet.cattle.io/bundle-name", "Fleet")];
+    let others = [
         ("annotations", "argocd.argoproj.io/tracking-id", "Argo CD"),
         ("labels", "argocd.argoproj.io/instance", "Argo CD"),
         ("labels", "kustomize.toolkit.fluxcd.io/name", "Flux Kustomization"),
         ("labels", "helm.toolkit.fluxcd.io/name", "Flux HelmRelease"),
-        ("annotations", "objectset.rio.cattle.io/id", "Fleet"),
-        ("labels", "fleet.cattle.io/bundle-name", "Fleet"),
         ("annotations", "helmcharts.helm.cattle.io/configHash", "HelmChart"),
     ];
-    let found = marks.iter().filter_map(|(kind, name, tool)| mark(kind, name).map(|by| format!("{tool} ({by})")));
+    let marks = others.iter().chain(fleet.iter().filter(|_| is_rancher));
+    let found = marks.filter_map(|(kind, name, tool)| mark(kind, name).map(|by| format!("{tool} ({by})")));
     found.collect()
 }
 
@@ -301,8 +318,8 @@ async fn webhook_services(
         let resource = Resource::new("admissionregistration.k8s.io", "v1", plural);
         let listed = reader
             .list(&resource, ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
-            .await?;
-        names.extend(listed.items.iter().flat_map(admission_services));
+            .await;
+        names.extend(visible(listed.map(|listed| listed.items))?.iter().flat_map(admission_services));
     }
     let resource = Resource::new("", "v1", "services");
     let mut services = Vec::new();
@@ -335,8 +352,8 @@ async fn terminating_namespaces(reader: &ClusterReader) -> Result<BTreeSet<Strin
             let name = value.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
             Ok(name.filter(|_| value.pointer("/metadata/deletionTimestamp").is_some()))
         })
-        .await?;
-    Ok(listed.items.into_iter().collect())
+        .await;
+    Ok(visible(listed.map(|listed| listed.items))?.into_iter().collect())
 }
 
 /// The operator's Restores, and the Secrets that its Restores and Backups name.

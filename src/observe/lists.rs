@@ -7,12 +7,13 @@ use futures::stream::{self, StreamExt};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::ObserveError;
+use super::{ObserveError, is_forbidden, to_list, visible};
 use crate::backup::{SelectorQuery, Selectors};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
 use crate::object::owner::OwnerId;
+use crate::object::protect::goes_by_content;
 use crate::object::{self, Interner, ObjectKey, Resource};
-use crate::observed::{Backup, Live, LiveObject, Served, ServedType};
+use crate::observed::{Access, Backup, Live, LiveObject, Served, ServedType};
 use crate::plan::diff::{owner_id, wanted};
 
 /// Lists under way at once; more gain nothing, since the API server's CPU is the limit.
@@ -43,10 +44,11 @@ pub async fn crds(reader: &ClusterReader) -> Result<Crds, ObserveError> {
             services.extend(conversion_service(&value));
             Ok(live_object(&resource, value, &mut interner, "CustomResourceDefinition"))
         })
-        .await?;
-    let types = listed.items.iter().filter_map(|object| object.summary.crd.as_deref());
+        .await;
+    let objects = visible(listed.map(|listed| listed.items))?;
+    let types = objects.iter().filter_map(|object| object.summary.crd.as_deref());
     let types = types.map(|crd| (crd.group.clone(), crd.plural.clone())).collect();
-    Ok(Crds { objects: listed.items, types, webhook_services: services })
+    Ok(Crds { objects, types, webhook_services: services })
 }
 
 fn conversion_service(crd: &Value) -> Option<(String, String)> {
@@ -93,14 +95,14 @@ struct Keep {
     selectors: Option<Selectors>,
 }
 
-/// Lists what the backup and its selectors ask for and keeps what matters of it.
+/// Lists what the backup and its selectors ask for and keeps what matters of it; beside it, lists that we may not make.
 pub async fn live(
     reader: &ClusterReader,
     catalog: &Catalog,
     backup: &Backup,
     served: Served,
     crds: Crds,
-) -> Result<Live, ObserveError> {
+) -> Result<(Live, Vec<Access>), ObserveError> {
     let keep = Arc::new(Keep {
         backup: backup.objects.iter().map(|object| object.key.clone()).collect(),
         owners: wanted(backup),
@@ -109,11 +111,13 @@ pub async fn live(
     let mut wishes = wishes(catalog, backup, &keep.owners);
     // The longest list first: pages of one list come one after the other, and at the end nothing would run beside it.
     wishes.sort_by_cached_key(|wish| std::cmp::Reverse(objects_of(backup, &wish.resource)));
+    let mut crds = Some(crds.objects);
+    let mut denied = Vec::new();
     let mut unlisted = Vec::new();
     let mut objects = Vec::new();
     let mut lists = stream::iter(wishes.into_iter().map(|wish| {
         let (reader, keep) = (reader.clone(), Arc::clone(&keep));
-        let crds = wish.resource.is_crd().then(|| crds.objects.clone());
+        let crds = wish.resource.is_crd().then(|| crds.take()).flatten();
         async move { spawned(reader, wish, keep, crds).await }
     }))
     .buffer_unordered(IN_FLIGHT);
@@ -121,6 +125,7 @@ pub async fn live(
         match outcome? {
             Outcome::Listed(found) => objects.extend(found),
             Outcome::Refused(resource, message) => unlisted.push((resource, message)),
+            Outcome::Denied(access) => denied.push(access),
         }
     }
     drop(lists);
@@ -129,7 +134,7 @@ pub async fn live(
     unlisted.sort();
     let mut live = Live::new(objects, served);
     live.unlisted = unlisted;
-    Ok(live)
+    Ok((live, denied))
 }
 
 /// Which lists are made. A type is listed once, at the version of the backup where that is served.
@@ -174,6 +179,7 @@ fn selector_queries(backup: &Backup, found: &ApiResource) -> Vec<SelectorQuery> 
 enum Outcome {
     Listed(Vec<LiveObject>),
     Refused(Resource, String),
+    Denied(Access),
 }
 
 /// On a task of its own, so that several lists are taken apart on several cores.
@@ -188,6 +194,7 @@ async fn spawned(
             Ok(found) => Ok(Outcome::Listed(found)),
             // A type that went away holds nothing; one that we may not list leaves the plan incomplete.
             Err(ClusterError::NotServed { .. }) => Ok(Outcome::Listed(Vec::new())),
+            Err(error) if is_forbidden(&error) => Ok(Outcome::Denied(to_list(&wish.resource))),
             Err(error @ ClusterError::Api { .. }) => {
                 Ok(Outcome::Refused(wish.resource.as_ref().clone(), error.to_string()))
             }
@@ -214,11 +221,8 @@ async fn list_one(
             return Ok(crds.into_iter().filter_map(|object| kept(object, &Value::Null, wish, keep, &chosen)).collect());
         }
     }
-    // Protection goes by content (a Secret's type, a label), so even what is only selected is read whole where it may lie.
-    let metadata_only = !wish.compared
-        && !wish.resource.group.is_empty()
-        && wish.resource.group != "rbac.authorization.k8s.io"
-        && !wish.resource.is_crd();
+    // What is only selected is deleted or not, which goes by names and labels for most types.
+    let metadata_only = !wish.compared && !goes_by_content(&wish.resource);
     let options = ListOptions { metadata_only, ..ListOptions::default() };
     let mut interner = Interner::default();
     let listed = reader

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Change, Plan};
 use crate::object::{Resource, StatusPlace, owner};
 use crate::observed::{Access, BackupSeen, Observed};
+use crate::run::NAMESPACE;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -15,9 +16,10 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
     for item in &plan.items {
         let resource = &backup.objects[item.backup as usize].key.resource;
         let verbs: &[&str] = match item.change {
-            Change::Create => &["create"],
-            Change::Update(_) => &["update"],
-            Change::Recreate => &["create", "delete"],
+            // What somebody else makes at the same time is read, and replaced.
+            Change::Create => &["create", "get", "update"],
+            Change::Update(_) => &["get", "update"],
+            Change::Recreate => &["create", "delete", "get", "update"],
             Change::Skip | Change::Protected(_) | Change::NotServed => continue,
         };
         wanted.add(resource, verbs);
@@ -28,14 +30,57 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
     }
     for deletion in &plan.deletions {
         // Finalizers of what does not go by itself are taken away.
-        wanted.add(&observed.live.objects[deletion.live as usize].key.resource, &["delete", "patch"]);
+        wanted.add(&observed.live.objects[deletion.live as usize].key.resource, &["delete", "get", "patch"]);
     }
     for workload in &plan.quiesce {
         let group = owner::group_of(&workload.reference.api_version);
         wanted.verbs(group, workload.reference.resource.clone(), &["patch"]);
     }
-    wanted.accesses()
+    for (group, resource, verbs) in READS {
+        wanted.verbs(group, (*resource).to_owned(), verbs);
+    }
+    let mut accesses = wanted.accesses();
+    for (group, resource, verbs) in OWN {
+        let own = |verb: &&'static str| Access {
+            verb,
+            group: (*group).to_owned(),
+            resource: (*resource).to_owned(),
+            namespace: Some(NAMESPACE.to_owned()),
+        };
+        accesses.extend(verbs.iter().map(own));
+    }
+    accesses
 }
+
+/// Group, plural and verbs.
+type Rights = [(&'static str, &'static str, &'static [&'static str])];
+
+/// What is looked at whatever the backup holds: facts of Rancher, who manages it, which webhooks the writes pass, pods
+/// while they go.
+const READS: &Rights = &[
+    ("", "namespaces", &["get", "list"]),
+    ("", "pods", &["list", "watch"]),
+    ("", "secrets", &["list"]),
+    ("", "services", &["get"]),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", &["list"]),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", &["list"]),
+    ("apiextensions.k8s.io", "customresourcedefinitions", &["get", "list", "watch"]),
+    ("apps", "deployments", &["get", "list", "watch"]),
+    ("apps", "statefulsets", &["get", "list", "watch"]),
+    ("autoscaling", "horizontalpodautoscalers", &["list"]),
+    ("helm.cattle.io", "helmcharts", &["list"]),
+    ("keda.sh", "scaledobjects", &["list"]),
+    ("management.cattle.io", "settings", &["get"]),
+    ("resources.cattle.io", "backups", &["list"]),
+    ("resources.cattle.io", "restores", &["list"]),
+];
+
+/// The lease and the record of runs, in our own namespace.
+const OWN: &Rights = &[
+    ("coordination.k8s.io", "leases", &["create", "get", "update"]),
+    ("reinback.io", "runs", &["create", "get", "list"]),
+    ("reinback.io", "runs/status", &["update"]),
+];
 
 /// Verbs by group and resource: many objects, few rights.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Change, Differs, Item};
 use crate::journal::Step;
 use crate::object::owner::{self, Owner, OwnerId};
-use crate::object::protect::protection;
+use crate::object::protect::{Protection, protection};
 use crate::object::{self, ObjectKey, Resource, StatusPlace, Summary};
 use crate::observed::{Backup, LiveObject, Observed, Served};
 
@@ -64,6 +64,11 @@ fn change(
     }
     if backup.immutable != live.summary.immutable {
         return Change::Recreate;
+    }
+    // A write would take the finalizers off, behind the back of the controller that has to finish. Of a namespace the
+    // gate NamespaceTerminating speaks.
+    if live.facts.terminating && !key.resource.is_namespace() {
+        return Change::Protected(Protection::Terminating);
     }
     let differs = Differs {
         spec: !object::spec_equal(backup, &live.summary, status),

@@ -53,13 +53,18 @@ fn candidates(backup: &Backup, observed: &Observed) -> (Vec<u32>, Vec<(ObjectKey
             continue;
         }
         let protection = protection(&object.key, &object.summary, true, &observed.guarded)
-            .or_else(|| needed.holds(object).then_some(Protection::Needed));
+            .or_else(|| needed.holds(object).then_some(Protection::Needed))
+            .or_else(|| is_default_account(&object.key).then_some(Protection::ComesWithNamespace));
         match protection {
             Some(protection) => spared.push((object.key.clone(), protection)),
             None => candidates.push(index),
         }
     }
     (candidates, spared)
+}
+
+fn is_default_account(key: &ObjectKey) -> bool {
+    key.resource.is("", "serviceaccounts") && key.name.as_ref() == "default"
 }
 
 /// Group, plural, namespace and name: an object is the same one at another version.

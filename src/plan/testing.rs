@@ -133,6 +133,7 @@ impl World {
             selectors: Some(no_selectors()),
             controllers: Vec::new(),
             unserved_selectors: Vec::new(),
+            unknown_fields: Vec::new(),
         };
         let request = Request {
             kind: "Restore".to_owned(),
@@ -244,8 +245,17 @@ impl World {
         live.dependents.clone_from(&self.dependents);
         live.unlisted.clone_from(&self.unlisted);
         let whole = || {
-            let Backup { name, sha256, size_bytes, facts, objects, selectors, controllers, unserved_selectors } =
-                &self.backup;
+            let Backup {
+                name,
+                sha256,
+                size_bytes,
+                facts,
+                objects,
+                selectors,
+                controllers,
+                unserved_selectors,
+                unknown_fields,
+            } = &self.backup;
             BackupSeen::Whole(Box::new(Backup {
                 name: name.clone(),
                 sha256: sha256.clone(),
@@ -258,6 +268,7 @@ impl World {
                 selectors: selectors.clone(),
                 controllers: controllers.clone(),
                 unserved_selectors: unserved_selectors.clone(),
+                unknown_fields: unknown_fields.clone(),
             }))
         };
         let backup = match &self.seen {

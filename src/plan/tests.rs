@@ -372,19 +372,57 @@ fn rights_are_asked_for_what_the_plan_does() {
     let rights = accesses(&plan(&world.request, &observed), &observed);
     let said: Vec<String> =
         rights.iter().map(|Access { verb, group, resource, .. }| format!("{verb} {resource}.{group}")).collect();
-    insta::assert_snapshot!(said.join("\n"), @r"
+    insta::assert_snapshot!(said.join("\n"), @"
     bind clusterroles.rbac.authorization.k8s.io
     bind roles.rbac.authorization.k8s.io
+    create leases.coordination.k8s.io
     create clusterrolebindings.rbac.authorization.k8s.io
     create rolebindings.rbac.authorization.k8s.io
     create roles.rbac.authorization.k8s.io
+    create runs.reinback.io
     delete secrets.
     delete clusterrolebindings.rbac.authorization.k8s.io
     escalate roles.rbac.authorization.k8s.io
+    get namespaces.
+    get secrets.
+    get services.
+    get customresourcedefinitions.apiextensions.k8s.io
+    get deployments.apps
+    get statefulsets.apps
+    get leases.coordination.k8s.io
+    get settings.management.cattle.io
+    get clusters.provisioning.cattle.io
+    get clusterrolebindings.rbac.authorization.k8s.io
+    get rolebindings.rbac.authorization.k8s.io
+    get roles.rbac.authorization.k8s.io
+    get runs.reinback.io
+    list namespaces.
+    list pods.
+    list secrets.
+    list mutatingwebhookconfigurations.admissionregistration.k8s.io
+    list validatingwebhookconfigurations.admissionregistration.k8s.io
+    list customresourcedefinitions.apiextensions.k8s.io
+    list deployments.apps
+    list statefulsets.apps
+    list horizontalpodautoscalers.autoscaling
+    list helmcharts.helm.cattle.io
+    list scaledobjects.keda.sh
+    list runs.reinback.io
+    list backups.resources.cattle.io
+    list restores.resources.cattle.io
     patch secrets.
     patch deployments.apps
+    update leases.coordination.k8s.io
     update clusters.provisioning.cattle.io
     update clusters/status.provisioning.cattle.io
+    update clusterrolebindings.rbac.authorization.k8s.io
+    update rolebindings.rbac.authorization.k8s.io
+    update roles.rbac.authorization.k8s.io
+    update runs/status.reinback.io
+    watch pods.
+    watch customresourcedefinitions.apiextensions.k8s.io
+    watch deployments.apps
+    watch statefulsets.apps
     ");
 }
 

@@ -17,6 +17,7 @@ const RUNS_SHOWN: usize = 20;
 /// Problems shown; a folder with more has one cause.
 const PROBLEMS_SHOWN: usize = 100;
 
+const TITLE: &str = "# reinback on ";
 const UID_LINE: &str = "- kube-system UID: `";
 
 /// What the dashboard is made of.
@@ -69,6 +70,11 @@ pub fn dashboard_cluster_uid(dashboard: &str) -> Option<&str> {
     plausible.then_some(uid)
 }
 
+/// Whether this text is a dashboard, and no README of somebody else.
+pub fn is_dashboard(text: &str) -> bool {
+    text.starts_with(TITLE) || dashboard_cluster_uid(text).is_some()
+}
+
 fn head(cluster: &str, cluster_uid: &str, rules: Option<Rules<'_>>, runs: &[&Run]) -> String {
     let rules =
         rules.map_or("no manifest yet".to_owned(), |Rules { manifest, source }| told_manifest(manifest, source));
@@ -76,7 +82,7 @@ fn head(cluster: &str, cluster_uid: &str, rules: Option<Rules<'_>>, runs: &[&Run
         runs.iter().filter(|run| status_of(run).phase == Phase::Running).map(|run| running_line(run)).collect();
     let running = if running.is_empty() { "nothing".to_owned() } else { running.join("; ") };
     format!(
-        "# reinback on {}\n\nWritten by reinback. Edits are overwritten; nothing here is read as a command.\n\n\
+        "{TITLE}{}\n\nWritten by reinback. Edits are overwritten; nothing here is read as a command.\n\n\
          - Cluster: {}\n{UID_LINE}{}`\n- Rules now: {rules}\n- Runs now: {running}\n",
         markdown(cluster),
         code(cluster),

@@ -1,6 +1,7 @@
 //! What a run tells while it is under way: conditions, Events, status files, commits and the dashboard.
 
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::ensure;
 use jiff::Timestamp;
@@ -277,6 +278,22 @@ fn ended_run(index: usize) -> Run {
     run
 }
 
+/// Seconds of a processor that a command takes, which other tests beside it do not change much.
+async fn seconds_of(command: &Command) -> f64 {
+    let mut timed = Command::new("bash");
+    timed.args(["-c", r#""$@" && times"#, "timed"]).arg(command.get_program()).args(command.get_args());
+    timed.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = tokio::task::spawn_blocking(move || timed.output()).await.expect("it ends").expect("bash is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let of_children = text.lines().last().expect("the times of the shell, and of its children");
+    let seconds = |time: &str| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').expect("0m0.000s");
+        minutes.parse::<f64>().expect("a number") * 60.0 + seconds.parse::<f64>().expect("a number")
+    };
+    of_children.split_whitespace().map(seconds).sum()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_runs_are_looked_through_in_seconds_and_shown() {
     const RUNS: usize = 500;
@@ -305,12 +322,9 @@ async fn five_hundred_runs_are_looked_through_in_seconds_and_shown() {
     work.commit("Runs of a long time");
     work.push(&["origin", &format!("HEAD:{BRANCH}")]);
 
-    let begun = Instant::now();
-    let said = reinback.once().await;
-    let took = begun.elapsed();
-    assert_eq!(said.code, Some(0), "{said:?}");
-    eprintln!("a pass over {RUNS} runs took {took:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    let seconds = seconds_of(&reinback.command(&["agent", "--once"])).await;
+    eprintln!("a pass over {RUNS} runs took {seconds} s of a processor");
+    assert!(seconds < 3.0, "{seconds} s of a processor");
     let dashboard = git(&bare, &["show", &format!("{BRANCH}:README.md")]);
     assert!(dashboard.contains("480 older runs are in [runs](runs)."), "{dashboard}");
     let subjects = git(&bare, &["log", "--format=%s", BRANCH]);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::harness::eventually;
-use crate::process::{Moment, Process, Round, delete_runs_of, forget_holder, lease_holder, object_writes, phase, run_of};
+use crate::process::{
+    Moment, Process, Round, delete_runs_of, forget_holder, lease_holder, object_writes, phase, run_of,
+};
 use crate::process::{assert_rancher_is_back, until_ended};
 use crate::world::World;
 
@@ -14,7 +16,7 @@ const SLOWLY: &[&str] = &["--limits-qps", "60"];
 async fn killed_at_ten_moments_and_robbed_of_its_run_in_two_a_restore_comes_to_the_same_end() {
     let world = World::start().await;
     world.settle().await;
-    let rounds: [(&'static str, u64, [(Moment, bool); 5]); 2] = [
+    let rounds = [
         (
             "first",
             11,
@@ -139,13 +141,19 @@ async fn an_api_server_that_dies_and_git_that_goes_in_the_middle_are_outlived() 
     let round = Round::begin(&world, "outlived", 15).await;
     let once = Process::start(&world, &[SLOWLY, &["--once"]].concat());
     round.reach(&Moment::Written(30)).await;
-    let away = world.folder().join("away.git");
-    std::fs::rename(world.remote(), &away).expect("Git goes");
     world.cluster.kill_api_server();
     tokio::task::block_in_place(|| world.cluster.restart_api_server());
-    until_ended(&world, "outlived").await;
+    assert_eq!(once.ended(Duration::from_secs(120)).await.code(), Some(0));
+    round.judge(Duration::ZERO).await;
+    round.judge_status_branch().await;
+
+    let round = Round::begin(&world, "owed", 17).await;
+    let _agent = Process::start(&world, SLOWLY);
+    round.reach(&Moment::Scaled).await;
+    let away = world.folder().join("away.git");
+    std::fs::rename(world.remote(), &away).expect("Git goes");
+    until_ended(&world, "owed").await;
     std::fs::rename(&away, world.remote()).expect("Git comes back");
-    assert_eq!(once.ended(Duration::from_secs(60)).await.code(), Some(0));
     round.judge(Duration::ZERO).await;
     round.judge_status_branch().await;
 }

@@ -128,7 +128,8 @@ pub async fn until_run(world: &World, manifest: &str, what: &str, wanted: impl F
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{manifest} never {what}: {}", last["status"]);
+    let there = world.cluster.kubectl(&["get", "deployments,replicasets,pods", "-A"], "");
+    panic!("{manifest} never {what}: {}\n{}", last["status"], there.unwrap_or_default());
 }
 
 /// Waits until the run of a manifest has ended.
@@ -180,37 +181,41 @@ pub fn object_writes(events: &[AuditEvent]) -> Vec<&AuditEvent> {
     events.iter().filter(is_ours).filter(is_an_object).collect()
 }
 
-/// Panics where an object was written while a pod of Rancher existed for longer than `grace`, by the API server's own clock.
-pub fn assert_quiet_while_writing(events: &[AuditEvent], grace: Duration) {
+/// Names of Rancher's pods.
+async fn rancher_pods(world: &World) -> Result<Vec<String>> {
+    let list = get(world, "/api/v1/namespaces/cattle-system/pods?labelSelector=app%3Drancher").await?;
+    let names = list["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str());
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Panics where an object was written while a pod of Rancher existed for longer than `grace`, by the API server's own
+/// clock. `before` names the pods that existed before the first event.
+pub fn assert_quiet_while_writing(events: &[AuditEvent], before: &[String], grace: Duration) {
     let writes = object_writes(events);
     assert!(!writes.is_empty(), "nothing was written");
-    let is_pod = |event: &&AuditEvent| {
-        event.object_ref.resource == "pods"
-            && event.object_ref.subresource.is_empty()
-            && event.object_ref.namespace == "cattle-system"
-            && event.response_status.code < 300
+    // `rancher-HASH-SUFFIX`; a creation does not say its name yet, and the scheduler's binding follows at once.
+    let is_rancher = |event: &&AuditEvent| {
+        let object = &event.object_ref;
+        let named = object.name.starts_with("rancher-") && object.name.split('-').count() == 3;
+        named && object.resource == "pods" && object.namespace == "cattle-system" && event.response_status.code < 300
     };
-    // A pod is there from its creation to the last deletion: the first one only asks it to end.
-    let created: Vec<Timestamp> = events
-        .iter()
-        .filter(is_pod)
-        .filter(|event| event.verb == "create")
-        .map(|event| event.request_received_timestamp + grace)
-        .collect();
-    let mut ends: BTreeMap<&str, Timestamp> = BTreeMap::new();
-    for event in events.iter().filter(is_pod).filter(|event| event.verb == "delete") {
-        ends.insert(&event.object_ref.name, event.request_received_timestamp);
+    let mut lives: BTreeMap<&str, (Timestamp, Timestamp)> = BTreeMap::new();
+    for event in events.iter().filter(is_rancher) {
+        let known = before.contains(&event.object_ref.name);
+        let born = if known { Timestamp::MIN } else { event.request_received_timestamp + grace };
+        let life = lives.entry(&event.object_ref.name).or_insert((born, Timestamp::MAX));
+        // The last deletion is the one that ends it: the first one only asks it to.
+        if event.verb == "delete" {
+            life.1 = event.request_received_timestamp;
+        }
     }
-    assert!(created.len() >= 3 && ends.len() >= 3, "Rancher was never down");
-    // The server makes up the names of pods, so that a creation does not say which: there are as many as were made and
-    // are not deleted. Three were there before.
-    let running = |time: Timestamp| {
-        let made = 3 + created.iter().filter(|created| **created <= time).count();
-        made.saturating_sub(ends.values().filter(|end| **end <= time).count())
-    };
+    let gone = before.iter().filter(|name| lives.get(name.as_str()).is_some_and(|(_, end)| *end < Timestamp::MAX));
+    assert_eq!(gone.count(), before.len(), "Rancher was never down: {before:?}");
     for write in writes {
-        for time in [write.request_received_timestamp, write.stage_timestamp] {
-            assert_eq!(running(time), 0, "a pod of Rancher existed while {} {} was written", write.verb, write.request_uri);
+        let AuditEvent { verb, request_uri, request_received_timestamp, stage_timestamp, .. } = write;
+        for (name, (born, end)) in &lives {
+            let apart = stage_timestamp < born || request_received_timestamp > end;
+            assert!(apart, "pod {name} lived from {born} to {end}, and {verb} {request_uri} came at {stage_timestamp}");
         }
     }
 }
@@ -249,6 +254,8 @@ pub struct Round<'a> {
     /// Where the audit log stood at its begin.
     pub mark: usize,
     pub disturbed: Disturbed,
+    /// Rancher's pods before it.
+    pods: Vec<String>,
 }
 
 impl<'a> Round<'a> {
@@ -281,10 +288,11 @@ impl<'a> Round<'a> {
     ) -> Self {
         assert!(!world.differences().await.is_empty());
         let mark = world.cluster.audit_mark();
+        let pods = rancher_pods(world).await.expect("the cluster answers");
         let requested = format!("2026-11-23T09:00:{seed}Z");
         let annotations = [&[ACCEPT, ("requested-at", &requested)], annotations].concat();
         world.commit_restore(manifest, &annotations, &format!("  prune: true\n  deleteTimeoutSeconds: 10\n{spec}"));
-        Self { world, manifest, mark, disturbed }
+        Self { world, manifest, mark, disturbed, pods }
     }
 
     pub async fn reach(&self, moment: &Moment) {
@@ -322,7 +330,7 @@ impl<'a> Round<'a> {
 
     /// Waits for the end, and judges it.
     pub async fn judge(&self, grace: Duration) -> Value {
-        let Self { world, manifest, mark, disturbed } = self;
+        let Self { world, manifest, mark, disturbed, pods } = self;
         let run = until_ended(world, manifest).await;
         assert_eq!(phase(&run), "Succeeded", "{}", run["status"]);
         assert_eq!(world.differences().await, Vec::<String>::new());
@@ -332,7 +340,7 @@ impl<'a> Round<'a> {
         assert_rancher_is_back(world).await;
         let ran: Vec<_> = world.runs().await.into_iter().filter(|(name, ..)| name == manifest).collect();
         assert_eq!(ran.len(), 1, "{ran:?}");
-        assert_quiet_while_writing(&world.cluster.audit_since(*mark), grace);
+        assert_quiet_while_writing(&world.cluster.audit_since(*mark), pods, grace);
         run
     }
 

@@ -38,6 +38,8 @@ pub enum Filled {
     Restored,
     /// Rancher, and nothing of the backup.
     RancherOnly,
+    /// Nothing.
+    Empty,
 }
 
 /// What a command printed and how it ended.
@@ -54,6 +56,11 @@ impl World {
         Self::of(Options::default(), PLAIN, Filled::Restored).await
     }
 
+    /// A cluster with nothing in it.
+    pub async fn empty() -> Self {
+        Self::of(Options::default(), PLAIN, Filled::Empty).await
+    }
+
     /// A cluster as `options` say, with this backup of the fixtures in the store.
     pub async fn of(options: Options, backup: &str, filled: Filled) -> Self {
         let room = ROOM.acquire().await.expect("the semaphore is never closed");
@@ -66,10 +73,12 @@ impl World {
         let backup = rancher::backup_as_own(cluster.uid(), &source, &store).expect("a copy");
         let items = rancher::read(&source).expect("a backup");
         match filled {
-            Filled::Restored => rancher::seed(&client, &source).await.map(|_objects| ()),
-            Filled::RancherOnly => rancher::start_alone(&client).await,
+            Filled::Restored => {
+                rancher::seed(&client, &source).await.expect("the backup is put into the cluster");
+            }
+            Filled::RancherOnly => rancher::start_alone(&client).await.expect("Rancher starts"),
+            Filled::Empty => {}
         }
-        .expect("the cluster is filled");
         let bare = folder.path().join("remote.git");
         make_bare(&bare);
         let work = Work::clone(&bare);
@@ -99,16 +108,30 @@ impl World {
         path
     }
 
+    /// The folder in which backups lie.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("backups")
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
+        self.command_as(self.cluster.kubeconfig(), args)
+    }
+
+    fn command_as(&self, kubeconfig: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(REINBACK);
-        command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", self.cluster.kubeconfig());
+        command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", kubeconfig);
         command.env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }
 
     /// Runs a command to its end.
     pub async fn reinback(&self, args: &[&str]) -> Said {
-        let mut command = self.command(args);
+        self.reinback_as(self.cluster.kubeconfig(), args).await
+    }
+
+    /// Runs a command to its end as somebody else.
+    pub async fn reinback_as(&self, kubeconfig: &Path, args: &[&str]) -> Said {
+        let mut command = self.command_as(kubeconfig, args);
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends").expect("it starts");
         Said::of(&output)
     }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{View, count, listed};
+use crate::object::protect::Protection;
 use crate::object::{ObjectKey, Resource};
 use crate::observed::{BackupObject, LiveObject};
 use crate::plan::gate::{Gate, GateCode};
-use crate::plan::{Change, Deletion, Item};
+use crate::plan::{Change, Deletion, Item, printable};
 
 impl<'a> View<'a> {
     fn items(&self) -> impl Iterator<Item = (&'a Item, &'a BackupObject)> {
@@ -116,20 +117,15 @@ pub(super) fn object_terminating(view: &View<'_>) -> Option<Gate> {
     if view.resuming() {
         return None;
     }
-    let objects = &view.observed.live.objects;
-    let keys: Vec<&ObjectKey> = view
-        .items()
-        .filter(|(item, _)| item.writes())
-        .filter_map(|(item, object)| Some((&object.key, objects.get(item.live? as usize)?)))
-        .filter(|(_, live)| live.facts.terminating)
-        .map(|(key, _)| key)
-        .collect();
+    let terminating = Change::Protected(Protection::Terminating);
+    let keys: Vec<&ObjectKey> =
+        view.items().filter(|(item, _)| item.change == terminating).map(|(_, object)| &object.key).collect();
     (!keys.is_empty()).then(|| {
         view.acceptable(
             GateCode::ObjectTerminating,
             format!("{} of the backup on the way out: {}", count(keys.len(), "live object"), listed(&keys)),
             "wait until their finalizers are done, so that they are made anew",
-            "updates them as they are; they still vanish when their finalizers are done",
+            "leaves them as they are; they vanish when their finalizers are done, and are not made again",
         )
     })
 }
@@ -242,16 +238,32 @@ pub(super) fn prune_share(view: &View<'_>) -> Option<Gate> {
 
 pub(super) fn plan_incomplete(view: &View<'_>) -> Option<Gate> {
     let unlisted = &view.observed.live.unlisted;
-    (!unlisted.is_empty()).then(|| {
-        view.acceptable(
-            GateCode::PlanIncomplete,
-            format!(
-                "{} could not be listed: {}",
-                count(unlisted.len(), "type"),
-                listed(unlisted.iter().map(|(resource, _)| resource))
-            ),
-            "repair what serves them (`kubectl get apiservices`), so that the plan knows what is there",
-            "plans as if there were no such objects: they are written without a comparison, and none of them is pruned",
-        )
+    // Without prune a selector decides nothing.
+    let unread = view.backup.filter(|_| view.plan.prunes).map_or(&[][..], |backup| &backup.unknown_fields);
+    let types = (!unlisted.is_empty()).then(|| {
+        let names = listed(unlisted.iter().map(|(resource, _)| resource));
+        format!("{} could not be listed: {names}", count(unlisted.len(), "type"))
+    });
+    let fields = (!unread.is_empty()).then(|| {
+        let names = listed(unread.iter().map(|field| printable(field)));
+        format!("selectors of the backup have fields that this version does not know and that may narrow them: {names}")
+    });
+    let parts = [
+        types.map(|message| {
+            let remedy = "repair what serves them (`kubectl get apiservices`), so that the plan knows what is there";
+            let effect = "plans as if there were no such objects: they are written without a comparison, and none of them is pruned";
+            (message, remedy, effect)
+        }),
+        fields.map(|message| {
+            let remedy = "set `prune: false`, or install a version of reinback that knows them";
+            (message, remedy, "passes over the fields, so that more may be pruned than was backed up")
+        }),
+    ];
+    let parts: Vec<(String, &str, &str)> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| {
+        let message: Vec<&str> = parts.iter().map(|(message, ..)| message.as_str()).collect();
+        let remedy: Vec<&str> = parts.iter().map(|(_, remedy, _)| *remedy).collect();
+        let effect: Vec<&str> = parts.iter().map(|(.., effect)| *effect).collect();
+        view.acceptable(GateCode::PlanIncomplete, message.join("; "), &remedy.join("; "), &effect.join("; "))
     })
 }

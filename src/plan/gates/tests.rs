@@ -472,9 +472,9 @@ fn live_objects_on_the_way_out_are_held() {
         world.backed_up(path, json!({ "enabled": true }));
         world.live(path, json!({ "metadata": { "deletionTimestamp": "2026-11-23T08:00:00Z", "finalizers": ["x"] } }));
     });
-    assert_snapshot!(held(&world), @r"
+    assert_snapshot!(held(&world), @"
     ObjectTerminating: 1 live object of the backup on the way out: users.management.cattle.io#v3/u-1
-    -> wait until their finalizers are done, so that they are made anew; or add to the manifest's annotations: `reinback.io/accept: ObjectTerminating` (updates them as they are; they still vanish when their finalizers are done)
+    -> wait until their finalizers are done, so that they are made anew; or add to the manifest's annotations: `reinback.io/accept: ObjectTerminating` (leaves them as they are; they vanish when their finalizers are done, and are not made again)
     ");
     assert!(is_accepted(world.accept(GateCode::ObjectTerminating), GateCode::ObjectTerminating));
     world.request.accept.clear();
@@ -582,9 +582,9 @@ fn types_that_could_not_be_listed_are_held() {
     let mut world = world(|world| world.unlisted.push(unlisted));
     let text = held(&world);
     assert!(!text.contains("secret"));
-    assert_snapshot!(text, @r"
+    assert_snapshot!(text, @"
     PlanIncomplete: 1 type could not be listed: tokens.ext.cattle.io#v1
-    -> repair what serves them (`kubectl get apiservices`), so that the plan knows what is there; or add to the manifest's annotations: `reinback.io/accept: PlanIncomplete` (plans as if there were no such objects: they are written without a comparison, and none of them is pruned)
+    -> repair what serves the types (`kubectl get apiservices`); for the fields, set `prune: false` or install a version of reinback that knows them; or add to the manifest's annotations: `reinback.io/accept: PlanIncomplete` (plans as if there were no such objects: they are written without a comparison, and none of them is pruned; passes over the fields, so that more may be pruned than was backed up)
     ");
     assert!(is_accepted(world.accept(GateCode::PlanIncomplete), GateCode::PlanIncomplete));
     world.request.accept.clear();

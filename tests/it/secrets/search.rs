@@ -92,7 +92,7 @@ fn shifted(value: &[u8], offset: usize) -> Vec<u8> {
 /// The characters that depend on nothing beside `value`, whatever stands before and behind it.
 fn certain(encoded: &str, offset: usize, value: &[u8]) -> Vec<u8> {
     let start = [0, 2, 3][offset];
-    let open_end = (offset + value.len()) % 3 != 0;
+    let open_end = !(offset + value.len()).is_multiple_of(3);
     encoded.as_bytes()[start..encoded.len() - usize::from(open_end)].to_vec()
 }
 

@@ -1,0 +1,95 @@
+//! The rights that a run takes: those of docs/rbac.yaml, no fewer.
+
+use std::path::Path;
+
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use super::{Asked, apply};
+use crate::harness::rancher::{self, Disturbance};
+use crate::world::World;
+
+const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 5 };
+const USER: &str = "limited";
+
+/// The documents of docs/rbac.yaml, bound to the test's user in place of the service account.
+fn documents() -> Vec<Value> {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rbac.yaml")).expect("it is there");
+    let documents =
+        serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).expect("YAML"));
+    let mut documents: Vec<Value> = documents.collect();
+    for document in &mut documents {
+        if document["subjects"].is_array() {
+            document["subjects"] = json!([{"kind": "User", "name": USER, "apiGroup": "rbac.authorization.k8s.io"}]);
+        }
+    }
+    documents
+}
+
+fn grant(world: &World, documents: &[Value]) {
+    apply(world, &documents.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_rights_carry_a_whole_run_and_without_any_of_them_the_plan_says_which_is_missing() {
+    let world = World::start().await;
+    let user = world.cluster.user(USER);
+    super::kubectl(&world, &["create", "namespace", "reinback-system"]);
+    let all = documents();
+    grant(&world, &all);
+    let said = world.reinback_as(&user.kubeconfig, &["agent", "--once", "--install-crd"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    // So that every right is asked for: something of each kind to make, to change and to delete.
+    rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
+    super::kubectl(&world, &["label", "crd", "clusters.management.cattle.io", "disturbed=yes"]);
+    let ask = Asked::of(&world).spec("prune: true");
+    ask.plan_as(&user.kubeconfig).await.assert_held_by(&[]);
+
+    for (number, document) in all.iter().enumerate().filter(|(_, document)| document["rules"].is_array()) {
+        for rule in 0..document["rules"].as_array().map_or(0, Vec::len) {
+            let mut fewer = document.clone();
+            let dropped = fewer["rules"].as_array_mut().expect("rules").remove(rule);
+            // A run that nobody can be told of by Events is a run all the same; this backup has no priority class.
+            if ["events", "priorityclasses"].iter().any(|plural| dropped["resources"][0] == *plural) {
+                continue;
+            }
+            grant(&world, std::slice::from_ref(&fewer));
+            if rule == 0 && number == 0 {
+                let said = world.reinback_as(&user.kubeconfig, &["plan"]).await;
+                assert_eq!(said.code, Some(1), "{said:?}");
+                assert!(said.stderr.contains("Forbidden"), "{}", said.stderr);
+                continue;
+            }
+            let held = ask.plan_as(&user.kubeconfig).await;
+            assert_eq!(held.code, Some(3), "without {dropped}");
+            held.assert_held_by(&["PermissionDenied"]);
+        }
+        grant(&world, std::slice::from_ref(document));
+    }
+    ask.plan_as(&user.kubeconfig).await.assert_held_by(&[]);
+    ask.commit();
+    let said = world.reinback_as(&user.kubeconfig, &["agent", "--once"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(world.differences().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_read_some_types_is_told_every_right_that_is_missing() {
+    let world = World::start().await;
+    rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
+    let user = world.cluster.user(USER);
+    let rules = json!([
+        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list"]},
+        {"apiGroups": ["management.cattle.io"], "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": ["reinback.io"], "resources": ["*"], "verbs": ["*"]},
+    ]);
+    let mut few = documents();
+    few.retain(|document| document["kind"] != "Role" && document["kind"] != "RoleBinding");
+    few[0]["rules"] = rules;
+    grant(&world, &few);
+    let held = Asked::of(&world).plan_as(&user.kubeconfig).await;
+    let message = held.message("PermissionDenied");
+    assert_eq!(held.code, Some(3));
+    insta::assert_snapshot!(message, @"");
+}

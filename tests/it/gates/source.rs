@@ -1,0 +1,90 @@
+//! Gates about the backup and what the manifest asks for.
+
+use super::{Asked, repack, set};
+use crate::world::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_missing_cut_short_or_another_than_pinned_is_refused_until_the_right_one_is_there() {
+    let world = World::start().await;
+    let ask = Asked::of(&world);
+    ask.plan().await.assert_held_by(&[]);
+
+    let missing = ask.backup("monday-0-2026-11-23T05-58-54Z.tar.gz").plan().await;
+    missing.assert_held_by(&["BackupNotFound"]);
+    let place = world.store().display().to_string();
+    insta::assert_snapshot!(missing.message("BackupNotFound").replace(&place, "<store>"), @"");
+    insta::assert_snapshot!(missing.remedy("BackupNotFound"), @"");
+
+    let whole = std::fs::read(world.store().join(&world.backup)).expect("the backup is there");
+    let short = "short-0-2026-11-23T05-58-54Z.tar.gz";
+    std::fs::write(world.store().join(short), &whole[..whole.len() / 2]).expect("the store is ours");
+    let corrupt = ask.backup(short).plan().await;
+    corrupt.assert_held_by(&["BackupCorrupt"]);
+    insta::assert_snapshot!(corrupt.message("BackupCorrupt"), @"");
+    std::fs::remove_file(world.store().join(short)).expect("the store is ours");
+    let mended = format!("short-{}-2026-11-23T05-58-54Z.tar.gz", world.cluster.uid());
+    std::fs::write(world.store().join(&mended), &whole).expect("the store is ours");
+    ask.backup(&mended).plan().await.assert_held_by(&[]);
+
+    let wrong = ask.annotated("reinback.io/backup-digest", &format!("sha256:{}", "0".repeat(64)));
+    let mismatch = wrong.plan().await;
+    mismatch.assert_held_by(&["DigestMismatch"]);
+    wrong.pasting(&mismatch, "DigestMismatch").plan().await.assert_held_by(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_another_cluster_url_or_version_is_held_until_its_author_takes_it() {
+    let world = World::start().await;
+    let ask = Asked::of(&world);
+    let foreign = "plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz";
+    std::fs::copy(world.store().join(&world.backup), world.store().join(foreign)).expect("the store is ours");
+    super::kubectl(&world, &["create", "namespace", "cattle-newer"]);
+    let pruned = ask.spec("prune: true").plan().await;
+    assert_eq!((pruned.count("deleted"), &pruned.plan["prunes"]), (1, &true.into()));
+    let accepted = ask.backup(foreign).spec("prune: true").is_accepted("DifferentCluster").await;
+    assert_eq!((accepted.count("deleted"), &accepted.plan["prunes"]), (0, &false.into()));
+
+    let elsewhere = repack(&world, "url", |entries| set(entries, "server-url", "https://other.example.org"));
+    let accepted = ask.backup(&elsewhere).is_accepted("DifferentServerUrl").await;
+    insta::assert_snapshot!(accepted.message("DifferentServerUrl"), @"");
+
+    let older = repack(&world, "older", |entries| set(entries, "server-version", "v2.9.2"));
+    let accepted = ask.backup(&older).is_accepted("VersionMismatch").await;
+    insta::assert_snapshot!(accepted.message("VersionMismatch"), @"");
+    insta::assert_snapshot!(accepted.remedy("VersionMismatch"), @"");
+
+    let beyond = repack(&world, "beyond", |entries| set(entries, "server-version", "v2.7.6"));
+    let beyond = ask.backup(&beyond);
+    beyond.plan().await.assert_held_by(&["VersionMismatch", "VersionBoundary"]);
+    let accepted = beyond.annotated("reinback.io/accept", "VersionMismatch").is_accepted("VersionBoundary").await;
+    insta::assert_snapshot!(accepted.message("VersionBoundary"), @"");
+
+    let ancient = repack(&world, "ancient", |entries| set(entries, "server-version", "v2.4.9"));
+    let ancient = ask.backup(&ancient).annotated("reinback.io/accept", "VersionMismatch, VersionBoundary").plan().await;
+    ancient.assert_held_by(&["UnsupportedVersion"]);
+    insta::assert_snapshot!(ancient.message("UnsupportedVersion"), @"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_version_cannot_do_is_refused_by_name_and_a_selector_with_unknown_fields_prunes_only_when_accepted() {
+    let world = World::start().await;
+    let ask = Asked::of(&world);
+    let everything = ask
+        .annotated("reinback.io/engine", "operator")
+        .annotated("reinback.io/on-failure", "Undo")
+        .spec("encryptionConfigSecretName: key");
+    let refused = everything.plan().await;
+    refused.assert_held_by(&["NotSupported"]);
+    insta::assert_snapshot!(refused.message("NotSupported"), @"reinback.io/engine: operator: this version has the native engine only; encryptionConfigSecretName: this version reads backups in the open only; on-failure Undo: this version makes no safety backups; use Hold or Resume");
+    insta::assert_snapshot!(refused.remedy("NotSupported"), @"take it out of the manifest, or install a version of reinback that can do it");
+    ask.plan().await.assert_held_by(&[]);
+
+    let narrower = repack(&world, "narrower", |entries| {
+        let filters = entries.iter_mut().find(|(path, _)| path == "filters/filters").expect("the fixture has it");
+        filters.1["resourceSelectors"][0]["excludeNamespaces"] = serde_json::json!(["cattle-system"]);
+    });
+    let ask = ask.backup(&narrower);
+    ask.spec("prune: false").plan().await.assert_held_by(&[]);
+    let accepted = ask.spec("prune: true").is_accepted("PlanIncomplete").await;
+    insta::assert_snapshot!(accepted.message("PlanIncomplete"), @"");
+}
