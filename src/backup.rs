@@ -21,7 +21,7 @@ mod path;
 mod testing;
 mod unpack;
 
-pub use archive::{Entry, Limits, Summary, read};
+pub use archive::{Entry, Limits, Summary, read, reread};
 pub use error::{BackupError, EntryName, ReadError};
 pub use facts::Facts;
 pub use filter::{

@@ -377,7 +377,7 @@ impl Executor {
         };
         let places = &self.settings.places;
         let now = Timestamp::now();
-        let observed = observe::observe(&self.reader, seen, &work.request, places, work.known.clone(), now).await;
+        let observed = observe::observe_again(&self.reader, seen, places, work.known.clone(), now).await;
         let observed = observed.map_err(broken_off)?;
         let mut plan = plan::outline(&work.request, &observed);
         self.leave_unplanned(&mut plan, &observed, work);

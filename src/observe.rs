@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::backup::BackupName;
-use crate::cluster::{self, ClusterError, ClusterReader, FailureKind};
+use crate::cluster::{self, Catalog, ClusterError, ClusterReader, FailureKind};
 use crate::object::Resource;
 use crate::object::protect::Guarded;
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
@@ -80,7 +80,7 @@ pub struct Known {
     pub own_secrets: Vec<String>,
 }
 
-/// Looks at the cluster as far as the backup and its selectors ask for.
+/// Looks at the cluster as far as the backup, its selectors and the gates ask for.
 ///
 /// # Errors
 ///
@@ -94,36 +94,80 @@ pub async fn observe(
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
     let catalog = reader.discover().await?;
-    let crds = lists::crds(reader).await?;
-    let mut cluster = facts::cluster(reader, &catalog, places, &crds.webhook_services, controllers(&seen)).await?;
-    cluster.unfinished_runs = known.unfinished_runs;
-    let guarded = guarded(&cluster, places, known.own_secrets);
-    let mut observed = Observed {
-        at: now,
-        backup: seen,
-        cluster,
-        live: Live::default(),
-        ledger: known.ledger,
-        denied: Vec::new(),
-        guarded,
-    };
-    if let BackupSeen::Whole(backup) = &mut observed.backup {
-        let served = lists::served(&catalog, &crds.types);
-        backup.unserved_selectors = lists::unserved_selectors(backup, &catalog);
-        let (live, mut refused) = lists::live(reader, &catalog, backup, served, crds).await?;
-        observed.live = live;
+    let mut observed = look(reader, &catalog, seen, places, known, now).await?;
+    if let BackupSeen::Whole(_) = &observed.backup {
         let outline = plan::outline(request, &observed);
-        let reached = dependents::of_deletions(reader, &catalog, &outline, &observed).await?;
+        let accesses = plan::accesses(&outline, &observed);
+        let (reached, denied) = tokio::try_join!(
+            dependents::of_deletions(reader, &catalog, &outline, &observed),
+            denied(reader, &accesses),
+        )?;
+        observed.cluster.occupied_namespaces = dependents::occupied(&reached.dependents);
         observed.live.dependents = reached.dependents;
         observed.live.unlisted.extend(reached.unlisted);
-        observed.cluster.occupied_namespaces = dependents::occupied(&observed.live.dependents);
-        refused.extend(reached.denied);
-        refused.extend(denied(reader, &plan::accesses(&outline, &observed)).await?);
-        refused.sort();
-        refused.dedup();
-        observed.denied = refused;
+        observed.denied.extend(reached.denied);
+        observed.denied.extend(denied);
+        observed.denied.sort();
+        observed.denied.dedup();
     }
     Ok(observed)
+}
+
+/// Looks once more at what writes go by. What deletions take along and which rights there are is judged once, before the
+/// run is begun (invariant 3), and costs a list of every type of the cluster.
+///
+/// # Errors
+///
+/// As [`observe`].
+pub async fn observe_again(
+    reader: &ClusterReader,
+    seen: BackupSeen,
+    places: &Places,
+    known: Known,
+    now: Timestamp,
+) -> Result<Observed, ObserveError> {
+    let catalog = reader.discover().await?;
+    look(reader, &catalog, seen, places, known, now).await
+}
+
+async fn look(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    mut seen: BackupSeen,
+    places: &Places,
+    known: Known,
+    now: Timestamp,
+) -> Result<Observed, ObserveError> {
+    let crds = lists::crds(reader).await?;
+    let services = crds.webhook_services.clone();
+    if let BackupSeen::Whole(backup) = &mut seen {
+        backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
+    }
+    // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
+    let (mut cluster, (live, denied)) = tokio::try_join!(
+        facts::cluster(reader, catalog, places, &services, controllers(&seen)),
+        live(reader, catalog, &seen, crds),
+    )?;
+    cluster.unfinished_runs = known.unfinished_runs;
+    let guarded = guarded(&cluster, places, known.own_secrets);
+    Ok(Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied, guarded })
+}
+
+async fn live(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    seen: &BackupSeen,
+    crds: lists::Crds,
+) -> Result<(Live, Vec<Access>), ObserveError> {
+    match seen {
+        BackupSeen::Whole(backup) => {
+            let served = lists::served(catalog, &crds.types);
+            lists::live(reader, catalog, backup, served, crds).await
+        }
+        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => {
+            Ok((Live::default(), Vec::new()))
+        }
+    }
 }
 
 /// What we are not allowed to see counts as not there: the rights that are missing are asked for by name

@@ -27,6 +27,8 @@ pub struct Measured {
     /// From the first write of an object to the last, as the API server saw it.
     pub writing: Duration,
     pub requests: Requests,
+    /// The first writes of objects, for the message about one that should not be.
+    pub first_writes: Vec<String>,
     /// What the seconds went into, in order.
     pub time_line: Vec<(String, Duration)>,
 }
@@ -65,6 +67,7 @@ impl Measured {
             counts: status.counts.unwrap_or_default(),
             writing,
             requests,
+            first_writes: events.iter().filter(|event| is_object_write(event)).take(5).map(shown).collect(),
             time_line: time_line(&status, began, ended),
         })
     }
@@ -126,17 +129,13 @@ fn peak_bytes(folder: &str) -> Result<Option<u64>> {
 fn requests(events: &[AuditEvent]) -> (Requests, Duration) {
     let mut requests = Requests::default();
     let mut written: Option<(Timestamp, Timestamp)> = None;
-    for event in events.iter().filter(|event| event.user_agent.starts_with("reinback/")) {
-        let object = &event.object_ref;
-        match (event.verb.as_str(), object.api_group.as_str()) {
+    for event in events.iter().filter(|event| is_ours(event)) {
+        match (event.verb.as_str(), event.object_ref.api_group.as_str()) {
             ("get", _) => requests.gets += 1,
             ("list", _) => requests.lists += 1,
             (_, "authorization.k8s.io") => requests.reviews += 1,
             (_, "reinback.io") => requests.journal += 1,
-            (_, "coordination.k8s.io") => {}
-            // Replicas taken and given back.
-            ("patch", "apps") => {}
-            _ if event.writes() => {
+            _ if is_object_write(event) => {
                 requests.writes += 1;
                 let (from, to) = (event.request_received_timestamp, event.stage_timestamp);
                 let (first, last) = written.unwrap_or((from, to));
@@ -147,6 +146,26 @@ fn requests(events: &[AuditEvent]) -> (Requests, Duration) {
     }
     let writing = written.map(|(first, last)| between(first, last)).unwrap_or_default();
     (requests, writing)
+}
+
+fn is_ours(event: &AuditEvent) -> bool {
+    event.user_agent.starts_with("reinback/")
+}
+
+/// A write of what is restored: not of the lease, the run, an event of ours or a workload's replicas.
+fn is_object_write(event: &AuditEvent) -> bool {
+    let object = &event.object_ref;
+    let of_a_run = ["reinback.io", "coordination.k8s.io", "authorization.k8s.io", "events.k8s.io"];
+    let scales = event.verb == "patch" && object.api_group == "apps";
+    is_ours(event)
+        && event.writes()
+        && !of_a_run.contains(&object.api_group.as_str())
+        && !(scales || object.resource == "events")
+}
+
+fn shown(event: &AuditEvent) -> String {
+    let uri = event.request_uri.split('?').next().unwrap_or_default();
+    format!("{} {uri}: {}", event.verb, event.response_status.code)
 }
 
 /// What comes before the run's first step and after its last is named by us.

@@ -18,13 +18,10 @@ pub fn machine() -> String {
     format!("{cores} cores of {model}, load {load} at the start; etcd with fsync, kube-apiserver with an audit log")
 }
 
-/// Each run of one scenario, and the medians of all.
+/// The medians of all runs of one scenario.
 pub fn scenario(name: &str, runs: &[(Measured, Limit)]) {
     let Some((first, _)) = runs.first() else { return };
     println!("\n{name}: {:?}", first.counts);
-    for (measured, limit) in runs {
-        println!("  {}", line(measured, limit));
-    }
     let median = |of: &dyn Fn(&Measured, &Limit) -> f64| median(runs.iter().map(|(run, limit)| of(run, limit)));
     println!(
         "  median: {:.2} s, {:.2}× the limit, {:.1} MiB, {:.2} s CPU",
@@ -40,8 +37,9 @@ pub fn scenario(name: &str, runs: &[(Measured, Limit)]) {
     }
 }
 
-fn line(measured: &Measured, limit: &Limit) -> String {
-    let Measured { wall, cpu, peak_bytes, counts, writing, requests, time_line: _ } = measured;
+/// One run.
+pub fn line(measured: &Measured, limit: &Limit) -> String {
+    let Measured { wall, cpu, peak_bytes, counts, writing, requests, first_writes: _, time_line: _ } = measured;
     let Limit { lists, list_bytes, rates } = limit;
     let Requests { writes, lists: pages, gets, reviews, journal } = requests;
     let seen = counts.changes() + counts.skipped + counts.protected;

@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -79,6 +80,41 @@ pub fn read<E>(
         visit(entry).map_err(ReadError::Visit)?;
     }
     Ok(pass.summary()?)
+}
+
+/// Passes once more over a backup that [`read`] found whole and in the open, and hands out the objects for which `wanted` says so.
+///
+/// `wanted` is asked for each object by its place among the objects, and says `Break` once none is wanted any more. What is not
+/// wanted is unpacked and not parsed, which is most of what a pass costs.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn reread<E>(
+    reader: impl Read,
+    packed_bytes: u64,
+    limits: &Limits,
+    mut wanted: impl FnMut(u32) -> ControlFlow<(), bool>,
+    mut visit: impl FnMut(u32, ObjectKey, Value) -> Result<(), E>,
+) -> Result<(), ReadError<E>> {
+    let mut pass = Pass::new(reader, packed_bytes, *limits);
+    let mut place = 0;
+    while let Some(Member { path, size }) = pass.archive.next_file().map_err(widen)? {
+        pass.admit(&path, size).map_err(widen)?;
+        pass.archive.content(size, &mut pass.content).map_err(widen)?;
+        let entry = EntryPath::parse(&path).map_err(|reason| widen(fault(&path, reason)))?;
+        let EntryPath::Object(object) = entry else { continue };
+        match wanted(place) {
+            ControlFlow::Break(()) => return Ok(()),
+            ControlFlow::Continue(false) => {}
+            ControlFlow::Continue(true) => {
+                let value = pass.parsed(&path).map_err(widen)?;
+                visit(place, object.key(pass.resource(&object)), value).map_err(ReadError::Visit)?;
+            }
+        }
+        place += 1;
+    }
+    Ok(())
 }
 
 fn widen<E>(failure: Failure) -> ReadError<E> {

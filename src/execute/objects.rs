@@ -1,6 +1,10 @@
 //! Waves of writes: a pass over the spooled backup, and many writers behind it.
+//!
+//! Measured (40 % of 8,687 objects disturbed, 3,671 writes): the API server sets the pace, and all of a run costs 1.9 s of our CPU
+//! without a hot spot. A pass that parses every object costs 70 ms, and there is one for each depth of owners, so that what a
+//! wave does not write is only unpacked.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,16 +65,14 @@ impl Executor {
     async fn wave(
         &self,
         laid_out: &Arc<LaidOut>,
-        items: HashMap<u32, Item>,
+        items: BTreeMap<u32, Item>,
         pace: &mut Pace,
         work: &mut Work,
     ) -> Result<(), StepError> {
         let writer =
             ObjectWriter { reader: self.reader.clone(), writer: self.writer.clone(), laid_out: Arc::clone(laid_out) };
         let quiet = self.quiet(work).await?;
-        let items = Arc::new(items);
-        let wanted = Arc::clone(&items);
-        let (mut pass, handle) = observe::pass(super::spool(work)?, move |index| wanted.contains_key(&index));
+        let (mut pass, handle) = observe::pass(super::spool(work)?, items.keys().copied().collect());
         let mut tasks: JoinSet<Outcome> = JoinSet::new();
         let mut open = true;
         while open || !tasks.is_empty() {

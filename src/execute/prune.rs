@@ -11,7 +11,7 @@ use tracing::warn;
 use super::objects::{Pace, interrupted};
 use super::write::Unwritten;
 use super::{Executor, HALT_WITHIN, LaidOut, StepError, Work};
-use crate::cluster::{ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target};
+use crate::cluster::{Answer, ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target};
 use crate::journal::Step;
 use crate::object::ObjectKey;
 use crate::plan::{DeleteWave, Deletion};
@@ -124,6 +124,7 @@ impl Deleter {
         let target = Target::new(&key.resource, key.namespace.as_deref(), &key.name);
         let preconditions = Preconditions { uid: Some(uid), resource_version: None };
         match self.writer.delete(&target, preconditions, Some(Propagation::Background), None).await {
+            Ok(answer) if is_gone(&answer) => return Ok(true),
             Ok(_) => {}
             Err(error) => match error.kind() {
                 Some(FailureKind::NotFound | FailureKind::Conflict) => return Ok(false),
@@ -173,6 +174,12 @@ impl Deleter {
             },
         }
     }
+}
+
+/// The API server answers a deletion with a `Status` once the object is gone, and with the object while it waits.
+fn is_gone(answer: &Answer) -> bool {
+    let value = answer.value().unwrap_or(Value::Null);
+    value["kind"] == "Status" && value["status"] == "Success"
 }
 
 fn has_finalizers(live: &Value) -> bool {

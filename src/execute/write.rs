@@ -142,7 +142,9 @@ impl ObjectWriter {
         }
         match self.writer.replace(&target, body(&prepared.body)?).await {
             Ok(answer) => {
-                self.settle(&job, prepared, &answer).await?;
+                // The replaced object keeps the status that it was listed with.
+                let status = prepared.status.filter(|_| differs.status);
+                self.settle(&job, Prepared { status, ..prepared }, &answer).await?;
                 Ok(Written::Updated)
             }
             Err(error) if is_outdated(&error) => self.replace_live(job).await,
@@ -252,17 +254,17 @@ impl ObjectWriter {
 
     /// What follows a write: the UID for dependents, and the status.
     async fn settle(&self, job: &Job<'_>, prepared: Prepared, answer: &Answer) -> Result<(), Unwritten> {
-        let mut value = answer.value().unwrap_or(Value::Null);
-        if let Some(uid) = value["metadata"]["uid"].as_str() {
+        let id = owner_id(job.key, &job.backup.kind);
+        if self.laid_out.owners.contains(&id)
+            && let Some(uid) = answer.identity().unwrap_or_default().uid
+        {
             let mut uids = self.laid_out.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
-            let id = owner_id(job.key, &job.backup.kind);
-            if self.laid_out.owners.contains(&id) {
-                uids.insert(id, uid.into());
-            }
+            uids.insert(id, uid.into());
         }
         if prepared.status.is_none() {
             return Ok(());
         }
+        let mut value = answer.value().unwrap_or(Value::Null);
         let target = target(job.key);
         for _ in 0..CONFLICT_TRIES {
             match self.put_status(&target, value, prepared.status.clone()).await {

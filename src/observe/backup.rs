@@ -1,7 +1,6 @@
 //! Reading the spooled backup: the first pass checks and indexes it, later ones bring the objects.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use serde_json::Value;
@@ -120,29 +119,25 @@ pub type ObjectPass = tokio::sync::mpsc::Receiver<(u32, ObjectKey, Value)>;
 /// Objects in flight between the archive and the writers: enough to keep them busy, few enough to cost no memory.
 const AHEAD: usize = 64;
 
-/// Starts a pass that brings the objects for which `wanted` says so.
+/// Starts a pass that brings the objects at these places, given in rising order.
 ///
-/// The pass ends early when the receiver is dropped. A spool is not written after it was checked, so a failure is one
-/// of the disk; the handle returns it.
-pub fn pass(
-    spool: &Spool,
-    wanted: impl Fn(u32) -> bool + Send + 'static,
-) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
+/// The pass ends after the last of them, or when the receiver is dropped. A spool is not written after it was checked,
+/// so a failure is one of the disk; the handle returns it.
+pub fn pass(spool: &Spool, wanted: Vec<u32>) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
     let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
     let (reader, size) = (spool.reader(), spool.size());
     let handle = tokio::task::spawn_blocking(move || {
-        let mut index = 0;
-        let read = backup::read(reader, size, &Limits::default(), |entry| {
-            let Entry::Object { key, value } = entry else { return Ok(()) };
-            let this = index;
-            index += 1;
-            match wanted(this) {
-                true => sender.blocking_send((this, key, value)).map_err(|_| ControlFlow::<Infallible>::Continue(())),
-                false => Ok(()),
-            }
+        let mut wanted = wanted.into_iter().peekable();
+        let is_next = |place| match wanted.peek() {
+            None => ControlFlow::Break(()),
+            Some(_) => ControlFlow::Continue(wanted.next_if_eq(&place).is_some()),
+        };
+        let read = backup::reread(reader, size, &Limits::default(), is_next, |place, key, value| {
+            sender.blocking_send((place, key, value))
         });
         match read {
-            Ok(_) | Err(ReadError::Visit(_)) => Ok(()),
+            // The receiver was dropped.
+            Ok(()) | Err(ReadError::Visit(_)) => Ok(()),
             Err(ReadError::Source(error)) => Err(ObserveError::Spool(error)),
             Err(ReadError::Corrupt(error)) => Err(ObserveError::Spool(std::io::Error::other(error.to_string()))),
         }

@@ -108,7 +108,9 @@ pub async fn live(
         owners: wanted(backup),
         selectors: backup.selectors.clone(),
     });
-    let wishes = wishes(catalog, backup, &keep.owners);
+    let mut wishes = wishes(catalog, backup, &keep.owners);
+    // The longest list first: pages of one list come one after the other, and at the end nothing would run beside it.
+    wishes.sort_by_cached_key(|wish| std::cmp::Reverse(objects_of(backup, &wish.resource)));
     let mut crds = Some(crds.objects);
     let mut denied = Vec::new();
     let mut unlisted = Vec::new();
@@ -162,6 +164,10 @@ fn wishes(catalog: &Catalog, backup: &Backup, owners: &HashSet<OwnerId>) -> Vec<
         wish.selectors.extend(selectors);
     }
     wishes.into_values().collect()
+}
+
+fn objects_of(backup: &Backup, resource: &Resource) -> usize {
+    backup.objects.iter().filter(|object| *object.key.resource == *resource).count()
 }
 
 fn selector_queries(backup: &Backup, found: &ApiResource) -> Vec<SelectorQuery> {

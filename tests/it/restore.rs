@@ -1,7 +1,8 @@
 //! The loop on real parts: what is merged comes back, once, with Rancher down meanwhile.
 
+use crate::harness::Options;
 use crate::harness::rancher::{self, Disturbance};
-use crate::world::World;
+use crate::world::{Filled, PLAIN, World};
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
 
@@ -19,5 +20,16 @@ async fn a_merged_restore_brings_every_object_back_and_prunes_what_is_newer() {
     for place in &disturbed.added {
         assert_eq!(rancher::get(&world.client, place).await.expect("the cluster answers"), None, "{place:?}");
     }
+    assert_eq!(world.replicas("cattle-system", "rancher").await.expect("it is there"), (3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_comes_back_into_a_cluster_that_holds_nothing_of_it() {
+    let world = World::of(Options::default(), PLAIN, Filled::RancherOnly).await;
+    world.settle().await;
+    world.commit_restore("back", &[("accept", "VersionMismatch")], "  prune: false\n");
+    let said = world.once().await;
+    assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
+    assert_eq!(world.differences().await, Vec::<String>::new());
     assert_eq!(world.replicas("cattle-system", "rancher").await.expect("it is there"), (3, 3));
 }
