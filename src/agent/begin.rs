@@ -20,10 +20,14 @@ use crate::plan::gate::{Gate, GateCode};
 use crate::plan::gates::status_not_pushed;
 use crate::run::{ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
 use crate::status;
+use crate::store::Sha256;
 
 /// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
 /// gain nothing and cost latency.
 const CONCURRENCY: usize = 32;
+
+/// Digest of the definition of `Run` that an agent wrote: an equal one is not written again.
+const DEFINITION_ANNOTATION: &str = "reinback.io/definition";
 
 /// How beginning a run came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,18 +103,24 @@ impl Agent {
     }
 
     async fn install_crd(&self, writer: &ClusterWriter) -> Result<(), PassError> {
-        let crd = <Run as kube::CustomResourceExt>::crd();
+        let mut crd = <Run as kube::CustomResourceExt>::crd();
         let name = crd.metadata.name.clone().unwrap_or_default();
+        // The server fills in defaults, so that two definitions are told apart by what was written.
+        let digest = Sha256::of(&serde_json::to_vec(&crd).unwrap_or_default()).to_string();
+        crd.metadata.annotations.get_or_insert_default().insert(DEFINITION_ANNOTATION.to_owned(), digest.clone());
         let crds = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
         let target = Target::new(&crds, None, &name);
         let body = serde_json::to_vec(&crd).unwrap_or_default();
         let reader = self.cluster.reader();
         match reader.get(&target).await.map_err(PassError::Runs)? {
             Some(live) => {
-                let version = live.identity().unwrap_or_default().resource_version;
-                let mut value = serde_json::to_value(&crd).unwrap_or_default();
-                value["metadata"]["resourceVersion"] = version.into();
-                writer.replace(&target, value.to_string().into()).await.map(drop).map_err(PassError::Setup)?;
+                let mut ours = serde_json::to_value(&crd).unwrap_or_default();
+                let theirs = live.value().unwrap_or_default();
+                if theirs["metadata"]["annotations"][DEFINITION_ANNOTATION] == digest.as_str() {
+                    return Ok(());
+                }
+                ours["metadata"]["resourceVersion"] = theirs["metadata"]["resourceVersion"].clone();
+                writer.replace(&target, ours.to_string().into()).await.map(drop).map_err(PassError::Setup)?;
             }
             None => tolerate_existing(writer.create(&target, body.into()).await)?,
         }

@@ -135,8 +135,8 @@ fn the_short_help_of_a_command_leaves_the_configuration_to_the_long_one() {
     Usage: reinback plan [OPTIONS] [REV]
 
     Arguments:
-      [REV]  Commit of the branch to plan for: at least 7 digits of its id, or the branch or HEAD, with ~n for older
-             ones [default: the tip]
+      [REV]  Commit of the branch to plan for: at least 7 digits of its id, or the branch or HEAD, with
+             ~n for older ones [default: the tip]
 
     Options:
           --config <FILE>            Configuration, such as reinback.yaml [env: REINBACK_CONFIG=]
@@ -410,7 +410,7 @@ async fn on_a_fresh_cluster_the_commands_lead_from_the_definition_to_the_first_r
     assert_eq!(said.code, Some(0), "{said:?}");
 
     // A manifest: what it would do, and that nobody is there to ask.
-    let commit = world.commit_restore("back", &[], "");
+    let commit = world.commit_change("back", &[], "");
     let plan = world.reinback(&["plan"]).await;
     assert_eq!(plan.code, Some(2), "{plan:?}");
     let same = world.reinback(&["plan", &commit]).await;

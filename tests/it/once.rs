@@ -111,14 +111,14 @@ async fn a_manifest_runs_once_until_its_requested_at_is_changed() {
     let world = World::start().await;
     world.settle().await;
     assert_eq!(world.status_log().len(), 1, "the status branch is made even without a manifest");
-    world.commit_restore("back", &[BACK], "");
+    world.commit_change("back", &[BACK], "");
     ended(&world.once().await, 0);
     assert_eq!(world.told(&[]).await, ["back Succeeded Succeeded"]);
     let (scalings, commits) = (world.scalings(), world.status_log().len());
     assert!(scalings >= 2, "{scalings}");
 
     ended(&world.once().await, 0);
-    world.commit_restore("back", &[BACK, ("timeout", "50m")], "");
+    world.commit_change("back", &[BACK, ("timeout", "50m")], "");
     ended(&world.once().await, 0);
     world.kubectl(&["delete", "runs.reinback.io", "-n", "reinback-system", "--all"]);
     ended(&world.once().await, 0);
@@ -131,18 +131,18 @@ async fn a_manifest_runs_once_until_its_requested_at_is_changed() {
     // The newer commit of the edited document, on the dashboard.
     assert!(world.status_log().len() <= commits + 1, "{:?}", world.status_log());
 
-    world.commit_restore("back", &[BACK, ("requested-at", "2026-11-24T09:00:00Z")], "");
+    world.commit_change("back", &[BACK, ("requested-at", "2026-11-24T09:00:00Z")], "");
     ended(&world.once().await, 0);
     assert_eq!(world.told(&[]).await, ["back Succeeded Succeeded"; 2]);
     assert_eq!(world.scalings(), 2 * scalings);
 
     // Another name with the same content is held until its author says that he knows.
-    world.commit_restore("again", &[BACK, ("requested-at", "2026-11-24T09:00:00Z")], "");
+    world.commit_change("again", &[BACK, ("requested-at", "2026-11-24T09:00:00Z")], "");
     assert_eq!(world.reinback(&["plan"]).await.code, Some(3));
     ended(&world.once().await, 3);
     assert_eq!(world.run_of("again").expect("a run")["status"]["reason"], "AlreadyRun");
     let accept = ("accept", "VersionMismatch, PruneShare, AlreadyRun");
-    let commit = world.commit_restore("again", &[accept, ("requested-at", "2026-11-24T09:00:00Z")], "");
+    let commit = world.commit_change("again", &[accept, ("requested-at", "2026-11-24T09:00:00Z")], "");
     ended(&world.once().await, 0);
     let run = world.run_of("again").expect("a run");
     assert_eq!(run["status"]["phase"], "Succeeded");
@@ -187,7 +187,7 @@ async fn what_was_there_at_the_first_look_never_runs_by_itself() {
     }
     assert_eq!(world.scalings(), 0);
 
-    world.commit_restore("merged", &[BACK], "");
+    world.commit_change("merged", &[BACK], "");
     ended(&world.once().await, 0);
     assert_eq!(world.told(&[]).await, [&["merged Succeeded Succeeded"][..], &recorded].concat());
 }
@@ -230,6 +230,7 @@ async fn of_two_pending_the_newer_merge_runs_whatever_their_dates_say() {
     }
     work.push(&["origin", "HEAD:main"]);
     server.take_seen();
+    world.touch();
     ended(&once().await, 0);
     let posts = server.take_seen().iter().filter(|seen| seen.path.ends_with("git-upload-pack")).count();
     assert!(posts >= 2, "the history was deepened: {posts}");
@@ -310,7 +311,7 @@ async fn a_run_that_git_shows_as_started_is_gone_on_with_although_the_cluster_lo
     world.settle().await;
     let lease = ["--lease-duration", "4", "--lease-renew", "1"];
     let agent = Watching::start(&world, &lease);
-    world.commit_restore("back", &[BACK], "");
+    world.commit_change("back", &[BACK], "");
     eventually(Duration::from_secs(60), async || {
         let run = world.run_of("back")?;
         let steps = run["status"]["steps"].as_array().cloned().unwrap_or_default();
@@ -351,6 +352,7 @@ async fn a_file_is_run_by_hand_beside_an_agent_and_counts_as_newest() {
 
     let agent = Watching::start(&world, &[]);
     std::fs::write(&file, restore("by-hand", &world.backup, "{}")).expect("writable");
+    world.touch();
     let asked = world.reinback(&["run", &path]).await;
     ended(&asked, 1);
     assert!(asked.stderr.ends_with("nobody is there to ask; give --yes\n"), "{asked:?}");

@@ -39,7 +39,7 @@ async fn nothing_is_lost_when_somebody_pushes_to_the_status_branch_at_the_same_t
     let other = clone_of_status(&world, BRANCH);
     world.commit_held("first");
     let agent = Watching::start(&world, &["--log-level", "info,reinback::agent=debug"]);
-    world.commit_restore("back", &[], "");
+    world.commit_change("back", &[], "");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0..20 {
@@ -100,6 +100,7 @@ async fn the_status_branch_may_be_the_source_branch_at_its_root() {
     let pull = || world.work.git(&["pull", "--quiet", "--rebase", "origin", "main"]);
     pull();
     world.work.write("back.yaml", &restore("back", &world.backup, "{}")).commit("Restore back");
+    world.touch();
     world.work.push(&["origin", "HEAD:main"]);
     ended(&once().await, 0);
     assert_eq!(world.told(&shared).await, ["back Succeeded Succeeded", "there Superseded FirstLook"]);
@@ -174,7 +175,7 @@ async fn the_status_branch_may_lie_in_another_repository_with_other_credentials(
     world.work.git(&["remote", "set-url", "origin", &bare.display().to_string()]);
     world.work.push(&["origin", "HEAD:main"]);
     ended(&once().await, 0);
-    world.commit_restore("back", &[], "");
+    world.commit_change("back", &[], "");
     ended(&once().await, 0);
     assert_eq!(world.told(&flags).await, ["back Succeeded Succeeded"]);
     let log = git(&reports, &["log", "--format=%s", BRANCH]);
@@ -194,19 +195,19 @@ async fn the_status_branch_may_lie_in_another_repository_with_other_credentials(
 async fn a_ledger_that_is_not_this_clusters_holds_until_that_is_accepted() {
     let world = World::start().await;
     world.settle().await;
-    world.commit_restore("first", &[], "");
+    world.commit_change("first", &[], "");
     ended(&world.once().await, 0);
     let scalings = world.scalings();
 
     // Gone, though there are runs: it is made again, and that alone settles nothing.
     git(&world.remote(), &["update-ref", "-d", &format!("refs/heads/{BRANCH}")]);
-    world.commit_restore("second", &[("requested-at", "2026-11-24T09:00:00Z")], "");
+    world.commit_change("second", &[("requested-at", "2026-11-24T09:00:00Z")], "");
     for _ in 0..2 {
         ended(&world.once().await, 3);
         assert_eq!(world.told(&[]).await, ["first Succeeded Succeeded", "second Held LedgerMismatch"]);
     }
     assert!(world.dashboard().contains("kube-system UID: `unknown`"), "{}", world.dashboard());
-    world.commit_restore("second", &[("requested-at", "2026-11-24T09:00:00Z"), ("accept", "LedgerMismatch")], "");
+    world.commit_change("second", &[("requested-at", "2026-11-24T09:00:00Z"), ("accept", "LedgerMismatch")], "");
     ended(&world.once().await, 0);
     assert_eq!(world.told(&[]).await, ["first Succeeded Succeeded", "second Succeeded Succeeded"]);
     assert!(world.dashboard().contains(world.cluster.uid()), "{}", world.dashboard());
@@ -228,14 +229,14 @@ async fn a_ledger_that_is_not_this_clusters_holds_until_that_is_accepted() {
         .replace("\n  name: 2026", "\n  name: theirs-2026");
     other.write("runs/2026-11-23-theirs.yaml", &theirs).commit("Another cluster");
     push_patiently(&other, BRANCH);
-    world.commit_restore("third", &[("requested-at", "2026-11-25T09:00:00Z")], "");
+    world.commit_change("third", &[("requested-at", "2026-11-25T09:00:00Z")], "");
     for _ in 0..2 {
         ended(&world.once().await, 3);
         assert!(world.dashboard().contains(uid), "{}", world.dashboard());
     }
     assert_eq!(world.run_of("third").expect("a run")["status"]["reason"], "LedgerMismatch");
     assert!(world.run_of("theirs").is_err(), "what another cluster began is not gone on with here");
-    world.commit_restore("third", &[("requested-at", "2026-11-25T09:00:00Z"), ("accept", "LedgerMismatch")], "");
+    world.commit_change("third", &[("requested-at", "2026-11-25T09:00:00Z"), ("accept", "LedgerMismatch")], "");
     ended(&world.once().await, 0);
     let told = world.told(&[]).await;
     assert!(told.contains(&"third Succeeded Succeeded".to_owned()), "{told:?}");
@@ -245,7 +246,7 @@ async fn a_ledger_that_is_not_this_clusters_holds_until_that_is_accepted() {
     other.git(&["pull", "--quiet", "--rebase", "origin", BRANCH]);
     other.write("runs/2026-11-23-x.yaml", "kind: [").commit("Broken");
     push_patiently(&other, BRANCH);
-    world.commit_restore("fourth", &[("requested-at", "2026-11-26T09:00:00Z")], "");
+    world.commit_change("fourth", &[("requested-at", "2026-11-26T09:00:00Z")], "");
     ended(&world.once().await, 3);
     let run = world.run_of("fourth").expect("a run");
     assert_eq!(run["status"]["reason"], "LedgerMismatch");

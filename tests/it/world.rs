@@ -149,6 +149,18 @@ impl World {
         self.command(&all).stdout(Stdio::null()).stderr(log).spawn().expect("the agent starts")
     }
 
+    /// Changes an object of the backup, so that a restore has something to do.
+    pub fn touch(&self) {
+        let object = "settings.management.cattle.io/server-url";
+        self.cluster.kubectl(&["annotate", "--overwrite", object, "touched=yes"], "").expect("it is annotated");
+    }
+
+    /// Commits a `Restore` that has something to do, and pushes it.
+    pub fn commit_change(&self, name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
+        self.touch();
+        self.commit_restore(name, annotations, spec)
+    }
+
     /// Commits a `Restore` of the backup and pushes it.
     pub fn commit_restore(&self, name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
         let annotations: String =
