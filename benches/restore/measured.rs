@@ -23,6 +23,8 @@ pub struct Measured {
     pub wall: Duration,
     pub cpu: Duration,
     pub peak_bytes: u64,
+    /// Of the backup.
+    pub objects: usize,
     pub counts: Counts,
     /// From the first write of an object to the last, as the API server saw it.
     pub writing: Duration,
@@ -46,7 +48,11 @@ pub struct Requests {
 
 impl Measured {
     /// Runs the agent once over what was merged, and waits for its end.
-    pub async fn run(world: &World, manifest: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// When it did not end for `reason`.
+    pub async fn run(world: &World, manifest: &str, reason: &str) -> Result<Self> {
         let mark = world.cluster.audit_mark();
         let log = world.folder().join("measured.log");
         let command = command(world, &log)?;
@@ -57,13 +63,14 @@ impl Measured {
         ensure!(status.success(), "{manifest}: {status}\n{}", said());
         let run = crate::run_of(world, manifest).await?;
         let status: RunStatus = serde_json::from_value(run["status"].clone())?;
-        ensure!(status.reason == "Succeeded", "{manifest}: {} {}\n{}", status.reason, status.message, said());
+        ensure!(status.reason == reason, "{manifest}: {} {}\n{}", status.reason, status.message, said());
         let events: Vec<AuditEvent> = world.cluster.audit_since(mark);
         let (requests, writing) = requests(&events);
         Ok(Self {
             wall: usage.wall,
             cpu: usage.cpu,
             peak_bytes: usage.peak_bytes,
+            objects: world.items.len(),
             counts: status.counts.unwrap_or_default(),
             writing,
             requests,

@@ -39,17 +39,17 @@ pub fn scenario(name: &str, runs: &[(Measured, Limit)]) {
 
 /// One run.
 pub fn line(measured: &Measured, limit: &Limit) -> String {
-    let Measured { wall, cpu, peak_bytes, counts, writing, requests, first_writes: _, time_line: _ } = measured;
+    let Measured { wall, cpu, peak_bytes, objects, counts, writing, requests, first_writes: _, time_line: _ } =
+        measured;
     let Limit { lists, list_bytes, rates } = limit;
     let Requests { writes, lists: pages, gets, reviews, journal } = requests;
-    let seen = counts.changes() + counts.skipped + counts.protected;
     let rates: Vec<String> = rates.iter().map(raw).collect();
     format!(
         "{:.2} s whole, {:.0} objects a second; first to last write {:.2} s for {writes} writes ({:.0} a second); \
          limit {:.2} s (LISTs {:.2} s for {:.1} MiB; {}), ratio {:.2}; peak {:.1} MiB, CPU {:.2} s; \
          {pages} LIST pages, {gets} GETs, {reviews} access reviews, {journal} writes of the Run",
         wall.as_secs_f64(),
-        seen as f64 / wall.as_secs_f64(),
+        *objects as f64 / wall.as_secs_f64(),
         writing.as_secs_f64(),
         *writes as f64 / writing.as_secs_f64().max(0.001),
         limit.of(*counts).as_secs_f64(),
