@@ -4,12 +4,14 @@
 //! looked at again in the next pass. Nothing is kept in memory that a new process would miss.
 
 pub mod begin;
+pub mod hold;
 pub mod ledger;
 pub mod look;
+mod setup;
 pub mod source;
 mod wake;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,12 +25,13 @@ use crate::cluster::{
 use crate::config::Config;
 use crate::desired::{Desired, Look, Placed, decide};
 use crate::execute::{ExecuteError, RecordError};
-use crate::git::{Author, GitError, Remote, StatusBranch};
+use crate::git::{Author, GitError, Remote, StatusBranch, WriteBranch};
 use crate::manifest::Severity;
 use crate::observe::ObserveError;
 use crate::publish::{NotPushed, Publisher, Surroundings};
 use crate::run::{NAMESPACE, Phase, Run};
 use crate::status::Problem;
+use crate::store::{OpenStore, Stores};
 use begin::Begun;
 use ledger::Books;
 use source::{Source, View};
@@ -113,6 +116,26 @@ pub struct Options {
     pub lease: LeaseTimes,
 }
 
+/// What an agent reads from and reports to, beside the cluster.
+pub struct Parts {
+    pub source: Source,
+    pub status: Box<dyn WriteBranch>,
+    pub stores: Arc<dyn OpenStore>,
+}
+
+impl Parts {
+    /// The real ones of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be used, or a cache folder not be written or is in use.
+    pub fn of(config: &Config) -> Result<Self, GitError> {
+        let source = Source::open(config)?;
+        let status = Box::new(status_branch(config)?);
+        Ok(Self { source, status, stores: Arc::new(Stores) })
+    }
+}
+
 /// Watches one source for one cluster.
 pub struct Agent {
     pub(crate) config: Config,
@@ -120,6 +143,7 @@ pub struct Agent {
     pub(crate) publisher: Publisher,
     pub(crate) stop: watch::Receiver<bool>,
     source: Source,
+    stores: Arc<dyn OpenStore>,
     lease: LeaseCandidate,
     options: Options,
     /// Namespace and CRD are there.
@@ -142,22 +166,29 @@ impl Agent {
         options: Options,
         stop: watch::Receiver<bool>,
     ) -> Result<Self, GitError> {
-        let source = Source::open(&config)?;
-        let publisher = Publisher::start(status_branch(&config)?).telling(Events::start(&cluster.writer()));
+        let parts = Parts::of(&config)?;
+        Ok(Self::over(config, cluster, parts, options, stop))
+    }
+
+    /// An agent of these parts.
+    pub fn over(config: Config, cluster: Cluster, parts: Parts, options: Options, stop: watch::Receiver<bool>) -> Self {
+        let Parts { source, status, stores } = parts;
+        let publisher = Publisher::start(status, cluster.clock()).telling(Events::start(&cluster.writer()));
         let name = LeaseName { namespace: NAMESPACE.to_owned(), name: "reinback".to_owned() };
         let lease = LeaseCandidate::new(cluster.reader(), cluster.writer(), name, options.lease, holder_identity());
-        Ok(Self {
+        Self {
             config,
             cluster,
             publisher,
             stop,
             source,
+            stores,
             lease,
             options,
             ready: false,
             is_only_pass: false,
             under_way: Mutex::default(),
-        })
+        }
     }
 
     /// Passes until asked to stop.
@@ -355,9 +386,13 @@ impl Agent {
         *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
+    pub(crate) fn now(&self) -> Timestamp {
+        self.cluster.clock().now()
+    }
+
     fn has_time_left(&self) -> bool {
         let until = *self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Timestamp::now() < until)
+        until.is_some_and(|until| self.now() < until)
     }
 
     /// With the lease held, the ledger is read once more: another agent may have been at work until a moment ago.

@@ -31,6 +31,7 @@ pub use write::{Answer, ClusterWriter, Identity, Impersonate, Preconditions, Pro
 
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::object::Resource;
 use request::{Call, Transport};
 
@@ -54,6 +55,11 @@ impl Cluster {
         self.transport.api_url()
     }
 
+    /// What time it is beside this cluster.
+    pub fn clock(&self) -> Clock {
+        self.transport.clock()
+    }
+
     pub fn reader(&self) -> ClusterReader {
         ClusterReader { transport: self.transport.clone() }
     }
@@ -67,6 +73,11 @@ impl Cluster {
 impl ClusterReader {
     pub fn api_url(&self) -> &str {
         self.transport.api_url()
+    }
+
+    /// What time it is beside this cluster.
+    pub fn clock(&self) -> Clock {
+        self.transport.clock()
     }
 
     /// A reader with its own time for one request, and for a request with all its repetitions.

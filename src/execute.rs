@@ -280,10 +280,14 @@ impl Executor {
         }
     }
 
+    fn now(&self) -> Timestamp {
+        self.reader.clock().now()
+    }
+
     /// The time that the run has is over. Giving replicas back is never refused for it.
     fn overdue(&self, step: Step, work: &Work) -> Option<StepFailure> {
         let deadline = self.deadline(work)?;
-        let late = Timestamp::now() > deadline;
+        let late = self.now() > deadline;
         (late && !always_runs(step)).then(|| self.timed_out())
     }
 
@@ -308,7 +312,7 @@ impl Executor {
 
     /// What is left of the run's time, at least a little so that a wait is a look.
     fn time_left(&self, work: &Work) -> Duration {
-        let left = self.deadline(work).map(|deadline| deadline.duration_since(Timestamp::now()));
+        let left = self.deadline(work).map(|deadline| deadline.duration_since(self.now()));
         let left = left.and_then(|left| Duration::try_from(left).ok());
         left.unwrap_or(Duration::ZERO).max(Duration::from_secs(5))
     }
@@ -325,13 +329,13 @@ impl Executor {
     }
 
     async fn end(&self, work: &mut Work, phase: Phase, reason: &str, message: &str) -> Result<Ended, ExecuteError> {
-        let counts = work.counts;
+        let (counts, now) = (work.counts, self.now());
         let finish = |run: &mut Run| {
             let status = run.status.get_or_insert_default();
             status.phase = phase;
             status.reason = reason.to_owned();
             status.message = message.to_owned();
-            status.ended_at = Some(Timestamp::now());
+            status.ended_at = Some(now);
             status.progress = None;
             if counts != Counts::default() {
                 status.counts = Some(counts);
@@ -367,7 +371,7 @@ impl Executor {
     }
 
     /// Looks at the cluster once more, now that nobody else writes, and lays the writes out.
-    async fn lay_out(&self, work: &mut Work) -> Result<Arc<LaidOut>, StepError> {
+    async fn lay_out(&self, step: Step, work: &mut Work) -> Result<Arc<LaidOut>, StepError> {
         if let Some(laid_out) = &work.laid_out {
             return Ok(Arc::clone(laid_out));
         }
@@ -376,17 +380,30 @@ impl Executor {
             None => observe::index(spool(work)?, backup_name(work)?).await.map_err(broken_off)?,
         };
         let places = &self.settings.places;
-        let now = Timestamp::now();
-        let observed = observe::observe_again(&self.reader, seen, places, work.known.clone(), now).await;
+        let observed = observe::observe_again(&self.reader, seen, places, work.known.clone(), self.now()).await;
         let observed = observed.map_err(broken_off)?;
         let mut plan = plan::outline(&work.request, &observed);
         self.leave_unplanned(&mut plan, &observed, work);
+        if step == Step::Quiesce {
+            self.record_arrivals(&plan, &observed, work).await?;
+        }
         let held = work.recorder.replicas().keys().cloned().collect();
         let owners = owners(&observed);
         let owner_uids = Mutex::new(owner_uids(&observed, &owners));
         let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, owners });
         work.laid_out = Some(Arc::clone(&laid_out));
         Ok(laid_out)
+    }
+
+    /// Durable before the first of them is made.
+    async fn record_arrivals(&self, plan: &Plan, observed: &Observed, work: &mut Work) -> Result<(), StepError> {
+        let BackupSeen::Whole(backup) = &observed.backup else { return Ok(()) };
+        for (workload, replicas) in plan::quiesce::arrivals(&plan.items, backup) {
+            if !work.recorder.replicas().contains_key(&workload) {
+                work.recorder.append(&self.writer, Entry::Replicas { workload, replicas }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletions that the plan did not have are left and reported (invariant 9); a resume goes by what was there

@@ -16,6 +16,7 @@
 //! Everything here blocks. Async callers go through [`blocking`].
 
 mod auth;
+mod branch;
 mod cache;
 mod commit;
 mod error;
@@ -28,6 +29,7 @@ mod remote;
 mod revision;
 mod tree;
 
+pub use branch::{Edit, ReadBranch, TipFiles, WriteBranch};
 pub use commit::{Author, FileEdit, Published, StatusBranch, StatusTree};
 pub use error::GitError;
 pub use fetch::{Fetched, Mirror};

@@ -39,6 +39,7 @@
 //! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
 //! - [`agent`]: the loop. `agent/source` reads manifests and their commits, `agent/ledger` what ran, `agent/look` makes a
 //!   plan of a manifest, `agent/begin` begins, holds, continues and ends runs
+//! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
 //! - [`cli`]: a file a command; exit codes in one place
 //!
@@ -70,6 +71,7 @@
 pub mod agent;
 pub mod backup;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod desired;

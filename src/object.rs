@@ -206,6 +206,8 @@ pub struct Traits {
     pub own_binding: bool,
     /// How often the agents of a cluster were asked to deploy anew (Fleet and provisioning clusters).
     pub redeploy_generation: Option<i64>,
+    /// Wanted of a Deployment or StatefulSet; 1 where it does not say.
+    pub replicas: Option<i32>,
 }
 
 /// What only a live object has.

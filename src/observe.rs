@@ -17,7 +17,7 @@ use crate::object::Resource;
 use crate::object::protect::Guarded;
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
 use crate::plan::{self, Request};
-use crate::store::{Spool, SpoolLimits, Store, StoreError};
+use crate::store::{Backups, Spool, SpoolLimits, StoreError};
 
 /// Largest backup that is fetched. The largest that is known of has some tens of MiB.
 const MAX_BACKUP_BYTES: u64 = 8 << 30;
@@ -57,9 +57,9 @@ pub struct Found {
 /// # Errors
 ///
 /// `Store` when the store does not answer or refuses us; a file that is missing or not whole is data.
-pub async fn fetch_backup(store: &Store, name: &BackupName, places: &Places) -> Result<Found, ObserveError> {
+pub async fn fetch_backup(store: &dyn Backups, name: &BackupName, places: &Places) -> Result<Found, ObserveError> {
     let limits = SpoolLimits { max_bytes: MAX_BACKUP_BYTES };
-    match store.spool(name.as_str(), &places.spool_dir, limits, &|_, _| {}).await {
+    match store.spool(name.as_str(), &places.spool_dir, limits).await {
         Ok(spool) => {
             let seen = backup::index(&spool, name).await?;
             Ok(Found { seen, spool: Some(spool) })

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::clock::Clock;
 use crate::cluster::{Event, Events, Regarding};
-use crate::git::{FileEdit, GitError, StatusBranch, TreeLimits, blocking};
+use crate::git::{FileEdit, GitError, TreeLimits, WriteBranch, blocking};
 use crate::run::{ManifestRef, NAMESPACE, Run, SourceRef};
 use crate::status::{self, Dashboard, EventText, Problem, Rules, StatusFileError};
 use crate::store::Sha256;
@@ -67,7 +68,7 @@ struct Board {
 
 /// The branch, and what was read of it last.
 struct Shelf {
-    branch: StatusBranch,
+    branch: Box<dyn WriteBranch>,
     /// By path, with the digest of the file that each was read from.
     read: BTreeMap<String, (Sha256, Arc<Run>)>,
 }
@@ -82,6 +83,7 @@ pub struct Publisher {
     /// The count up to which the remote has it, or why it has not.
     pushed: Arc<watch::Sender<(u64, Option<NotPushed>)>>,
     events: Option<Events>,
+    clock: Clock,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,13 +92,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Publisher {
     /// Starts the task that pushes; it ends with the process.
-    pub fn start(branch: StatusBranch) -> Self {
+    pub fn start(branch: Box<dyn WriteBranch>, clock: Clock) -> Self {
         let publisher = Self {
             shelf: Arc::new(Mutex::new(Shelf { branch, read: BTreeMap::new() })),
             board: Arc::default(),
             owed: Arc::new(watch::Sender::new(0)),
             pushed: Arc::new(watch::Sender::new((0, None))),
             events: None,
+            clock,
         };
         tokio::spawn(publisher.clone().push_for_ever());
         publisher
@@ -137,7 +140,8 @@ impl Publisher {
     /// Hands several runs over for one and the same commit.
     pub fn submit_all(&self, runs: &[Run]) {
         if let Some(events) = &self.events {
-            runs.iter().filter_map(told).for_each(|event| events.tell(event));
+            let now = self.clock.now();
+            runs.iter().filter_map(|run| told(run, now)).for_each(|event| events.tell(event));
         }
         self.make_up_all(runs);
     }
@@ -249,8 +253,9 @@ impl Publisher {
     async fn push_once(&self) -> Result<(), GitError> {
         let load = Load::take(&mut self.board());
         let shelf = Arc::clone(&self.shelf);
+        let now = self.clock.now();
         let (load, outcome) = blocking(move || {
-            let outcome = load.push(&mut lock(&shelf).branch);
+            let outcome = load.push(lock(&shelf).branch.as_mut(), now);
             (load, outcome)
         })
         .await;
@@ -300,10 +305,10 @@ impl Load {
         }
     }
 
-    fn push(&self, branch: &mut StatusBranch) -> Result<(), GitError> {
+    fn push(&self, branch: &mut dyn WriteBranch, now: Timestamp) -> Result<(), GitError> {
         let edits = self.edits();
         let dashboard = self.surroundings.as_ref().map(|surroundings| self.dashboard(surroundings).into_bytes());
-        let published = branch.publish(&self.message(), Timestamp::now(), &mut |tree| {
+        let published = branch.publish(&self.message(), now, &mut |tree| {
             let path = dashboard_path(|path| tree.get(path, DASHBOARD_LIMIT))?;
             let dashboard = dashboard.clone();
             let dashboard = dashboard.map(|text| FileEdit { path: path.to_owned(), content: Some(text) });
@@ -341,7 +346,7 @@ impl Load {
     }
 }
 
-fn told(run: &Run) -> Option<Event> {
+fn told(run: &Run, at: Timestamp) -> Option<Event> {
     let EventText { reason, action, note, is_warning } = status::event(run)?;
     let regarding = Regarding {
         api_version: <Run as kube::Resource>::api_version(&()).into_owned(),
@@ -350,7 +355,7 @@ fn told(run: &Run) -> Option<Event> {
         name: run.metadata.name.clone()?,
         uid: run.metadata.uid.clone()?,
     };
-    Some(Event { regarding, reason, action, note, is_warning, at: Timestamp::now() })
+    Some(Event { regarding, reason, action, note, is_warning, at })
 }
 
 fn read(shelf: &mut Shelf) -> Result<BranchState, GitError> {

@@ -15,6 +15,7 @@ mod spool;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use crate::manifest::{AwsConfig, BucketLookup, ClientConfig, S3Location};
@@ -101,6 +102,50 @@ pub struct Store(Kind);
 enum Kind {
     Directory(directory::Directory),
     S3(Box<s3::Bucket>),
+}
+
+/// Opens the places that manifests name; [`Stores`] opens the real ones.
+pub trait OpenStore: Send + Sync {
+    /// As [`Store::open`].
+    fn open<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<Box<dyn Backups>, StoreError>>;
+}
+
+/// What reinback asks of a place where backups lie; [`Store`] is the real one.
+pub trait Backups: Send + Sync {
+    /// As [`Store::describe`].
+    fn describe(&self) -> String;
+    /// As [`Store::spool`].
+    fn spool<'a>(
+        &'a self,
+        name: &'a str,
+        spool_dir: &'a Path,
+        limits: SpoolLimits,
+    ) -> BoxFuture<'a, Result<Spool, StoreError>>;
+}
+
+/// Directories and buckets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stores;
+
+impl OpenStore for Stores {
+    fn open<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<Box<dyn Backups>, StoreError>> {
+        Box::pin(async move { Ok(Box::new(Store::open(location).await?) as Box<dyn Backups>) })
+    }
+}
+
+impl Backups for Store {
+    fn describe(&self) -> String {
+        Store::describe(self)
+    }
+
+    fn spool<'a>(
+        &'a self,
+        name: &'a str,
+        spool_dir: &'a Path,
+        limits: SpoolLimits,
+    ) -> BoxFuture<'a, Result<Spool, StoreError>> {
+        Box::pin(Store::spool(self, name, spool_dir, limits, &|_, _| {}))
+    }
 }
 
 impl Store {

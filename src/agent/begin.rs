@@ -2,32 +2,27 @@
 
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
-use serde_json::json;
-use tracing::{info, warn};
+use tracing::info;
 
+use super::hold::held_unseen;
 use super::ledger::Books;
 use super::look::{self, Asked, Looked};
-use super::{Agent, PassError, hold_expires};
+use super::{Agent, PassError};
 use crate::backup::BackupName;
-use crate::cluster::{ClusterWriter, FailureKind, Target};
+use crate::cluster::ClusterWriter;
 use crate::desired::{CancelReason, Candidate, CommitPlace, Placed, RunKey, SupersededBy};
 use crate::execute::{Ended, Executor, Recorder, Settings, Work};
 use crate::journal::{self, Entry, Next, OnFailure, Step};
-use crate::manifest::{self, Body, Manifest};
-use crate::object::Resource;
+use crate::manifest::{self, Manifest};
 use crate::observe::ObserveError;
-use crate::plan::gate::{Gate, GateCode};
+use crate::plan::gate::GateCode;
 use crate::plan::gates::status_not_pushed;
 use crate::run::{ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
 use crate::status;
-use crate::store::Sha256;
 
 /// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
 /// gain nothing and cost latency.
 const CONCURRENCY: usize = 32;
-
-/// Digest of the definition of `Run` that an agent wrote: an equal one is not written again.
-const DEFINITION_ANNOTATION: &str = "reinback.io/definition";
 
 /// How beginning a run came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,62 +77,14 @@ fn pinned(run: &Run, key: RunKey) -> Result<Placed, PassError> {
 }
 
 impl Agent {
-    /// Makes our namespace, and our CRD when told to.
-    pub(super) async fn make_ready(&mut self) -> Result<(), PassError> {
-        if self.ready {
-            return Ok(());
-        }
-        let writer = self.cluster.writer();
-        let namespaces = Resource::new("", "v1", "namespaces");
-        let reader = self.cluster.reader();
-        let target = Target::new(&namespaces, None, NAMESPACE);
-        if reader.get(&target).await.map_err(PassError::Runs)?.is_none() {
-            let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
-            tolerate_existing(writer.create(&target, body.to_string().into()).await)?;
-        }
-        if self.options.install_crd {
-            self.install_crd(&writer).await?;
-        }
-        self.ready = true;
-        Ok(())
-    }
-
-    async fn install_crd(&self, writer: &ClusterWriter) -> Result<(), PassError> {
-        let mut crd = <Run as kube::CustomResourceExt>::crd();
-        let name = crd.metadata.name.clone().unwrap_or_default();
-        // The server fills in defaults, so that two definitions are told apart by what was written.
-        let digest = Sha256::of(&serde_json::to_vec(&crd).unwrap_or_default()).to_string();
-        crd.metadata.annotations.get_or_insert_default().insert(DEFINITION_ANNOTATION.to_owned(), digest.clone());
-        let crds = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
-        let target = Target::new(&crds, None, &name);
-        let body = serde_json::to_vec(&crd).unwrap_or_default();
-        let reader = self.cluster.reader();
-        match reader.get(&target).await.map_err(PassError::Runs)? {
-            Some(live) => {
-                let mut ours = serde_json::to_value(&crd).unwrap_or_default();
-                let theirs = live.value().unwrap_or_default();
-                if theirs["metadata"]["annotations"][DEFINITION_ANNOTATION] == digest.as_str() {
-                    return Ok(());
-                }
-                ours["metadata"]["resourceVersion"] = theirs["metadata"]["resourceVersion"].clone();
-                writer.replace(&target, ours.to_string().into()).await.map(drop).map_err(PassError::Setup)?;
-            }
-            None => tolerate_existing(writer.create(&target, body.into()).await)?,
-        }
-        let watched = crate::cluster::Watched {
-            resource: &crds,
-            namespace: None,
-            label_selector: "",
-            field_selector: &format!("metadata.name={name}"),
-        };
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-        let established = |found: &crate::cluster::Present| found.values().any(crate::cluster::crd_is_established);
-        reader.wait_until(&watched, deadline, established).await.map(drop).map_err(PassError::Runs)
-    }
-
     /// The recorder of a run that the books know, or of a new one. Until it starts, it pins the manifest as it is now.
-    async fn recorder(&self, writer: &ClusterWriter, books: &Books, placed: &Placed) -> Result<Recorder, PassError> {
-        let mut run = new_run(&self.config.cluster, placed, Timestamp::now());
+    pub(super) async fn recorder(
+        &self,
+        writer: &ClusterWriter,
+        books: &Books,
+        placed: &Placed,
+    ) -> Result<Recorder, PassError> {
+        let mut run = new_run(&self.config.cluster, placed, self.now());
         let spec = run.spec.clone();
         match (books.runs.get(&placed.key), books.foreign.get(&placed.key)) {
             (Some(known), _) => run = known.clone(),
@@ -162,7 +109,8 @@ impl Agent {
     ) -> Result<Run, PassError> {
         info!("{} is superseded: {by}", placed.manifest.id);
         let mut recorder = self.recorder(writer, books, placed).await?;
-        recorder.update(writer, |run| end(run, Phase::Superseded, by.reason(), &by.to_string())).await?;
+        let now = self.now();
+        recorder.update(writer, |run| end(run, Phase::Superseded, by.reason(), &by.to_string(), now)).await?;
         Ok(recorder.run().clone())
     }
 
@@ -183,7 +131,8 @@ impl Agent {
         let reader = self.cluster.reader();
         let mut recorder = Recorder::take_up(reader, writer, run.clone()).await?;
         if recorder.status().phase != Phase::Running {
-            recorder.update(writer, |run| end(run, Phase::Cancelled, reason.reason(), &message)).await?;
+            let now = self.now();
+            recorder.update(writer, |run| end(run, Phase::Cancelled, reason.reason(), &message, now)).await?;
             self.publisher.submit(recorder.run());
             return Ok(true);
         }
@@ -197,23 +146,6 @@ impl Agent {
         let placed = pinned(run, key)?;
         let ended = self.execute(writer, recorder, &placed, Prepared::default()).await?;
         Ok(matches!(ended, Begun::Ended(_)))
-    }
-
-    /// Two manifests that one commit changed hold each other.
-    pub(super) async fn hold_ambiguous(
-        &self,
-        writer: &ClusterWriter,
-        books: &Books,
-        placed: &Placed,
-        others: Vec<String>,
-    ) -> Result<Begun, PassError> {
-        let recorder = self.recorder(writer, books, placed).await?;
-        let gate = Gate::new(
-            GateCode::Ambiguous,
-            format!("the same commit changed {}", others.join(", ")),
-            "remove all but one, or change the one that shall run in a commit of its own",
-        );
-        self.hold(writer, recorder, vec![gate], None).await
     }
 
     /// Plans the newest manifest, and runs it when nothing holds it.
@@ -234,7 +166,7 @@ impl Agent {
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
             Ok(mut asked) => {
                 asked.known.unfinished_runs = books.others_running.clone();
-                asked.look(&reader, &places, Timestamp::now()).await
+                asked.look(&reader, self.stores.as_ref(), &places).await
             }
             Err(error) => Err(error),
         };
@@ -253,7 +185,8 @@ impl Agent {
         self.record_start(writer, &mut recorder, &looked).await?;
         if looked.plan.touches_nothing() {
             let message = "the cluster is as the backup has it: nothing was written, and Rancher was left running";
-            recorder.update(writer, |run| end(run, Phase::Succeeded, "NothingToDo", message)).await?;
+            let now = self.now();
+            recorder.update(writer, |run| end(run, Phase::Succeeded, "NothingToDo", message, now)).await?;
             self.publisher.submit(recorder.run());
             return Ok(Begun::Ended(Phase::Succeeded));
         }
@@ -266,7 +199,7 @@ impl Agent {
         let closed = books.foreign.iter().filter(|(key, _)| **key != beginning).map(|(_, run)| {
             let mut run = run.clone();
             let message = "the status branch was taken over by another cluster before this run had ended";
-            end(&mut run, Phase::Cancelled, GateCode::LedgerMismatch.as_str(), message);
+            end(&mut run, Phase::Cancelled, GateCode::LedgerMismatch.as_str(), message, self.now());
             run
         });
         self.publisher.claim(&books.cluster_uid);
@@ -282,13 +215,14 @@ impl Agent {
     ) -> Result<(), PassError> {
         let (record, gates) = (looked.plan.record(), looked.plan.gates.clone());
         let warnings = looked.plan.warnings.clone();
+        let now = self.now();
         recorder
             .update(writer, |run| {
                 let status = run.status.get_or_insert_default();
                 status.phase = Phase::Running;
                 status.reason = "Progressing".to_owned();
                 status.message = String::new();
-                status.started_at = Some(Timestamp::now());
+                status.started_at = Some(now);
                 status.held_since = None;
                 status.plan = Some(record.clone());
                 status.gates = gates.clone();
@@ -343,10 +277,14 @@ impl Agent {
     ) -> Result<Option<Prepared>, PassError> {
         let reader = self.cluster.reader();
         let mut asked = look::ask(&self.config, &reader, placed, books.facts.clone()).await?;
-        let found = match asked.fetch(&look::places(&self.config)).await {
+        let found = match asked.fetch(self.stores.as_ref(), &look::places(&self.config)).await {
             Ok(found) => found,
             // The run's own time-out ends the waiting for a store that does not come back.
-            Err(problem) if !is_overdue(recorder, self.timeout(placed)) => return Err(problem.into()),
+            Err(problem)
+                if deadline_of(recorder, self.timeout(placed)).is_none_or(|deadline| self.now() <= deadline) =>
+            {
+                return Err(problem.into());
+            }
             Err(problem) => {
                 self.fail(recorder, writer, "Timeout", &problem.to_string()).await?;
                 return Ok(None);
@@ -429,113 +367,6 @@ impl Agent {
             }
         }
     }
-
-    /// Holds a run, or fails it when it was held for too long. A hold that says nothing new is not written again.
-    async fn hold(
-        &self,
-        writer: &ClusterWriter,
-        mut recorder: Recorder,
-        gates: Vec<Gate>,
-        looked: Option<&Looked>,
-    ) -> Result<Begun, PassError> {
-        let codes: Vec<&str> = gates.iter().filter(|gate| gate.holds()).map(|gate| gate.code.as_str()).collect();
-        let reason = codes.first().copied().unwrap_or("Gates").to_owned();
-        let message = format!("held by {}", codes.join(", "));
-        let record = looked.map(|looked| looked.plan.record());
-        let changed = {
-            let status = recorder.status();
-            status.phase != Phase::Held || status.gates != gates || !status.journal.is_empty()
-        };
-        if let Some(ended) = self.expire(writer, &mut recorder, &message).await? {
-            return Ok(ended);
-        }
-        if changed {
-            warn!("run {} is {message}", recorder.name());
-            recorder
-                .update(writer, |run| {
-                    let status = run.status.get_or_insert_default();
-                    status.phase = Phase::Held;
-                    status.reason = reason.clone();
-                    status.message = message.clone();
-                    status.held_since.get_or_insert_with(Timestamp::now);
-                    status.started_at = None;
-                    status.gates = gates.clone();
-                    status.plan = record.clone().or_else(|| status.plan.take());
-                    status.journal = Vec::new();
-                })
-                .await?;
-            self.publisher.submit(recorder.run());
-        }
-        Ok(Begun::Held)
-    }
-
-    /// The store does not answer, or refuses us: that is no gate, but it holds all the same.
-    async fn hold_for_store(
-        &self,
-        writer: &ClusterWriter,
-        mut recorder: Recorder,
-        problem: &crate::store::StoreError,
-    ) -> Result<Begun, PassError> {
-        let message = format!("the backup cannot be read: {}", chain(problem));
-        if let Some(ended) = self.expire(writer, &mut recorder, &message).await? {
-            return Ok(ended);
-        }
-        let status = recorder.status();
-        if status.phase != Phase::Held || status.message != message {
-            warn!("run {}: {message}", recorder.name());
-            recorder
-                .update(writer, |run| {
-                    let status = run.status.get_or_insert_default();
-                    status.phase = Phase::Held;
-                    status.reason = "StoreUnavailable".to_owned();
-                    status.message = message.clone();
-                    status.gates = Vec::new();
-                    status.held_since.get_or_insert_with(Timestamp::now);
-                })
-                .await?;
-            self.publisher.submit(recorder.run());
-        }
-        Ok(Begun::Held)
-    }
-
-    async fn expire(
-        &self,
-        writer: &ClusterWriter,
-        recorder: &mut Recorder,
-        why: &str,
-    ) -> Result<Option<Begun>, PassError> {
-        let expires = hold_expires(recorder.run(), self.config.policy.max_hold);
-        if expires.is_none_or(|expires| Timestamp::now() < expires) {
-            return Ok(None);
-        }
-        let message = format!("{why} for longer than policy.maxHold; change reinback.io/requested-at to ask again");
-        recorder.update(writer, |run| end(run, Phase::Failed, "HoldExpired", &message)).await?;
-        self.publisher.submit(recorder.run());
-        Ok(Some(Begun::Ended(Phase::Failed)))
-    }
-}
-
-/// What holds a manifest whatever backup and cluster say.
-pub fn held_unseen(placed: &Placed, books: &Books) -> Option<Gate> {
-    if let Body::Rollback(_) = placed.manifest.body {
-        return Some(Gate::new(
-            GateCode::NotSupported,
-            "kind Rollback: this version carries out Restore manifests only",
-            "commit a Restore, and set Rancher's version by Helm",
-        ));
-    }
-    let path = books.unreadable.first()?;
-    let mut gate = Gate::new(
-        GateCode::LedgerMismatch,
-        format!("{} status files cannot be read, so what they stand for may have run: {path}", books.unreadable.len()),
-        "restore the file from the status branch's history, or accept LedgerMismatch in reinback.io/accept",
-    );
-    gate.accepted = placed.manifest.options.accept.contains(&GateCode::LedgerMismatch);
-    (!gate.accepted).then_some(gate)
-}
-
-fn is_overdue(recorder: &Recorder, timeout: std::time::Duration) -> bool {
-    deadline_of(recorder, timeout).is_some_and(|deadline| Timestamp::now() > deadline)
 }
 
 /// When the time of a run that has started is over.
@@ -544,12 +375,12 @@ fn deadline_of(recorder: &Recorder, timeout: std::time::Duration) -> Option<Time
     recorder.status().started_at?.checked_add(timeout).ok()
 }
 
-fn end(run: &mut Run, phase: Phase, reason: &str, message: &str) {
+pub(super) fn end(run: &mut Run, phase: Phase, reason: &str, message: &str, now: Timestamp) {
     let status = run.status.get_or_insert_default();
     status.phase = phase;
     status.reason = reason.to_owned();
     status.message = message.to_owned();
-    status.ended_at = Some(Timestamp::now());
+    status.ended_at = Some(now);
 }
 
 /// An error with its causes, on a line.
@@ -562,14 +393,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-fn tolerate_existing(answer: Result<crate::cluster::Answer, crate::cluster::WriteError>) -> Result<(), PassError> {
-    match answer {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == Some(FailureKind::AlreadyExists) => Ok(()),
-        Err(error) => Err(PassError::Setup(error)),
-    }
 }
 
 /// What this process knows already of a run that it carries out.

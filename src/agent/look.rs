@@ -2,7 +2,6 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::backup::BackupName;
@@ -15,7 +14,7 @@ use crate::object::Resource;
 use crate::observe::{self, Found, Known, ObserveError, Places};
 use crate::observed::{LedgerFacts, Observed};
 use crate::plan::{self, Plan, Request};
-use crate::store::{Location, S3Credentials, Spool, Store, StoreError};
+use crate::store::{Location, OpenStore, S3Credentials, Spool, StoreError};
 
 /// What looking came to.
 pub struct Looked {
@@ -178,11 +177,11 @@ impl Asked {
     /// # Errors
     ///
     /// When the store does not answer, refuses us, or is none.
-    pub async fn fetch(&mut self, places: &Places) -> Result<Found, ObserveError> {
+    pub async fn fetch(&mut self, stores: &dyn OpenStore, places: &Places) -> Result<Found, ObserveError> {
         let location = std::mem::replace(&mut self.location, Err(StoreError::Stopped))?;
         make_spool_dir(places).await?;
-        let store = Store::open(&location).await?;
-        observe::fetch_backup(&store, &self.backup_name, places).await
+        let store = stores.open(&location).await?;
+        observe::fetch_backup(store.as_ref(), &self.backup_name, places).await
     }
 
     /// Looks at backup and cluster, and makes the plan.
@@ -193,10 +192,11 @@ impl Asked {
     pub async fn look(
         mut self,
         reader: &ClusterReader,
+        stores: &dyn OpenStore,
         places: &Places,
-        now: Timestamp,
     ) -> Result<Looked, ObserveError> {
-        let Found { seen, spool } = self.fetch(places).await?;
+        let Found { seen, spool } = self.fetch(stores, places).await?;
+        let now = reader.clock().now();
         let observed = observe::observe(reader, seen, &self.request, places, self.known.clone(), now).await?;
         let plan = plan::plan(&self.request, &observed);
         Ok(Looked { plan, observed, spool, known: self.known })

@@ -11,7 +11,9 @@ use tracing::info;
 use super::shown;
 use crate::config::Config;
 use crate::desired::{Attribution, Change, CommitPlace, Placed, StoreDefault};
-use crate::git::{self, CommitId, CommitInfo, FileVersion, GitError, Mirror, Remote, Snapshot, TreeLimits, blocking};
+use crate::git::{
+    self, CommitId, CommitInfo, FileVersion, GitError, Mirror, ReadBranch, Remote, Snapshot, TreeLimits, blocking,
+};
 use crate::manifest::{Document, Limits, ManifestId, SourceFile, Tree, parse};
 use crate::status::Problem;
 
@@ -33,7 +35,7 @@ type Revision = Vec<(String, String)>;
 
 /// One source and what was read of it last.
 pub struct Source {
-    mirror: Arc<Mutex<Mirror>>,
+    mirror: Arc<Mutex<dyn ReadBranch>>,
     last: Option<(CommitId, Revision, View)>,
 }
 
@@ -62,7 +64,12 @@ impl Source {
     pub fn open(config: &Config) -> Result<Self, GitError> {
         let remote = Remote::new(config.source.url.as_str(), config.source.secret_dir.clone());
         let mirror = Mirror::open(&folder(config), remote, &config.source.branch)?;
-        Ok(Self { mirror: Arc::new(Mutex::new(mirror)), last: None })
+        Ok(Self::over(mirror))
+    }
+
+    /// Reads a branch as it is.
+    pub fn over(branch: impl ReadBranch + 'static) -> Self {
+        Self { mirror: Arc::new(Mutex::new(branch)), last: None }
     }
 
     /// Fetches the branch and reads what is under the path, unless nothing there has changed.
@@ -76,7 +83,7 @@ impl Source {
         let reading = Reading::of(config);
         let (last, outcome) = blocking(move || {
             let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
-            match look(&mut mirror, last.as_ref(), &reading) {
+            match look(&mut *mirror, last.as_ref(), &reading) {
                 Ok(Some(fresh)) => (Some(fresh), Ok(())),
                 Ok(None) => (last, Ok(())),
                 Err(error) => (last, Err(error)),
@@ -100,7 +107,7 @@ impl Source {
             let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
             let commit = mirror.resolve(&revision)?;
             let snapshot = own_left_out(mirror.snapshot(&commit, &reading.path, &TreeLimits::default())?, &reading);
-            read(&mut mirror, &commit, snapshot, &reading)
+            read(&mut *mirror, &commit, snapshot, &reading)
         })
         .await
     }
@@ -112,7 +119,7 @@ fn folder(config: &Config) -> PathBuf {
 
 /// `None` when no manifest has changed since `last`.
 fn look(
-    mirror: &mut Mirror,
+    mirror: &mut dyn ReadBranch,
     last: Option<&(CommitId, Revision, View)>,
     reading: &Reading,
 ) -> Result<Option<(CommitId, Revision, View)>, GitError> {
@@ -143,7 +150,7 @@ fn own_left_out(mut snapshot: Snapshot, reading: &Reading) -> Snapshot {
     snapshot
 }
 
-fn read(mirror: &mut Mirror, tip: &CommitId, snapshot: Snapshot, reading: &Reading) -> Result<View, GitError> {
+fn read(mirror: &mut dyn ReadBranch, tip: &CommitId, snapshot: Snapshot, reading: &Reading) -> Result<View, GitError> {
     let limits = Limits::default();
     let blobs: Vec<String> = snapshot.files.iter().map(|file| file.blob.to_string()).collect();
     let files = snapshot.files.iter().zip(&blobs);
@@ -169,7 +176,7 @@ fn oldest() -> CommitPlace {
 }
 
 fn attribute(
-    mirror: &mut Mirror,
+    mirror: &mut dyn ReadBranch,
     tip: &CommitId,
     reading: &Reading,
     tree: &Tree,

@@ -3,11 +3,10 @@
 use std::io::Write;
 
 use anyhow::Context;
-use jiff::Timestamp;
 
 use super::{Exit, reach};
 use crate::agent::source::{Source, View};
-use crate::agent::{begin::held_unseen, ledger::Books, look};
+use crate::agent::{hold::held_unseen, ledger::Books, look};
 use crate::config::{Config, ConfigArgs};
 use crate::desired::{Look, Placed, decide};
 use crate::manifest::ManifestId;
@@ -17,6 +16,7 @@ use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
 use crate::publish::Publisher;
 use crate::run::Phase;
+use crate::store::Stores;
 
 /// Show what each manifest would do now, without doing it
 ///
@@ -58,7 +58,7 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     let cluster = reach(context.as_deref(), Some(&config)).await?;
     let mut source = Source::open(&config)?;
     let view = source.at(&config, rev.as_deref()).await?;
-    let publisher = Publisher::start(crate::agent::status_branch(&config)?);
+    let publisher = Publisher::start(Box::new(crate::agent::status_branch(&config)?), cluster.clock());
     let books = Books::read_or_new(&cluster.reader(), &publisher, &config).await?;
     let verbosity = if verbose { Verbosity::Objects } else { Verbosity::Summary };
     let printer = Printer { output, verbosity };
@@ -85,7 +85,7 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         }
         let mut asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
         asked.known.unfinished_runs = unfinished(&books);
-        let looked = asked.look(&cluster.reader(), &look::places(&config), Timestamp::now()).await?;
+        let looked = asked.look(&cluster.reader(), &Stores, &look::places(&config)).await?;
         exit = exit.max(exit_of(&looked.plan));
         printer.tell(&looked.plan, &looked.observed, &mut told)?;
     }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::agent::LeaseArgs;
 use super::{Exit, reach, stop_signal};
 use crate::agent::ledger::{Books, list_runs};
-use crate::agent::{Agent, Options, begin::held_unseen, look};
+use crate::agent::{Agent, Options, hold::held_unseen, look};
 use crate::cluster::ClusterReader;
 use crate::config::{Config, ConfigArgs};
 use crate::desired::{CommitPlace, LOCAL, Look, Placed, decide};
@@ -20,6 +20,7 @@ use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
 use crate::run::{Phase, Run};
 use crate::status::{humane_duration, render_one};
+use crate::store::Stores;
 
 /// Carry out one manifest now, in the foreground
 ///
@@ -131,7 +132,7 @@ async fn show_plan(config: &Config, reader: &ClusterReader, placed: &Placed, boo
     let alone = decide(vec![placed.clone()], &books.ledger, Look { first: false, whole: false });
     let already_run = alone.runnable.or(alone.waiting).and_then(|candidate| candidate.already_run);
     let asked = look::ask(config, reader, placed, books.facts_of(already_run, Vec::new())).await?;
-    let looked = asked.look(reader, &look::places(config), Timestamp::now()).await?;
+    let looked = asked.look(reader, &Stores, &look::places(config)).await?;
     let text = render::text(&looked.plan, &looked.observed, Verbosity::Summary);
     writeln!(io::stdout(), "{}", text.trim_end())?;
     Ok(looked.plan.holding().next().is_none())

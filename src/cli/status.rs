@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{Exit, Output, reach};
 use crate::agent::ledger::{Books, list_runs};
+use crate::clock::Clock;
 use crate::config::{Config, ConfigArgs};
 use crate::publish::Publisher;
 use crate::run::Run;
@@ -48,7 +49,7 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
     let books = match config {
         Some(mut config) => {
             folder.path().clone_into(&mut config.data_dir);
-            let publisher = Publisher::start(crate::agent::status_branch(&config)?);
+            let publisher = Publisher::start(Box::new(crate::agent::status_branch(&config)?), Clock::system());
             Some((config, publisher))
         }
         None => None,

@@ -10,6 +10,7 @@ use kube::config::{KubeConfigOptions, KubeconfigError};
 
 use super::request::Transport;
 use super::{Cluster, ClusterError};
+use crate::clock::Clock;
 
 /// How fast and how patiently a cluster is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +68,12 @@ impl Cluster {
         // A credential plugin is a process that is waited for.
         let built = tokio::task::spawn_blocking(move || ClientBuilder::try_from(config).map(ClientBuilder::build));
         let client = built.await.expect("building a client does not panic").map_err(|error| refused(&error, &url))?;
-        Ok(Self { transport: Transport::new(client, url, limits) })
+        Ok(Self::over(client, url, limits, Clock::system()))
+    }
+
+    /// Takes a client as it is. `url` is what people are told of it.
+    pub fn over(client: kube::Client, url: String, limits: Limits, clock: Clock) -> Self {
+        Self { transport: Transport::new(client, url, limits, clock) }
     }
 }
 

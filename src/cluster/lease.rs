@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rand::RngExt;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -125,7 +124,7 @@ pub fn holder_identity() -> String {
         .or_else(|_unset| std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()))
         .unwrap_or_default();
     let host = if host.is_empty() { "reinback" } else { host.as_str() };
-    format!("{host}_{:08x}", rand::rng().random::<u32>())
+    format!("{host}_{:08x}", fastrand::u32(..))
 }
 
 /// A lease as it was read.
@@ -223,7 +222,7 @@ impl Candidate {
             "kind": "Lease",
             "metadata": {"namespace": namespace, "name": name},
         });
-        held(&mut object, &self.identity, &self.times, Timestamp::now());
+        held(&mut object, &self.identity, &self.times, self.reader.clock().now());
         let resource = leases();
         let started = Instant::now();
         let written = self.writer.create(&target(&resource, &self.name), json_body(&object)).await;
@@ -240,7 +239,7 @@ impl Candidate {
         if !holder.is_empty() {
             info!(lease.holder = %holder, "lease {} of {holder:?} ran out, taking it", self.name);
         }
-        held(&mut object, &self.identity, &self.times, Timestamp::now());
+        held(&mut object, &self.identity, &self.times, self.reader.clock().now());
         let resource = leases();
         let started = Instant::now();
         let written = self.writer.replace(&target(&resource, &self.name), json_body(&object)).await;
@@ -465,7 +464,7 @@ impl Renewal {
         let name = self.name.clone();
         let target = target(&resource, &name);
         let mut object = self.object.clone();
-        object["spec"]["renewTime"] = micro_time(Timestamp::now());
+        object["spec"]["renewTime"] = micro_time(self.reader.clock().now());
         match self.writer.replace(&target, json_body(&object)).await {
             Ok(answer) => self.renewed(answer),
             // Changed under us: by our own lost answer, by a hand, by a new holder; or deleted.
@@ -485,7 +484,7 @@ impl Renewal {
             return Renewed::Taken;
         }
         self.object = record.object;
-        self.object["spec"]["renewTime"] = micro_time(Timestamp::now());
+        self.object["spec"]["renewTime"] = micro_time(self.reader.clock().now());
         match self.writer.replace(target, json_body(&self.object)).await {
             Ok(answer) => self.renewed(answer),
             Err(error) => Renewed::NotNow(error),
@@ -516,7 +515,7 @@ impl Renewal {
         // As client-go gives back: no holder, and nothing to wait for.
         object["spec"]["holderIdentity"] = "".into();
         object["spec"]["leaseDurationSeconds"] = 1.into();
-        object["spec"]["renewTime"] = micro_time(Timestamp::now());
+        object["spec"]["renewTime"] = micro_time(self.reader.clock().now());
         let resource = leases();
         match self.writer.replace(&target(&resource, &self.name), json_body(&object)).await {
             Ok(_) => Ok(()),

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::connect::Limits;
 use super::{ApiFailure, ClusterError};
+use crate::clock::Clock;
 use crate::object::Resource;
 
 /// Largest answer that is taken, in bytes. An object is at most about 3 MiB of JSON; a page holds what `list` asks for.
@@ -39,6 +40,7 @@ struct Inner {
     client: kube::Client,
     api_url: String,
     pace: Option<Pace>,
+    clock: Clock,
 }
 
 /// A request as it can be sent more than once.
@@ -117,13 +119,17 @@ impl Lost {
 pub(super) type Try<T> = Result<Result<T, ApiFailure>, Lost>;
 
 impl Transport {
-    pub fn new(client: kube::Client, api_url: String, limits: Limits) -> Self {
+    pub fn new(client: kube::Client, api_url: String, limits: Limits, clock: Clock) -> Self {
         let pace = (limits.qps > 0).then(|| Pace::new(limits.qps));
-        Self { inner: Arc::new(Inner { client, api_url, pace }), limits }
+        Self { inner: Arc::new(Inner { client, api_url, pace, clock }), limits }
     }
 
     pub fn api_url(&self) -> &str {
         &self.inner.api_url
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.inner.clock
     }
 
     pub fn limits(&self) -> &Limits {
@@ -254,7 +260,7 @@ impl Backoff {
 
     /// Sleeps; false when another try would come too late.
     pub async fn wait(&mut self, retry_after: Option<Duration>) -> bool {
-        let jittered = self.next.mul_f64(rand::random_range(0.5..1.0));
+        let jittered = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.next = (self.next * 2).min(BACKOFF.1);
         let pause = jittered.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER));
         if Instant::now() + pause >= self.end {

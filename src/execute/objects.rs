@@ -35,7 +35,7 @@ type Outcome = (ObjectKey, Result<Written, Unwritten>);
 
 impl Executor {
     pub(super) async fn write_objects(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
-        let laid_out = self.lay_out(work).await?;
+        let laid_out = self.lay_out(step, work).await?;
         let depths: BTreeSet<u16> = writes(&laid_out, step).map(|item| item.depth).collect();
         let total = writes(&laid_out, step).count() as u64;
         let mut pace = Pace::new(step, total);

@@ -35,7 +35,7 @@ struct Deleter {
 
 impl Executor {
     pub(super) async fn prune(&self, work: &mut Work) -> Result<(), StepError> {
-        let laid_out = self.lay_out(work).await?;
+        let laid_out = self.lay_out(Step::Prune, work).await?;
         let waves = [
             DeleteWave::CustomResources,
             DeleteWave::Namespaced,

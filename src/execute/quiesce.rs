@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{Executor, StepError, Work};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, WriteError, selector_text};
-use crate::journal::{Entry, WorkloadRef};
+use crate::journal::{Entry, Step, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 
@@ -38,7 +38,7 @@ impl Executor {
         for workload in &workloads {
             self.until_pods_are_gone(workload, work).await?;
         }
-        self.lay_out(work).await.map(drop)
+        self.lay_out(Step::Quiesce, work).await.map(drop)
     }
 
     /// The plan's workloads, and those that an earlier try recorded.

@@ -101,7 +101,7 @@ impl Recorder {
     pub async fn append(&mut self, writer: &ClusterWriter, entry: Entry) -> Result<(), RecordError> {
         let status = self.run.status.get_or_insert_default();
         let mut journal = Journal::from(std::mem::take(&mut status.journal));
-        let appended = journal.append(Timestamp::now(), entry);
+        let appended = journal.append(self.reader.clock().now(), entry);
         status.journal = journal.events().to_vec();
         appended?;
         self.update(writer, |_| {}).await
@@ -145,7 +145,8 @@ impl Recorder {
 
     async fn put_status(&mut self, writer: &ClusterWriter) -> Result<(), RecordError> {
         let generation = self.run.metadata.generation.unwrap_or_default();
-        status::refresh(self.run.status.get_or_insert_default(), generation, Timestamp::now());
+        let now = self.reader.clock().now();
+        status::refresh(self.run.status.get_or_insert_default(), generation, now);
         let name = self.name();
         let body = self.body()?;
         let target = runs();

@@ -7,7 +7,6 @@ use std::time::Duration;
 use git2::build::TreeUpdateBuilder;
 use git2::{ErrorClass, ErrorCode, FileMode, Oid, PushOptions, RemoteCallbacks, Repository, Signature, Time, Tree};
 use jiff::Timestamp;
-use rand::RngExt as _;
 use tracing::{debug, info, instrument};
 
 use super::auth::Scrubber;
@@ -174,7 +173,7 @@ impl StatusBranch {
             };
             debug!(git.tries = tries, "publishing once more: {last}");
             if tries < TRIES {
-                std::thread::sleep(wait.mul_f64(rand::rng().random_range(0.5..=1.0)));
+                std::thread::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0));
                 wait = wait.mul_f64(1.5);
             }
         }

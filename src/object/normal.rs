@@ -233,7 +233,15 @@ pub fn traits(resource: &Resource, object: &Object) -> super::Traits {
         redeploy_generation: redeploy_key(resource)
             .and_then(|key| object.get("spec").and_then(|spec| spec.get(key)))
             .and_then(Value::as_i64),
+        replicas: is_workload(resource).then(|| {
+            let replicas = object.get("spec").and_then(|spec| spec.get("replicas")).and_then(Value::as_i64);
+            replicas.and_then(|replicas| i32::try_from(replicas).ok()).unwrap_or(1)
+        }),
     }
+}
+
+fn is_workload(resource: &Resource) -> bool {
+    resource.group == "apps" && matches!(resource.plural.as_str(), "deployments" | "statefulsets")
 }
 
 /// Upstream takes both spellings, and goes by the plural alone (e90504c3, `restore/download.go`).

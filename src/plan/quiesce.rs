@@ -1,6 +1,10 @@
-//! Who is scaled down, and who stays up.
+//! Who is scaled down, who stays up, and who comes up only at resume.
 
-use crate::observed::Workload;
+use super::{Change, Item};
+use crate::journal::WorkloadRef;
+use crate::object::ObjectKey;
+use crate::observed::{Backup, Workload};
+use crate::rancher::{WRITERS, Writer};
 
 /// Splits the workloads that write beside a restore: those to scale to 0, Rancher first, and those that stay up
 /// because the API server asks them about the very writes of the restore.
@@ -9,4 +13,37 @@ pub fn split(workloads: &[Workload]) -> (Vec<Workload>, Vec<Workload>) {
         workloads.iter().cloned().partition(|workload| workload.serves_webhook && !workload.rancher);
     quiesce.sort_by_key(|workload| !workload.rancher);
     (quiesce, stays_up)
+}
+
+/// Writers that are not there and that the restore makes, with the replicas that the backup gives them: made at 0, they
+/// come up at resume with the others, and not in the middle of the writes.
+pub fn arrivals(items: &[Item], backup: &Backup) -> Vec<(WorkloadRef, i32)> {
+    let made = items.iter().filter(|item| matches!(item.change, Change::Create | Change::Recreate));
+    let made = made.map(|item| &backup.objects[item.backup as usize]);
+    made.filter_map(|object| {
+        let replicas = object.summary.traits.replicas?;
+        writes_beside(&object.key, &backup.controllers).then(|| (reference(&object.key), replicas))
+    })
+    .collect()
+}
+
+fn writes_beside(key: &ObjectKey, controllers: &[WorkloadRef]) -> bool {
+    let is = |writer: &&Writer| {
+        key.namespace.as_deref() == Some(writer.namespace)
+            && key.resource.is("apps", writer.resource)
+            && writer.name.is_none_or(|name| name == &*key.name)
+    };
+    match WRITERS.iter().find(is) {
+        Some(writer) => !writer.serves_webhook,
+        None => controllers.iter().any(|controller| controller.names(key)),
+    }
+}
+
+fn reference(key: &ObjectKey) -> WorkloadRef {
+    WorkloadRef {
+        api_version: key.resource.api_version(),
+        resource: key.resource.plural.clone(),
+        namespace: key.namespace.as_deref().unwrap_or_default().to_owned(),
+        name: key.name.to_string(),
+    }
 }

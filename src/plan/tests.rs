@@ -718,3 +718,38 @@ fn a_backup_of_the_real_operator_is_restored_over_nothing_and_over_itself() {
 fn what_a_test_world_guards_is_rancher_itself() {
     assert_eq!(guarded().rancher_deployment, "rancher");
 }
+
+#[test]
+fn a_writer_that_the_restore_makes_comes_up_at_resume_and_one_that_answers_webhooks_at_once() {
+    let mut world = World::quiet();
+    let deployment = |namespace: &str, name: &str| format!("deployments.apps#v1/{namespace}/{name}");
+    world.backup.controllers.push(workload("cattle-x", "named-by-the-backup").reference);
+    for (namespace, name) in [
+        ("cattle-fleet-system", "fleet-controller"),
+        ("cattle-system", "rancher-webhook"),
+        ("cattle-x", "named-by-the-backup"),
+        ("cattle-x", "another"),
+    ] {
+        world.backed_up(&deployment(namespace, name), json!({ "spec": { "replicas": 2 } }));
+    }
+    // It does not say how many, which is 1.
+    world.backed_up(&deployment("cattle-fleet-system", "gitjob"), json!({ "spec": { "paused": true } }));
+    // It is there already, and so scaled down like any other.
+    world.both(&deployment("cattle-fleet-local-system", "fleet-agent"), json!({ "spec": { "replicas": 1 } }));
+    let observed = world.observed();
+    let plan = plan(&world.request, &observed);
+    let BackupSeen::Whole(backup) = &observed.backup else { panic!("a whole backup") };
+    let mut arrivals: Vec<String> = quiesce::arrivals(&plan.items, backup)
+        .into_iter()
+        .map(|(workload, replicas)| format!("{workload} {replicas}"))
+        .collect();
+    arrivals.sort();
+    assert_eq!(
+        arrivals,
+        [
+            "deployments/cattle-fleet-system/fleet-controller 2",
+            "deployments/cattle-fleet-system/gitjob 1",
+            "deployments/cattle-x/named-by-the-backup 2",
+        ]
+    );
+}

@@ -256,7 +256,7 @@ fn goes_on(error: &StoreError) -> bool {
 
 fn wait(patience: Patience, tries: u32) -> Duration {
     let doubled = patience.backoff.saturating_mul(2_u32.saturating_pow(tries.saturating_sub(1)));
-    doubled.min(patience.max_backoff).mul_f64(rand::random_range(0.5..=1.0))
+    doubled.min(patience.max_backoff).mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 fn describe(location: &S3Location) -> Result<String, StoreError> {
