@@ -1,7 +1,7 @@
 //! The loop on real parts: what is merged comes back, once, with Rancher down meanwhile.
 
-use crate::harness::{AuditEvent, Options};
 use crate::harness::rancher::{self, Disturbance};
+use crate::harness::{AuditEvent, Options, skip};
 use crate::world::{Filled, PLAIN, World};
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
@@ -33,7 +33,7 @@ async fn a_merged_restore_brings_every_object_back_and_prunes_what_is_newer() {
 /// Of the workloads that write beside a restore, by who asked the API server for what, and when.
 fn assert_no_pod_came_up_before_resume(world: &World, mark: usize) {
     let events = world.cluster.audit_since(mark);
-    let at = |of: &dyn Fn(&AuditEvent) -> bool| events.iter().position(|event| of(event));
+    let at = |of: &dyn Fn(&AuditEvent) -> bool| events.iter().position(of);
     let is_ours = |event: &AuditEvent| event.user_agent.starts_with("reinback/");
     let is = |event: &AuditEvent, resource: &str, name: &str| {
         event.object_ref.resource == resource && event.object_ref.name.starts_with(name)
@@ -57,4 +57,36 @@ async fn a_backup_comes_back_into_a_cluster_that_holds_nothing_of_it() {
     assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
     assert_eq!(world.differences().await, Vec::<String>::new());
     assert_eq!(world.replicas("cattle-system", "rancher").await.expect("it is there"), (3, 3));
+}
+
+/// With the definitions that a real Rancher has, whose schemas the server prunes and defaults by.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_backups_come_back_over_a_disturbed_and_an_empty_cluster_and_leave_nothing_to_do() {
+    let Some(folder) = std::env::var_os("REINBACK_TEST_BACKUPS") else {
+        return skip("other_backups", "set REINBACK_TEST_BACKUPS to a folder of backups that are not encrypted");
+    };
+    let mut backups: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    backups.retain(|path| path.extension().is_some_and(|end| end == "gz"));
+    backups.sort();
+    assert!(!backups.is_empty(), "no backup there");
+    for backup in backups {
+        let name = backup.to_str().expect("a name");
+        for filled in [Filled::Restored, Filled::RancherOnly] {
+            eprintln!("{name}, {filled:?}");
+            let world = World::of(Options::default(), name, filled).await;
+            world.settle().await;
+            if filled == Filled::Restored {
+                rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
+            }
+            let accept = ("accept", "VersionMismatch, PruneShare, AlreadyRun");
+            world.commit_restore("back", &[accept], "  prune: true\n");
+            let said = world.once().await;
+            assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
+            assert_eq!(world.differences().await, Vec::<String>::new());
+            world.commit_restore("back", &[accept, ("requested-at", "2026-11-23T09:00:00Z")], "  prune: true\n");
+            let said = world.reinback(&["plan", "-v"]).await;
+            assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
+        }
+    }
 }

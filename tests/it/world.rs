@@ -198,9 +198,16 @@ impl World {
 
     /// Differences between the backup and the cluster; empty when all of it is back.
     pub async fn differences(&self) -> Vec<String> {
-        // Built-in roles are Rancher's own to keep.
-        let is_builtin = |item: &&Item| item.object["builtin"] == true;
-        let ours: Vec<Item> = self.items.iter().filter(|item| !is_builtin(item)).cloned().collect();
+        // Built-in roles are Rancher's own to keep, what trusts this API server is the controller manager's, and the
+        // operator's objects are the operator's.
+        let is_others = |item: &&Item| {
+            let Item { place, object } = item;
+            object["builtin"] == true
+                || place.is("", "configmaps") && place.name == "kube-root-ca.crt"
+                || place.group == "resources.cattle.io"
+                || place.is_crd() && place.name.ends_with(".resources.cattle.io")
+        };
+        let ours: Vec<Item> = self.items.iter().filter(|item| !is_others(item)).cloned().collect();
         rancher::differences(&self.client, &ours).await.expect("the cluster answers")
     }
 
