@@ -29,6 +29,8 @@ pub struct ApiFailure {
     /// Name of the admission webhook that denied the request or could not be called.
     pub webhook: Option<String>,
     pub kind: FailureKind,
+    /// The right that we lack, as `list runs.reinback.io`. None where an admission plugin forbids what we may do otherwise.
+    pub missing_right: Option<String>,
     /// Of an expired `continue` token: a new one that goes on, on a later state.
     pub(super) inconsistent_continue: Option<String>,
 }
@@ -115,6 +117,7 @@ impl ApiFailure {
             retry_after: retry_after.or(retry_after_seconds.map(Duration::from_secs)),
             webhook,
             kind,
+            missing_right: missing_right(&message).filter(|_| kind == FailureKind::Forbidden),
             inconsistent_continue: metadata.and_then(|metadata| metadata.continue_).filter(|token| !token.is_empty()),
         }
     }
@@ -181,6 +184,27 @@ fn quoted_after(message: &str, prefix: &str) -> Option<String> {
     Some(if is_name { name.to_owned() } else { String::new() })
 }
 
+/// What the authorizers of an API server miss: `… is forbidden: User "…" cannot list resource "runs" in API group "…"`
+/// (apiserver's `responsewriters.Forbidden`). The user's name is dropped: it may be anything.
+fn missing_right(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once(" is forbidden: User \"")?;
+    let (_, rest) = rest.split_once("\" cannot ")?;
+    let (verb, rest) = rest.split_once(" resource \"")?;
+    let (resource, rest) = rest.split_once("\" in API group \"")?;
+    let (group, _) = rest.split_once('"')?;
+    let is_plain = |text: &str| {
+        text.len() <= 253 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'/' | b'*'))
+    };
+    if ![verb, resource, group].into_iter().all(is_plain) {
+        return None;
+    }
+    let (plural, subresource) = resource
+        .split_once('/')
+        .map_or((resource, String::new()), |(plural, subresource)| (plural, format!("/{subresource}")));
+    let dot = if group.is_empty() { "" } else { "." };
+    Some(format!("{verb} {plural}{dot}{group}{subresource}"))
+}
+
 fn cleaned(Cause { reason, field }: Cause) -> (String, String) {
     let is_field = |field: &String| field.len() <= MAX_FIELD_BYTES && field.bytes().all(is_field_byte);
     (field.filter(is_field).unwrap_or_default(), reason.filter(|reason| is_reason(reason)).unwrap_or_default())
@@ -200,10 +224,14 @@ fn is_field_byte(byte: u8) -> bool {
 
 impl fmt::Display for ApiFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { code, reason, causes, retry_after: _, webhook, kind, inconsistent_continue: _ } = self;
-        match (kind, webhook) {
-            (FailureKind::WebhookDenied, Some(name)) => write!(f, "webhook {name} denied it")?,
-            (FailureKind::WebhookUnavailable, Some(name)) => write!(f, "webhook {name} could not be called")?,
+        let Self { code, reason, causes, retry_after: _, webhook, kind, missing_right, inconsistent_continue: _ } =
+            self;
+        match (kind, webhook, missing_right) {
+            (FailureKind::WebhookDenied, Some(name), _) => write!(f, "webhook {name} denied it")?,
+            (FailureKind::WebhookUnavailable, Some(name), _) => write!(f, "webhook {name} could not be called")?,
+            (_, _, Some(right)) => {
+                write!(f, "the right to {right} is missing; docs/rbac.yaml has every one that reinback takes")?;
+            }
             _ => f.write_str("the API server refused it")?,
         }
         match reason.as_str() {
@@ -299,6 +327,25 @@ mod tests {
     fn a_namespace_on_its_way_out_is_told_apart_from_missing_rights() {
         let body = r#"{"kind":"Status","reason":"Forbidden","details":{"causes":[{"reason":"NamespaceTerminating","field":"metadata.namespace"}]}}"#;
         assert_eq!(failure(403, body).kind, FailureKind::NamespaceTerminating);
+    }
+
+    #[test]
+    fn a_missing_right_is_told_with_the_remedy_and_without_the_users_name() {
+        let lacking = |what: &str| {
+            let message = format!("x is forbidden: User \"hunter2\" cannot {what} in the namespace \"hunter3\"");
+            failure(403, &serde_json::json!({"kind": "Status", "reason": "Forbidden", "message": message}).to_string())
+        };
+        let seen = lacking(r#"update resource "runs/status" in API group "reinback.io""#);
+        insta::assert_snapshot!(seen, @"the right to update runs.reinback.io/status is missing; docs/rbac.yaml has every one that reinback takes (Forbidden, code 403)");
+        assert!(!format!("{seen:?}").contains("hunter"));
+        let seen = lacking(r#"get resource "namespaces" in API group """#);
+        assert_eq!(seen.missing_right.as_deref(), Some("get namespaces"));
+        for strange in [r#"get resource "a b" in API group """#, "eat", r#"" cannot get path "/x""#] {
+            assert_eq!(lacking(strange).missing_right, None, "{strange}");
+        }
+        let quota =
+            r#"{"kind":"Status","reason":"Forbidden","message":"pods \"x\" is forbidden: exceeded quota: hunter2"}"#;
+        insta::assert_snapshot!(failure(403, quota), @"the API server refused it (Forbidden, code 403)");
     }
 
     #[test]

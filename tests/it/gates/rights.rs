@@ -58,7 +58,11 @@ async fn the_documented_rights_carry_a_whole_run_and_without_any_of_them_the_pla
             if rule == 0 && number == 0 {
                 let said = world.reinback_as(&user.kubeconfig, &["plan"]).await;
                 assert_eq!(said.code, Some(1), "{said:?}");
-                assert!(said.stderr.contains("Forbidden"), "{}", said.stderr);
+                assert!(
+                    said.stderr.contains("the right to get namespaces is missing; docs/rbac.yaml"),
+                    "{}",
+                    said.stderr
+                );
                 continue;
             }
             let held = ask.plan_as(&user.kubeconfig).await;
@@ -92,4 +96,56 @@ async fn who_may_only_read_some_types_is_told_every_right_that_is_missing() {
     let message = held.message("PermissionDenied");
     assert_eq!(held.code, Some(3));
     insta::assert_snapshot!(message, @"119 rights are missing: bind clusterroles.rbac.authorization.k8s.io, bind roles.rbac.authorization.k8s.io, create secrets, create serviceaccounts, create customresourcedefinitions.apiextensions.k8s.io, create deployments.apps, create apps.catalog.cattle.io, create clusterrepos.catalog.cattle.io, create machines.cluster.x-k8s.io, create leases.coordination.k8s.io in reinback-system and 109 more");
+}
+
+/// What is needed to know what ran, to be alone, and to record: by group and resource.
+const LEDGER: [(&str, &str, &[&str]); 5] = [
+    ("", "namespaces", &["get"]),
+    ("apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
+    ("coordination.k8s.io", "leases", &["get", "create", "update"]),
+    ("reinback.io", "runs", &["get", "list", "create"]),
+    ("reinback.io", "runs/status", &["update"]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_read_or_write_the_ledger_is_told_which_right_is_missing_and_where_all_of_them_stand() {
+    let world = World::start().await;
+    world.settle().await;
+    let user = world.cluster.user(USER);
+    let ask = Asked::of(&world).backup("not-there-0-2026-11-23T05-58-54Z.tar.gz");
+    ask.commit();
+    let mut documents = documents();
+    documents.retain(|document| document["kind"] == "ClusterRole" || document["kind"] == "ClusterRoleBinding");
+    let rule = |(group, resource, verbs): (&str, &str, &[&str])| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    let once = async |rules: Vec<Value>| {
+        let mut documents = documents.clone();
+        for document in documents.iter_mut().filter(|document| document["rules"].is_array()) {
+            document["rules"] = rules.clone().into();
+        }
+        grant(&world, &documents);
+        // A lease that is there would be renewed, and never made.
+        super::kubectl(&world, &["delete", "lease", "-n", "reinback-system", "--all"]);
+        super::kubectl(&world, &["delete", "runs.reinback.io", "-n", "reinback-system", "--all"]);
+        world.reinback_as(&user.kubeconfig, &["agent", "--once", "--install-crd"]).await
+    };
+    let said = once(LEDGER.map(rule).to_vec()).await;
+    assert_eq!(said.code, Some(3), "these are enough to look and to hold: {}", said.stderr);
+    for (number, (group, resource, verbs)) in LEDGER.iter().enumerate() {
+        // To renew a lease that was just made takes longer than this pass, but it is given back.
+        for verb in verbs.iter().filter(|verb| (**verb, *resource) != ("update", "leases")) {
+            let fewer: Vec<&str> = verbs.iter().filter(|other| *other != verb).copied().collect();
+            let mut rules = LEDGER.map(rule).to_vec();
+            rules[number] = rule((*group, *resource, &fewer));
+            // A rule without verbs is refused.
+            rules.retain(|rule| rule["verbs"] != json!([]));
+            let said = once(rules).await;
+            assert_eq!(said.code, Some(1), "without {verb} {resource}: {}", said.stderr);
+            let (plural, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+            let of_group = if group.is_empty() { String::new() } else { format!(".{group}") };
+            let slash = if subresource.is_empty() { "" } else { "/" };
+            let right =
+                format!("the right to {verb} {plural}{of_group}{slash}{subresource} is missing; docs/rbac.yaml has");
+            assert!(said.stderr.lines().last().unwrap_or_default().contains(&right), "{right}: {}", said.stderr);
+        }
+    }
 }
