@@ -264,7 +264,13 @@ impl Cluster {
         self.supervisor.start(
             "kwok",
             &bin.join("kwok"),
-            &[&kubeconfig, "--manage-all-nodes=true", &format!("--config={}", bin.join("stages.yaml").display())],
+            &[
+                &kubeconfig,
+                "--manage-all-nodes=true",
+                // Without its lease a node counts as lost after a minute, and its pods as not Ready for good.
+                "--node-lease-duration-seconds=40",
+                &format!("--config={}", bin.join("stages.yaml").display()),
+            ],
         )
     }
 
