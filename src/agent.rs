@@ -268,10 +268,12 @@ impl Agent {
     }
 
     async fn try_pass(&mut self) -> Result<Passed, PassError> {
-        self.make_ready().await?;
-        let view = self.source.look(&self.config).await;
-        let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
-        let (view, books) = self.despite_git(view, books).await?;
+        let stop = self.stop.clone();
+        // Nothing is under way yet, so that nobody waits for what does not answer.
+        let (view, books) = tokio::select! {
+            seen = self.look_around() => seen?,
+            () = stopped(stop) => return Ok(Passed::default()),
+        };
         let look = Look { first: books.first_look(), whole: view.is_whole };
         let desired = decide(view.placed.clone(), &books.ledger, look);
         let invalid = view.problems.len();
@@ -283,6 +285,13 @@ impl Agent {
         let acted = self.act_alone(&view, look).await;
         self.publisher.show();
         acted.map(|passed| Passed { invalid, ..passed })
+    }
+
+    async fn look_around(&mut self) -> Result<(View, Books), PassError> {
+        self.make_ready().await?;
+        let view = self.source.look(&self.config).await;
+        let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
+        self.despite_git(view, books).await
     }
 
     /// What is handed to Git.
@@ -348,7 +357,13 @@ impl Agent {
 
     /// Acts while holding the lease; `busy` when another agent holds it.
     async fn act_alone(&mut self, view: &View, look: Look) -> Result<Passed, PassError> {
-        match self.take_lease().await? {
+        let stop = self.stop.clone();
+        // A lease that is taken and not heard of runs out by itself.
+        let taken = tokio::select! {
+            taken = self.take_lease() => taken?,
+            () = stopped(stop) => return Ok(Passed::default()),
+        };
+        match taken {
             Some(guard) => self.act_while_held(guard, view, look).await,
             None => Ok(Passed { busy: true, ..Passed::default() }),
         }
@@ -360,11 +375,9 @@ impl Agent {
     /// being killed, which any moment bears, and the lease is still given back. So it is when the lease is lost.
     async fn act_while_held(&mut self, guard: LeaseGuard, view: &View, look: Look) -> Result<Passed, PassError> {
         let fence = guard.fence();
-        let mut stop = self.stop.clone();
+        let stop = self.stop.clone();
         let patience = async move {
-            if stop.wait_for(|stop| *stop).await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            stopped(stop).await;
             tokio::time::sleep(SAFE_PLACE_WITHIN).await;
         };
         let acted = tokio::select! {
@@ -474,6 +487,14 @@ pub fn status_branch(config: &Config) -> Result<StatusBranch, GitError> {
     let remote = Remote::new(config.status.url.as_str(), config.status.secret_dir.clone());
     let author = Author { name: config.status.author_name.clone(), email: config.status.author_email.clone() };
     StatusBranch::open(&config.data_dir.join("status"), remote, &config.status.branch, author)
+}
+
+/// Returns when the process is asked to stop.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // Nobody is left who could ask.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Nothing is to be recorded, run or looked at again.

@@ -17,6 +17,10 @@ use crate::plan::DeleteWave;
 const CONFLICT_TRIES: usize = 5;
 /// Rancher's own probes give it 5 minutes before it is restarted; twice that is an end.
 const READY_WITHIN: Duration = Duration::from_secs(600);
+/// Controllers beside Rancher, all together, once that is Ready; a warning, not a failure, past that.
+const OTHERS_READY_WITHIN: Duration = Duration::from_secs(60);
+/// Longer than a list takes.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
 /// Namespaces that prune deleted; a warning, not a failure, past that.
 const NAMESPACES_GONE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -62,16 +66,19 @@ impl Executor {
     }
 
     pub(super) async fn verify(&self, work: &mut Work) -> Result<(), StepError> {
-        let deadline = Instant::now() + READY_WITHIN.min(self.time_left(work));
-        for workload in work.recorder.replicas().into_keys() {
-            let is_rancher = self.is_rancher(&workload);
-            let ready = self.until_ready(&workload, deadline).await?;
-            match (ready, is_rancher) {
-                (true, _) => {}
-                (false, false) => work.recorder.warn(&format!("{workload} is not Ready yet")),
-                (false, true) => {
-                    return Err(StepError::failed("RancherNotReady", format!("{workload} did not get Ready in time")));
-                }
+        let workloads = work.recorder.replicas().into_keys();
+        let (rancher, others): (Vec<_>, Vec<_>) = workloads.partition(|workload| self.is_rancher(workload));
+        let end = Instant::now() + READY_WITHIN.min(self.time_left(work));
+        for workload in rancher {
+            if !self.until_ready(&workload, end).await? {
+                return Err(StepError::failed("RancherNotReady", format!("{workload} did not get Ready in time")));
+            }
+        }
+        let end = Instant::now() + OTHERS_READY_WITHIN.min(self.time_left(work));
+        for workload in others {
+            // One that takes all of the time leaves the next ones a look.
+            if !self.until_ready(&workload, end.max(Instant::now() + LOOK_WITHIN)).await? {
+                work.recorder.warn(&format!("{workload} is not Ready yet"));
             }
         }
         self.namespaces_gone(work).await?;
@@ -122,10 +129,13 @@ impl Executor {
         };
         let deadline = Instant::now() + NAMESPACES_GONE_WITHIN;
         let watched = Watched::all(&resource);
-        let waited = self
-            .reader
-            .wait_until(&watched, deadline, |present| !gone.iter().any(|namespace| is_there(present, namespace)));
-        if let Waited::Late(present) = waited.await? {
+        let all_gone = |present: &crate::cluster::Present| !gone.iter().any(|namespace| is_there(present, namespace));
+        let mut stop = self.stop.clone();
+        let waited = tokio::select! {
+            waited = self.reader.wait_until(&watched, deadline, all_gone) => waited?,
+            _ = stop.wait_for(|stop| *stop) => return Err(StepError::Stopped),
+        };
+        if let Waited::Late(present) = waited {
             for namespace in gone.iter().filter(|namespace| is_there(&present, namespace)) {
                 work.recorder.warn(&format!("namespace {} is still Terminating", namespace.0));
             }

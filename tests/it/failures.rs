@@ -139,14 +139,47 @@ async fn a_pod_of_rancher_that_stays_stops_the_writing_until_the_run_is_out_of_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_controller_beside_rancher_that_never_gets_ready_costs_a_warning_and_not_the_run() {
+    let world = World::start().await;
+    world.settle().await;
+    // Its name comes before Rancher's. A run gives back the replica that it had, and no node takes the pod.
+    let labels = json!({"app": "aks-config-operator"});
+    let template = json!({
+        "metadata": {"labels": labels},
+        "spec": {"nodeSelector": {"no": "node"}, "containers": [{"name": "operator", "image": "rancher/aks-operator:v1"}]},
+    });
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "aks-config-operator", "namespace": "cattle-system"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
+    });
+    world.cluster.kubectl(&["apply", "-f", "-"], &deployment.to_string()).expect("applied");
+    let round = Round::begin_with(&world, "beside", 27, &[("timeout", "5m")], "").await;
+    let _agent = Process::start(&world, &[]);
+    let run = round.judge(Duration::ZERO).await;
+    let warnings = run.pointer("/status/warnings").map(Value::to_string).unwrap_or_default();
+    assert_eq!(warnings, r#"["deployments/cattle-system/aks-config-operator is not Ready yet"]"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_person_who_interferes_is_worked_around_and_told_of() {
     let world = World::start().await;
     world.settle().await;
+    let pods = world.cluster.kubectl(&["get", "pods", "-n", "cattle-system", "-l", "app=rancher", "-o", "name"], "");
+    let pod = pods.expect("pods").lines().next().expect("Rancher runs").to_owned();
+    let finalizers = |list: Value| {
+        let patch = json!({"metadata": {"finalizers": list}}).to_string();
+        let args = ["patch", "-n", "cattle-system", &pod, "--type=merge", "-p", &patch];
+        world.cluster.kubectl(&args, "").expect("patched");
+    };
+    finalizers(json!(["example.org/slow"]));
     let round = Round::begin(&world, "meddled", 26).await;
     let agent = Process::start(&world, &["--limits-qps", "60"]);
-    round.reach(&Moment::Journal("finished", "Quiesce")).await;
-    // Made after the plan: prune leaves it.
+    round.reach(&Moment::Scaled).await;
+    // Made after the plan and before the look that follows quiesce: prune leaves it.
     world.cluster.kubectl(&["create", "clusterrole", "c-late", "--verb=get", "--resource=pods"], "").expect("made");
+    finalizers(Value::Null);
+    round.reach(&Moment::Journal("finished", "Quiesce")).await;
     round.reach(&Moment::Written(10)).await;
     delete_runs_of(&world, "meddled").await;
     for place in round.disturbed.changed.iter().filter(|place| place.is("", "secrets")) {
@@ -161,6 +194,7 @@ async fn a_person_who_interferes_is_worked_around_and_told_of() {
     let run = round.judge(Duration::from_secs(1)).await;
     let warnings = run.pointer("/status/warnings").map(Value::to_string).unwrap_or_default();
     assert!(warnings.contains("was scaled up while objects were written"), "{warnings}");
+    assert!(warnings.contains("left in place, since the plan did not have it: clusterroles."), "{warnings}");
     round.judge_status_branch().await;
     assert!(world.cluster.kubectl(&["get", "clusterrole", "c-late"], "").is_ok());
     agent.kill();

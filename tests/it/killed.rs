@@ -1,8 +1,13 @@
 //! A run that is killed, stopped, frozen or cut off at any moment goes on to the same end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::harness::eventually;
+use anyhow::ensure;
+use serde_json::Value;
+
+use crate::harness::{AuditEvent, eventually};
+use crate::once::ended;
 use crate::process::{
     Moment, Process, Round, delete_runs_of, forget_holder, lease_holder, object_writes, phase, run_of,
 };
@@ -127,10 +132,11 @@ async fn a_frozen_holder_writes_nothing_more_once_another_agent_has_taken_over()
     first.signal("CONT");
     round.judge(Duration::ZERO).await;
     let events = world.cluster.audit_since(taken);
+    // Refused ones count, too: what the second has changed meanwhile is no fence. Of the lease and of Events there may be some.
     let of_the_first: Vec<_> = events
         .iter()
         .filter(|event| event.user.username == "admin" && event.user_agent.starts_with("reinback/") && event.writes())
-        .filter(|event| event.response_status.code < 300)
+        .filter(|event| !["leases", "events"].contains(&event.object_ref.resource.as_str()))
         .map(|event| (&event.verb, &event.request_uri))
         .collect();
     assert!(of_the_first.is_empty(), "{of_the_first:?}");
@@ -177,4 +183,86 @@ async fn a_start_that_cannot_be_announced_is_held_and_touches_nothing() {
     std::fs::remove_file(&lock).expect("the branch is free");
     round.judge(Duration::ZERO).await;
     round.judge_status_branch().await;
+}
+
+/// Objects that reinback has written, each once, however often and by which subresource.
+fn objects_written(events: &[AuditEvent]) -> usize {
+    let written = object_writes(events).into_iter().filter(|event| event.verb != "delete").map(|event| {
+        let object = &event.object_ref;
+        (&object.api_group, &object.resource, &object.namespace, &object.name)
+    });
+    written.collect::<BTreeSet<_>>().len()
+}
+
+fn count(run: &Value, of: &str, what: &[&str]) -> u64 {
+    let counts = run.pointer(of).unwrap_or_else(|| panic!("no {of}: {run}"));
+    what.iter().map(|what| counts[what].as_u64().unwrap_or_default()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_of_a_step_a_run_counts_each_object_once_and_newer_manifests_wait_for_it() {
+    let world = World::start().await;
+    world.settle().await;
+    let round = Round::begin(&world, "counted", 18).await;
+    // Few in flight: at such a pace what the run says of itself would wait behind many.
+    let agent = Process::start(&world, &["--limits-qps", "10", "--limits-concurrency", "2"]);
+    round.reach(&Moment::Journal("started", "Quiesce")).await;
+    let name = run_of(&world, "counted").await.expect("a run")["metadata"]["name"].as_str().expect("a name").to_owned();
+    world.commit_restore("newer", &[("requested-at", "2026-11-23T10:00:00Z")], "  prune: false\n");
+    let planned = world.reinback(&["plan"]).await;
+    ended(&planned, 3);
+    assert!(planned.stdout.contains("RunInProgress"), "{}", planned.stdout);
+    assert!(planned.stdout.contains(&format!("1 has not ended: run {name}")), "{}", planned.stdout);
+
+    // Who goes on has no list of what the plan would delete, and leaves what is younger than the run.
+    world.kubectl(&["create", "clusterrole", "c-late", "--verb=get", "--resource=pods"]);
+    round.reach(&Moment::Journal("started", "Namespaced")).await;
+    let before = object_writes(&world.cluster.audit_since(round.mark)).len();
+    round.reach(&Moment::Written(before + 30)).await;
+    agent.kill();
+    // What was sent is answered, and logged.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let killed = run_of(&world, "counted").await.expect("a run");
+    const WRITES: [&str; 3] = ["created", "updated", "recreated"];
+    let written = objects_written(&world.cluster.audit_since(round.mark)) as u64;
+    let planned = count(&killed, "/status/plan/counts", &WRITES);
+    assert!(written > 0 && written < planned, "{written} of {planned} were written when it was killed");
+    // Said every 2 s and at the end of a step, at 10 requests a second.
+    let lost = written.saturating_sub(count(&killed, "/status/counts", &WRITES));
+    assert!(lost <= 24, "{lost} of {written} written objects were not counted when it was killed");
+
+    forget_holder(&world).await;
+    let _agent = Process::start(&world, &[]);
+    let run = round.judge(Duration::ZERO).await;
+    let told = count(&run, "/status/counts", &WRITES);
+    assert!(told <= planned && told + lost >= planned, "{told} told, {planned} planned, {lost} lost");
+    let deleted = |of: &str| count(&run, of, &["deleted"]);
+    assert_eq!(deleted("/status/counts"), deleted("/status/plan/counts"));
+    assert_eq!(count(&run, "/status/counts", &["failed"]), 0);
+    world.kubectl(&["get", "clusterrole", "c-late"]);
+    round.judge_status_branch().await;
+    let newer = until_ended(&world, "newer").await;
+    let ends = [&run, &newer].map(|run| run["status"]["endedAt"].as_str().expect("it ended").to_owned());
+    assert!(newer["status"]["startedAt"].as_str() >= Some(ends[0].as_str()), "{newer}");
+    assert_eq!(newer["status"]["reason"], "NothingToDo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_stop_while_the_api_server_does_not_answer_the_agent_ends_soon() {
+    let world = World::start().await;
+    world.settle().await;
+    let agent = Process::start(&world, &["--log-level", "info,reinback::agent=debug"]);
+    let passes = || world.log().matches("pass ended").count();
+    eventually(Duration::from_secs(30), async || {
+        ensure!(passes() >= 1, "no pass yet");
+        Ok(())
+    })
+    .await;
+    world.cluster.pause_api_server();
+    // The next pass is at 5 s, and now asks in vain.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    agent.signal("TERM");
+    let status = agent.ended(Duration::from_secs(10)).await;
+    world.cluster.resume_api_server();
+    assert_eq!(status.code(), Some(0));
 }
