@@ -2,18 +2,14 @@
 //!
 //! `plan` only reads, so the cases of a test share one world: each changes it, looks, follows the remedy and looks again.
 
-use std::io::{Read as _, Write as _};
 use std::path::Path;
 
-use flate2::Compression;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use crate::harness::fixture;
-use crate::world::{PLAIN, Said, World};
+use crate::world::{Said, World};
 
 mod cluster;
+mod held;
 mod history;
 mod objects;
 mod prune;
@@ -156,36 +152,6 @@ impl Planned {
     }
 }
 
-/// A copy of the plain fixture in the world's store, under a name of this cluster, with entries changed by `change`:
-/// path without `.json`, and content.
-fn repack(world: &World, prefix: &str, change: impl FnOnce(&mut Vec<(String, Value)>)) -> String {
-    let mut entries = Vec::new();
-    let file = std::fs::File::open(fixture(PLAIN)).expect("the fixture is there");
-    for entry in tar::Archive::new(GzDecoder::new(file)).entries().expect("an archive") {
-        let mut entry = entry.expect("an entry");
-        let path = entry.path().expect("a path").to_string_lossy().into_owned();
-        let mut text = String::new();
-        if entry.header().entry_type().is_file() {
-            entry.read_to_string(&mut text).expect("JSON is text");
-            let path = path.strip_suffix(".json").expect("every entry is JSON").to_owned();
-            entries.push((path, serde_json::from_str(&text).expect("JSON")));
-        }
-    }
-    change(&mut entries);
-    let name = format!("{prefix}-{}-2026-11-23T05-58-54Z.tar.gz", world.cluster.uid());
-    let file = std::fs::File::create(world.store().join(&name)).expect("the store is ours");
-    let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
-    for (path, value) in entries {
-        let text = value.to_string();
-        let mut header = tar::Header::new_gnu();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o600);
-        archive.append_data(&mut header, format!("{path}.json"), text.as_bytes()).expect("written");
-    }
-    archive.into_inner().and_then(GzEncoder::finish).and_then(|mut file| file.flush()).expect("written");
-    name
-}
-
 /// Sets the value of a Setting of the backup.
 fn set(entries: &mut [(String, Value)], setting: &str, value: &str) {
     let path = format!("settings.management.cattle.io#v3/{setting}");
@@ -197,13 +163,13 @@ fn kubectl(world: &World, args: &[&str]) {
     world.cluster.kubectl(args, "").unwrap_or_else(|error| panic!("kubectl {args:?}: {error:?}"));
 }
 
-fn apply(world: &World, yaml: &str) {
+pub fn apply(world: &World, yaml: &str) {
     let applied = world.cluster.kubectl(&["apply", "-f", "-"], yaml);
     applied.unwrap_or_else(|error| panic!("{error:?}\n{yaml}"));
 }
 
 /// A definition that takes anything, and is served when this returns.
-fn define(world: &World, group: &str, version: &str, plural: &str, kind: &str, scope: &str) {
+pub fn define(world: &World, group: &str, version: &str, plural: &str, kind: &str, scope: &str) {
     apply(
         world,
         &format!(

@@ -7,6 +7,7 @@ mod control_plane;
 mod events;
 mod examples;
 mod failures;
+mod fidelity;
 mod gates;
 mod git;
 mod git_server;

@@ -1,7 +1,11 @@
 //! The loop on real parts: what is merged comes back, once, with Rancher down meanwhile.
 
+use jiff::Timestamp;
+use serde_json::Value;
+
 use crate::harness::rancher::{self, Disturbance};
 use crate::harness::{AuditEvent, Options, skip};
+use crate::process::run_of;
 use crate::world::{Filled, PLAIN, World};
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
@@ -28,6 +32,7 @@ async fn a_merged_restore_brings_every_object_back_and_prunes_what_is_newer() {
     let (wanted, _) = world.replicas("cattle-fleet-system", "fleet-controller").await.expect("it is there");
     assert_eq!(wanted, 1);
     assert_no_pod_came_up_before_resume(&world, mark);
+    assert_recorded_before_scaled(&world, mark).await;
 }
 
 /// Of the workloads that write beside a restore, by who asked the API server for what, and when.
@@ -46,6 +51,25 @@ fn assert_no_pod_came_up_before_resume(world: &World, mark: usize) {
     let (made, raised) = (made.expect("it is made"), raised.expect("it is given its replicas"));
     assert!(made < raised);
     assert!(pod.is_none_or(|pod| pod > raised), "a pod came up at {pod:?}, before {raised}");
+}
+
+/// What a workload had is in the journal before it is scaled for the first time.
+async fn assert_recorded_before_scaled(world: &World, mark: usize) {
+    let run = run_of(world, "back").await.expect("a run");
+    let journal = run.pointer("/status/journal").and_then(Value::as_array).expect("a journal");
+    let recorded: Vec<&Value> = journal.iter().filter(|entry| entry["event"] == "replicas").collect();
+    assert!(recorded.len() >= 3, "{recorded:?}");
+    let events = world.cluster.audit_since(mark);
+    for entry in recorded {
+        let at: Timestamp = entry["at"].as_str().expect("a text").parse().expect("a time");
+        let scaled = events.iter().filter(|event| {
+            let object = &event.object_ref;
+            let is_it = entry["workload"]["name"] == object.name && entry["workload"]["namespace"] == object.namespace;
+            event.user_agent.starts_with("reinback/") && event.verb == "patch" && is_it
+        });
+        let first = scaled.map(|event| event.request_received_timestamp).min().expect("it was scaled");
+        assert!(at < first, "scaled at {first}: {entry}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

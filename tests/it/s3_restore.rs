@@ -187,6 +187,22 @@ async fn a_manifest_s_own_bucket_over_https_beats_the_agent_s_and_trusts_the_roo
     place.disturb().await;
     commit("2026-11-23T10:00:00Z", &[("insecureTLSSkipVerify", "true")]);
     place.succeeds().await;
+
+    // A manifest that just fits what is read of one file makes a status file that does not: what Git cannot know of
+    // does not begin.
+    place.disturb().await;
+    let room = 1_047_900 / 4 * 3 - tls.ca().len();
+    let padded = BASE64_STANDARD.encode(format!("{}{}", tls.ca(), "#".repeat(room)));
+    commit("2026-11-23T11:00:00Z", &[("endpointCA", &padded)]);
+    let scalings = place.world.scalings();
+    let told = place.held().await;
+    assert_eq!(told.gates, ["StatusNotPushed"], "{told:?}");
+    let newest = place.world.reinback(&["status", "-o", "json"]).await.stdout;
+    assert!(newest.contains("a status file has at most 1048576"), "the gate says why");
+    assert!(place.world.dashboard().contains("StatusNotPushed"), "{}", place.world.dashboard());
+    assert_eq!(place.world.scalings(), scalings);
+    commit("2026-11-23T11:00:00Z", &[("endpointCA", &right)]);
+    place.succeeds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

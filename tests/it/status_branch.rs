@@ -210,8 +210,14 @@ async fn a_ledger_that_is_not_this_clusters_holds_until_that_is_accepted() {
     world.commit_change("second", &[("requested-at", "2026-11-24T09:00:00Z"), ("accept", "LedgerMismatch")], "");
     ended(&world.once().await, 0);
     assert_eq!(world.told(&[]).await, ["first Succeeded Succeeded", "second Succeeded Succeeded"]);
-    assert!(world.dashboard().contains(world.cluster.uid()), "{}", world.dashboard());
+    let claim = format!("kube-system UID: `{}`", world.cluster.uid());
+    assert!(world.dashboard().contains(&claim), "{}", world.dashboard());
     assert_eq!(world.scalings(), 2 * scalings);
+    // The claim stands: nobody has to accept it again.
+    world.commit_change("second", &[("requested-at", "2026-11-24T10:00:00Z")], "");
+    ended(&world.once().await, 0);
+    assert!(world.dashboard().contains(&claim), "{}", world.dashboard());
+    assert_eq!(world.scalings(), 3 * scalings);
     let files = git(&world.remote(), &["ls-tree", "-r", "--name-only", BRANCH]);
     assert!(files.contains("first"), "what the cluster knows is written again: {files}");
 
@@ -255,5 +261,5 @@ async fn a_ledger_that_is_not_this_clusters_holds_until_that_is_accepted() {
     push_patiently(&other, BRANCH);
     ended(&world.once().await, 0);
     assert_eq!(world.run_of("fourth").expect("a run")["status"]["phase"], "Succeeded");
-    assert_eq!(world.scalings(), 4 * scalings);
+    assert_eq!(world.scalings(), 5 * scalings);
 }

@@ -1,9 +1,13 @@
 //! A small world: a cluster with Rancher on it, a Git repository, a folder of backups, and the agent's binary.
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::Result;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use kube::Client;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -114,6 +118,36 @@ impl World {
         self.folder.path().join("backups")
     }
 
+    /// A copy of the plain fixture in the store, under a name of this cluster, with entries changed by `change`: path
+    /// without `.json`, and content.
+    pub fn repack(&self, prefix: &str, change: impl FnOnce(&mut Vec<(String, Value)>)) -> String {
+        let mut entries = Vec::new();
+        let file = std::fs::File::open(fixture(PLAIN)).expect("the fixture is there");
+        for entry in tar::Archive::new(GzDecoder::new(file)).entries().expect("an archive") {
+            let mut entry = entry.expect("an entry");
+            let path = entry.path().expect("a path").to_string_lossy().into_owned();
+            let mut text = String::new();
+            if entry.header().entry_type().is_file() {
+                entry.read_to_string(&mut text).expect("JSON is text");
+                let path = path.strip_suffix(".json").expect("every entry is JSON").to_owned();
+                entries.push((path, serde_json::from_str(&text).expect("JSON")));
+            }
+        }
+        change(&mut entries);
+        let name = format!("{prefix}-{}-2026-11-23T05-58-54Z.tar.gz", self.cluster.uid());
+        let file = std::fs::File::create(self.store().join(&name)).expect("the store is ours");
+        let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
+        for (path, value) in entries {
+            let text = value.to_string();
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o600);
+            archive.append_data(&mut header, format!("{path}.json"), text.as_bytes()).expect("written");
+        }
+        archive.into_inner().and_then(GzEncoder::finish).and_then(|mut file| file.flush()).expect("written");
+        name
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
         self.command_as(self.cluster.kubeconfig(), args)
     }
@@ -163,12 +197,16 @@ impl World {
 
     /// Commits a `Restore` of the backup and pushes it.
     pub fn commit_restore(&self, name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
+        self.commit_restore_of(&self.backup, name, annotations, spec)
+    }
+
+    /// Commits a `Restore` of another backup in the store and pushes it.
+    pub fn commit_restore_of(&self, backup: &str, name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
         let annotations: String =
             annotations.iter().map(|(key, value)| format!("    reinback.io/{key}: \"{value}\"\n")).collect();
         let annotations = if annotations.is_empty() { String::new() } else { format!("  annotations:\n{annotations}") };
         let text = format!(
-            "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n{annotations}spec:\n  backupFilename: {}\n{spec}",
-            self.backup
+            "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n{annotations}spec:\n  backupFilename: {backup}\n{spec}"
         );
         self.work.write(&format!("clusters/test/{name}.yaml"), &text);
         let commit = self.work.commit(&format!("Restore {name}"));

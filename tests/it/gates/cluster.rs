@@ -1,17 +1,21 @@
 //! Gates about who runs and who manages what in the cluster.
 
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::ensure;
+use serde_json::json;
 
 use super::{Asked, apply, define, kubectl};
-use crate::harness::eventually;
+use crate::harness::{binaries, eventually};
 use crate::world::World;
 
 const RANCHER: [&str; 4] = ["-n", "cattle-system", "deployment", "rancher"];
 
 /// `kubectl VERB -n cattle-system deployment rancher MORE…`.
-fn rancher(world: &World, verb: &str, more: &[&str]) {
+pub fn rancher(world: &World, verb: &str, more: &[&str]) {
     kubectl(world, &[&[verb], &RANCHER[..], more].concat());
 }
 
@@ -126,4 +130,48 @@ async fn an_api_server_that_is_reached_through_rancher_is_refused() {
     insta::assert_snapshot!(through.message("AccessThroughRancher").replace(server, "<server>"), @"the API server is reached through Rancher (<server>), which a restore scales to 0");
     insta::assert_snapshot!(through.remedy("AccessThroughRancher"), @"give reinback a kubeconfig whose server is the cluster's own API server, or run it in the cluster");
     ask.flag("--rancher-url=https://rancher.example.org").plan().await.assert_held_by(&[]);
+
+    // Rancher hands requests on under this path, whatever its own address is.
+    let proxy = ClusterProxy::start(&world, "/k8s/clusters/c-m-g24lp/");
+    let through = ask.plan_as(&proxy.kubeconfig).await;
+    through.assert_held_by(&["AccessThroughRancher"]);
+    assert_eq!(through.count("updated"), 0, "the cluster is seen through it as it is");
+    let direct = ClusterProxy::start(&world, "/");
+    ask.plan_as(&direct.kubeconfig).await.assert_held_by(&[]);
+}
+
+/// A proxy that hands requests on to the cluster, as Rancher does; it ends when this is dropped.
+struct ClusterProxy {
+    child: Child,
+    kubeconfig: PathBuf,
+}
+
+impl Drop for ClusterProxy {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl ClusterProxy {
+    /// Serves the API under `prefix`.
+    fn start(world: &World, prefix: &str) -> Self {
+        let mut command = Command::new(binaries().expect("they are built").join("kubectl"));
+        command
+            .args(["proxy", "--port=0", &format!("--api-prefix={prefix}")])
+            .env("KUBECONFIG", world.cluster.kubeconfig());
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("kubectl starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("it says where");
+        let address = line.trim_end().rsplit(' ').next().expect("an address");
+        // A colon would part two files in `KUBECONFIG`.
+        let kubeconfig = world.folder().join(format!("{}.kubeconfig", address.replace(':', "-")));
+        let content = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "through", "users": [{"name": "nobody", "user": {}}],
+            "clusters": [{"name": "through", "cluster": {"server": format!("http://{address}{prefix}")}}],
+            "contexts": [{"name": "through", "context": {"cluster": "through", "user": "nobody"}}],
+        });
+        std::fs::write(&kubeconfig, content.to_string()).expect("the folder is writable");
+        Self { child, kubeconfig }
+    }
 }

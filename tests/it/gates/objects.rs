@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde_json::json;
 
-use super::{Asked, apply, define, kubectl, repack};
+use super::{Asked, apply, define, kubectl};
 use crate::harness::eventually;
 use crate::world::World;
 
@@ -14,7 +14,7 @@ async fn an_object_without_its_type_or_its_owner_is_held_until_that_is_there_or_
     let world = World::start().await;
     let ask = Asked::of(&world);
 
-    let unserved = repack(&world, "widgets", |entries| {
+    let unserved = world.repack("widgets", |entries| {
         let widget = json!({"apiVersion": "example.org/v1", "kind": "Widget", "metadata": {"name": "one"}});
         entries.push(("widgets.example.org#v1/one".to_owned(), widget));
     });
@@ -27,7 +27,7 @@ async fn an_object_without_its_type_or_its_owner_is_held_until_that_is_there_or_
     served.assert_held_by(&[]);
     assert_eq!(served.count("created"), 1);
 
-    let orphan = repack(&world, "orphan", |entries| {
+    let orphan = world.repack("orphan", |entries| {
         let owner = json!({"apiVersion": "v1", "kind": "ServiceAccount", "name": "gone", "uid": "11111111-2222-3333-4444-555555555555"});
         let metadata = json!({"name": "orphan", "namespace": "cattle-global-data", "ownerReferences": [owner]});
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque"});

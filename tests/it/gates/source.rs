@@ -1,6 +1,6 @@
 //! Gates about the backup and what the manifest asks for.
 
-use super::{Asked, repack, set};
+use super::{Asked, set};
 use crate::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,22 +44,22 @@ async fn a_backup_of_another_cluster_url_or_version_is_held_until_its_author_tak
     let accepted = ask.backup(foreign).spec("prune: true").is_accepted("DifferentCluster").await;
     assert_eq!((accepted.count("deleted"), &accepted.plan["prunes"]), (0, &false.into()));
 
-    let elsewhere = repack(&world, "url", |entries| set(entries, "server-url", "https://other.example.org"));
+    let elsewhere = world.repack("url", |entries| set(entries, "server-url", "https://other.example.org"));
     let accepted = ask.backup(&elsewhere).is_accepted("DifferentServerUrl").await;
     insta::assert_snapshot!(accepted.message("DifferentServerUrl"), @"the backup's server-url is https://other.example.org; here it is https://rancher.example.org");
 
-    let older = repack(&world, "older", |entries| set(entries, "server-version", "v2.9.2"));
+    let older = world.repack("older", |entries| set(entries, "server-version", "v2.9.2"));
     let accepted = ask.backup(&older).is_accepted("VersionMismatch").await;
     insta::assert_snapshot!(accepted.message("VersionMismatch"), @"the backup is of Rancher v2.9.2; here runs v2.9.3 (by the tag of its image)");
     insta::assert_snapshot!(accepted.remedy("VersionMismatch"), @"name a backup of the version that runs, or bring Rancher to the backup's version first; or add to the manifest's annotations: `reinback.io/accept: VersionMismatch` (Rancher starts on data of another version and may change it for good)");
 
-    let beyond = repack(&world, "beyond", |entries| set(entries, "server-version", "v2.7.6"));
+    let beyond = world.repack("beyond", |entries| set(entries, "server-version", "v2.7.6"));
     let beyond = ask.backup(&beyond);
     beyond.plan().await.assert_held_by(&["VersionMismatch", "VersionBoundary"]);
     let accepted = beyond.annotated("reinback.io/accept", "VersionMismatch").is_accepted("VersionBoundary").await;
     insta::assert_snapshot!(accepted.message("VersionBoundary"), @"from Rancher v2.9.3 to data of v2.7.6 lies a boundary at v2.7.7: Cluster API moved into the chart rancher-provisioning-capi");
 
-    let ancient = repack(&world, "ancient", |entries| set(entries, "server-version", "v2.4.9"));
+    let ancient = world.repack("ancient", |entries| set(entries, "server-version", "v2.4.9"));
     let ancient = ask.backup(&ancient).annotated("reinback.io/accept", "VersionMismatch, VersionBoundary").plan().await;
     ancient.assert_held_by(&["UnsupportedVersion"]);
     insta::assert_snapshot!(ancient.message("UnsupportedVersion"), @"the backup says it is of Rancher v2.4.9, and rancher-backup exists since v2.5.0");
@@ -79,7 +79,7 @@ async fn what_this_version_cannot_do_is_refused_by_name_and_a_selector_with_unkn
     insta::assert_snapshot!(refused.remedy("NotSupported"), @"take it out of the manifest, or install a version of reinback that can do it");
     ask.plan().await.assert_held_by(&[]);
 
-    let narrower = repack(&world, "narrower", |entries| {
+    let narrower = world.repack("narrower", |entries| {
         let filters = entries.iter_mut().find(|(path, _)| path == "filters/filters").expect("the fixture has it");
         filters.1["resourceSelectors"][0]["excludeNamespaces"] = serde_json::json!(["cattle-system"]);
     });
