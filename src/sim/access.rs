@@ -17,7 +17,11 @@ pub fn check(denied: &[Access], kind: &Kind, asked: &Access) -> Result<(), Failu
     }
     let Access { verb, group, resource, subresource, namespace, name } = asked;
     let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
-    let place = if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {namespace:?}") };
+    let place = if namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {namespace:?}")
+    };
     let why = format!("User {USER:?} cannot {verb} resource {resource:?} in API group {group:?} {place}");
     Err(Failure::forbidden(kind, name, &why))
 }

@@ -41,7 +41,9 @@ fn other_kind(kind: &Kind, expected: &str, (stated_version, stated_kind): (&str,
 fn json(bytes: &[u8]) -> Result<Value, Failure> {
     let parsed: Result<Value, _> = serde_json::from_slice(bytes);
     match parsed {
-        Ok(value) if value.is_object() && value.get("metadata").is_none_or(|m| m.is_object() || m.is_null()) => Ok(value),
+        Ok(value) if value.is_object() && value.get("metadata").is_none_or(|m| m.is_object() || m.is_null()) => {
+            Ok(value)
+        }
         Ok(_) => Err(Failure::bad_request("the object provided is unrecognized")),
         Err(error) => Err(Failure::bad_request(&format!("the object provided is unrecognized: {error}"))),
     }

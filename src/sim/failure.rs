@@ -42,11 +42,6 @@ impl Cause {
     pub fn forbidden(field: &str, why: &str) -> Self {
         Self { reason: "FieldValueForbidden", field: field.to_owned(), message: format!("Forbidden: {why}") }
     }
-
-    pub fn type_invalid(field: &str, value: &str, why: &str) -> Self {
-        let message = format!("Invalid value: {value}: {why}");
-        Self { reason: "FieldValueTypeInvalid", field: field.to_owned(), message }
-    }
 }
 
 const CONTINUE_TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can \

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::access;
 use super::body::{self, MAX_BODY_BYTES};
 use super::failure::{Failure, FailureBody};
-use super::kinds::{Kind, VERBS};
+use super::kinds::Kind;
 use super::list::{self, ListQuery};
 use super::selector::Selector;
 use super::watch::Watch;
@@ -98,7 +98,9 @@ impl Request<'_> {
 
     fn check_media_types(&self) -> Result<(), Failure> {
         let accept = self.header(header::ACCEPT);
-        let is_ours = |accept: &str| accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|t| accept.contains(t));
+        let is_ours = |accept: &str| {
+            accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|t| accept.contains(t))
+        };
         if !is_ours(accept) {
             return Err(Failure::not_acceptable(MEDIA_TYPES));
         }
@@ -127,9 +129,9 @@ fn route(world: &mut World, request: &Request<'_>) -> Result<Reply, Failure> {
         }
         ["api" | "apis"] => Ok(groups(world, request, segments[0] == "api")),
         ["api", version] => resources(world, "", version),
-        ["apis", group] => {
-            discovery::one_group(&world.kinds, &world.failing, group).map(|d| whole(&d)).ok_or_else(Failure::nobody_serves)
-        }
+        ["apis", group] => discovery::one_group(&world.kinds, &world.failing, group)
+            .map(|d| whole(&d))
+            .ok_or_else(Failure::nobody_serves),
         ["apis", group, version] => resources(world, group, version),
         ["api", version, rest @ ..] => target(world, request, "", version, rest),
         ["apis", group, version, rest @ ..] => target(world, request, group, version, rest),
@@ -216,7 +218,7 @@ fn carry_out(world: &mut World, request: &Request<'_>, target: &Target<'_>) -> R
     let manager = request.manager();
     let place = Place { kind, version, namespace: *namespace, manager: &manager };
     match (verb, name) {
-        ("create", None) if kind.verbs != VERBS && kind.group == "authorization.k8s.io" => {
+        ("create", None) if !kind.is_stored() => {
             let review = body::object(kind, version, *namespace, request.body)?;
             Ok(object(StatusCode::CREATED, target, &access::review(&world.denied, review)))
         }
@@ -301,9 +303,11 @@ fn watch(world: &World, request: &Request<'_>, target: &Target<'_>, name: Option
     let end = now + timeout;
     let position = match resource_version.as_str() {
         "" | "0" => None,
-        stated => Some(stated.parse().map_err(|_not_a_number| {
-            Failure::bad_request(&format!("invalid resource version {stated:?}"))
-        })?),
+        stated => Some(
+            stated
+                .parse()
+                .map_err(|_not_a_number| Failure::bad_request(&format!("invalid resource version {stated:?}")))?,
+        ),
     };
     let bookmarks = matches!(request.query("allowWatchBookmarks").as_str(), "1" | "true");
     Ok(Reply::Watch(Box::new(Watch {

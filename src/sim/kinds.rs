@@ -76,6 +76,11 @@ impl Kind {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
+    /// Whether its objects are kept, and not only answered as reviews are.
+    pub fn is_stored(&self) -> bool {
+        self.verbs.contains(&"get")
+    }
+
     pub fn version(&self, name: &str) -> Option<&Version> {
         self.versions.iter().find(|version| version.name == name)
     }
@@ -113,7 +118,7 @@ impl Kinds {
     /// The kind that an object says it is of, and its version.
     pub fn of_object<'a>(&self, api_version: &'a str, kind: &str) -> Option<(&Arc<Kind>, &'a str)> {
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-        let storable = |found: &&Arc<Kind>| found.verbs == VERBS;
+        let storable = |found: &&Arc<Kind>| found.is_stored();
         let found = self.all().filter(storable).find(|found| found.group == group && found.kind == kind)?;
         found.version(version).is_some().then_some((found, version))
     }

@@ -166,9 +166,7 @@ fn token(revision: i64, path: &str) -> String {
 
 fn expired(continue_: &str) -> Failure {
     match decoded(continue_) {
-        Some(token) => {
-            Failure::continue_expired(&URL_SAFE_NO_PAD.encode(json(&Token { rv: -1, ..token })))
-        }
+        Some(token) => Failure::continue_expired(&URL_SAFE_NO_PAD.encode(json(&Token { rv: -1, ..token }))),
         None => Failure::expired("The resourceVersion for the provided list is too old."),
     }
 }

@@ -41,10 +41,12 @@ impl Selector {
     /// `labels` and `fields` as they stand in the query; both may be empty.
     pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Failure> {
         let requirement = |term: &str| {
-            Requirement::parse(term).ok_or_else(|| Failure::bad_request(&format!("unable to parse requirement: {term}")))
+            Requirement::parse(term)
+                .ok_or_else(|| Failure::bad_request(&format!("unable to parse requirement: {term}")))
         };
         let labels = split(labels).into_iter().map(requirement).collect::<Result<_, _>>()?;
-        let fields = field_terms(fields).into_iter().map(|term| FieldTerm::parse(kind, term)).collect::<Result<_, _>>()?;
+        let fields =
+            field_terms(fields).into_iter().map(|term| FieldTerm::parse(kind, term)).collect::<Result<_, _>>()?;
         Ok(Self { labels, fields })
     }
 
@@ -160,7 +162,9 @@ fn fields_of(kind: &Kind) -> impl Iterator<Item = &'static str> {
     let own: &[&str] = match &*kind.stored {
         "secrets" => &["type"],
         "namespaces" => &["status.phase"],
-        "pods" => &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "status.phase"],
+        "pods" => {
+            &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "status.phase"]
+        }
         "replicasets.apps" => &["status.replicas"],
         "services" => &["spec.clusterIP", "spec.type"],
         "events" => &[
@@ -201,7 +205,9 @@ mod tests {
     #[test]
     fn labels_are_selected_by_every_form() {
         let object = json!({"metadata": {"labels": {"app": "rancher", "tier": "b"}}});
-        for yes in ["", "app=rancher", "app==rancher,tier in (a,b)", "app!=x", "none!=x", "app", "!none", "tier notin (c, d)"] {
+        for yes in
+            ["", "app=rancher", "app==rancher,tier in (a,b)", "app!=x", "none!=x", "app", "!none", "tier notin (c, d)"]
+        {
             assert!(selects(yes, "", &object), "{yes}");
         }
         for no in ["app=x", "tier in (a)", "app,!tier", "none", "tier notin (b)", "app!=rancher"] {

@@ -56,7 +56,11 @@ impl Service<Request<Body>> for SimService {
             }
             let (parts, body) = request.into_parts();
             let Ok(body) = body.collect().await else {
-                return Ok(respond(StatusCode::BAD_REQUEST, "text/plain", Full::from("the body broke off").boxed_unsync()));
+                return Ok(respond(
+                    StatusCode::BAD_REQUEST,
+                    "text/plain",
+                    Full::from("the body broke off").boxed_unsync(),
+                ));
             };
             let reply = shared.with(|world| answer(world, &parts, &body.to_bytes()));
             Ok(match reply {
@@ -125,4 +129,3 @@ impl Watching {
         shared.with(|world| (self.watch.say(world), world.next_due()))
     }
 }
-

@@ -37,7 +37,9 @@ fn bad_name(names: Names, name: &str) -> Option<String> {
     let is_label = |label: &str| {
         let bytes = label.as_bytes();
         let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        bytes.iter().all(|b| inner(b) || *b == b'-') && bytes.first().is_some_and(inner) && bytes.last().is_some_and(inner)
+        bytes.iter().all(|b| inner(b) || *b == b'-')
+            && bytes.first().is_some_and(inner)
+            && bytes.last().is_some_and(inner)
     };
     let longest = match names {
         Names::Subdomain => MAX_SUBDOMAIN_BYTES,
@@ -86,7 +88,11 @@ fn bad_definition(object: &Value) -> Vec<Cause> {
     let stored = list(object, "/spec/versions").iter().filter(|version| version["storage"] == true).count();
     if stored != 1 {
         let why = "must have exactly one version marked as storage version";
-        causes.push(Cause::invalid("spec.versions", &object.pointer("/spec/versions").cloned().unwrap_or_default(), why));
+        causes.push(Cause::invalid(
+            "spec.versions",
+            &object.pointer("/spec/versions").cloned().unwrap_or_default(),
+            why,
+        ));
     }
     causes
 }
@@ -174,7 +180,10 @@ fn stored_versions(new: &Value) -> Vec<Cause> {
     missing
         .map(|(n, stored)| {
             let why = "missing from spec.versions; ".to_owned()
-                + &format!("{} was previously a storage version, and must remain in spec.versions until a storage ", stored.as_str().unwrap_or_default())
+                + &format!(
+                    "{} was previously a storage version, and must remain in spec.versions until a storage ",
+                    stored.as_str().unwrap_or_default()
+                )
                 + "migration ensures no data remains persisted in it and removes it from status.storedVersions";
             Cause::invalid(&format!("status.storedVersions[{n}]"), stored, &why)
         })

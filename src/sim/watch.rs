@@ -64,7 +64,11 @@ impl Watch {
                 Err(_forgotten) => {
                     let oldest = world.store.forgotten();
                     let why = format!("too old resource version: {position} ({oldest})");
-                    event(&mut lines, "ERROR", &serde_json::to_vec(&Failure::expired(&why).into_value()).unwrap_or_default());
+                    event(
+                        &mut lines,
+                        "ERROR",
+                        &serde_json::to_vec(&Failure::expired(&why).into_value()).unwrap_or_default(),
+                    );
                     return Said::Last(lines.freeze());
                 }
             },

@@ -261,7 +261,8 @@ impl World {
             if let Some(stated) = stated
                 && stated != live
             {
-                let why = format!("Precondition failed: {what} in precondition: {stated}, {what} in object meta: {live}");
+                let why =
+                    format!("Precondition failed: {what} in precondition: {stated}, {what} in object meta: {live}");
                 return Err(Failure::conflict(kind, key.name(), &why));
             }
         }

@@ -58,7 +58,9 @@ fn fill(world: &mut World, key: &Key, namespace: &str, uid: &str) {
     world.modify(key, |secret| {
         *at(secret, &["metadata", "annotations", ACCOUNT_UID]) = uid.into();
         let data = at(secret, &["data"]);
-        for (field, value) in [("token", token), ("ca.crt", STANDARD.encode(AUTHORITY)), ("namespace", STANDARD.encode(namespace))] {
+        for (field, value) in
+            [("token", token), ("ca.crt", STANDARD.encode(AUTHORITY)), ("namespace", STANDARD.encode(namespace))]
+        {
             meta::default(data, &[field], json!(value));
         }
     });

@@ -96,8 +96,11 @@ pub fn collect(world: &mut World, key: &Key) {
 
 /// Takes the references to these owners away.
 fn forget(object: &mut Value, uids: &[String]) {
-    let left: Vec<Value> =
-        meta::owners(object).iter().filter(|owner| !uids.iter().any(|uid| uid == text(owner, "/uid"))).cloned().collect();
+    let left: Vec<Value> = meta::owners(object)
+        .iter()
+        .filter(|owner| !uids.iter().any(|uid| uid == text(owner, "/uid")))
+        .cloned()
+        .collect();
     meta::assign(object, &["metadata", "ownerReferences"], (!left.is_empty()).then(|| json!(left)));
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::replicas::{owner, revision};
 use super::create;
+use super::replicas::{owner, revision};
 use crate::sim::meta::{self, at, inside, number, text};
 use crate::sim::store::Key;
 use crate::sim::world::World;

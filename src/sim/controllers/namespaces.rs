@@ -48,7 +48,8 @@ fn empty(world: &mut World, key: &Key, name: &str) {
         });
         return;
     }
-    let waiting: Vec<String> = left.iter().filter_map(|key| world.store.get(key)).flat_map(|o| meta::finalizers(o)).collect();
+    let waiting: Vec<String> =
+        left.iter().filter_map(|key| world.store.get(key)).flat_map(|o| meta::finalizers(o)).collect();
     world.modify(key, |namespace| tell(namespace, left.len(), &waiting, &time));
 }
 

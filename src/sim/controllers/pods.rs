@@ -22,7 +22,9 @@ pub fn react(world: &mut World, key: &Key, pod: Option<&Value>) {
 }
 
 pub fn is_ready(pod: &Value) -> bool {
-    meta::list(pod, "/status/conditions").iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    meta::list(pod, "/status/conditions")
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 pub fn schedule(world: &mut World, key: &Key) {
@@ -45,7 +47,8 @@ pub fn start(world: &mut World, key: &Key) {
         if meta::is_deleting(pod) || text(pod, "/spec/nodeName").is_empty() || is_ready(pod) {
             return;
         }
-        let statuses: Vec<Value> = meta::list(pod, "/spec/containers").iter().map(|container| running(container, &time)).collect();
+        let statuses: Vec<Value> =
+            meta::list(pod, "/spec/containers").iter().map(|container| running(container, &time)).collect();
         let status = inside(pod, &["status"]);
         status["phase"] = "Running".into();
         status["startTime"] = time.as_str().into();

@@ -46,7 +46,10 @@ fn pods(world: &World, owner: &Key, uid: &str) -> Pods {
     let own: Vec<_> = within.filter(|(_, pod)| is_own(pod)).collect();
     let names = own.iter().map(|(_, pod)| meta::name(pod).to_owned()).collect();
     let active = own.into_iter().filter(|(_, pod)| !meta::is_deleting(pod));
-    Pods { active: active.map(|(path, pod)| (Key { of: kind.stored.clone(), path: path.clone() }, pod.clone())).collect(), names }
+    Pods {
+        active: active.map(|(path, pod)| (Key { of: kind.stored.clone(), path: path.clone() }, pod.clone())).collect(),
+        names,
+    }
 }
 
 fn wanted(key: &Key, workload: &Value) -> usize {
@@ -63,7 +66,8 @@ pub fn revision(workload: &Value) -> String {
 fn surplus(key: &Key, workload: &Value, pods: &Pods, revision: &str) -> Vec<Key> {
     let wanted = wanted(key, workload);
     let keeps_old = key.is("replicasets.apps");
-    let is_old = |pod: &Value| !keeps_old && pod.pointer("/metadata/labels").is_none_or(|labels| labels[REVISION] != revision);
+    let is_old =
+        |pod: &Value| !keeps_old && pod.pointer("/metadata/labels").is_none_or(|labels| labels[REVISION] != revision);
     let is_beyond = |pod: &Value| key.is("statefulsets.apps") && ordinal(pod).is_none_or(|n| n >= wanted);
     let (gone, kept): (Vec<_>, Vec<_>) = pods.active.iter().partition(|(_, pod)| is_old(pod) || is_beyond(pod));
     // The ones that are not Ready first, as the ReplicaSet controller does.

@@ -102,13 +102,7 @@ const CORE: &[Row] = &[
     row("pods", "Pod").status().short(&["po"]).categories(ALL).counts().returned(),
     row("secrets", "Secret"),
     row("serviceaccounts", "ServiceAccount").short(&["sa"]).returned(),
-    row("services", "Service")
-        .status()
-        .short(&["svc"])
-        .categories(ALL)
-        .made_by_put()
-        .returned()
-        .names(Names::Label),
+    row("services", "Service").status().short(&["svc"]).categories(ALL).made_by_put().returned().names(Names::Label),
 ];
 
 const APPS: &[Row] = &[
@@ -147,8 +141,7 @@ const DEFINITIONS: &[Row] = &[row("customresourcedefinitions", "CustomResourceDe
     .counts()
     .needs_version()];
 
-const SERVICES: &[Row] =
-    &[row("apiservices", "APIService").cluster().status().categories(EXTENSIONS).needs_version()];
+const SERVICES: &[Row] = &[row("apiservices", "APIService").cluster().status().categories(EXTENSIONS).needs_version()];
 
 const REVIEWS: &[Row] = &[
     row("localsubjectaccessreviews", "LocalSubjectAccessReview").verbs(ASKED),
