@@ -65,13 +65,15 @@ fn check_namespace(object: &mut Value, namespace: Option<&str>) -> Result<(), Fa
     Ok(())
 }
 
-/// Puts the name of the request into an object that names none.
+/// Whether an object is the one that the request names.
 pub fn check_name(object: &mut Value, name: &str, namespace: Option<&str>) -> Result<(), Failure> {
     check_namespace(object, namespace)?;
     let stated = text(object, "/metadata/name");
     if stated.is_empty() {
-        *meta::at(object, &["metadata", "name"]) = name.into();
-    } else if stated != name {
+        let why = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+        return Err(Failure::bad_request(&why));
+    }
+    if stated != name {
         let why = format!("the name of the object ({stated}) does not match the name on the URL ({name})");
         return Err(Failure::bad_request(&why));
     }

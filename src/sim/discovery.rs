@@ -90,7 +90,9 @@ fn aggregated_group(kinds: &Kinds, group: &Group<'_>) -> Value {
 }
 
 fn aggregated_resource(kind: &Kind, at: &Version) -> Value {
-    let response = json!({"group": kind.group, "version": at.name, "kind": kind.kind});
+    // The built-in ones leave out what the document says above them.
+    let of = |text: &str| if kind.rules.custom { text.to_owned() } else { String::new() };
+    let response = json!({"group": of(&kind.group), "version": of(&at.name), "kind": kind.kind});
     let mut resource = json!({
         "resource": kind.plural,
         "responseKind": response,

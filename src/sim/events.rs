@@ -21,6 +21,10 @@ pub fn to_core(mut event: Value) -> Value {
     }
     meta::default(&mut event, &["source"], json!({}));
     meta::default(&mut event, &["reportingInstance"], json!(""));
+    for moment in ["firstTimestamp", "lastTimestamp"] {
+        // Said also where there is none.
+        meta::default(&mut event, &[moment], Value::Null);
+    }
     event
 }
 

@@ -39,6 +39,11 @@ impl Cause {
         Self { reason: "FieldValueRequired", field: field.to_owned(), message: format!("Required value: {why}") }
     }
 
+    pub fn too_long(field: &str, limit_bytes: usize) -> Self {
+        let message = format!("Too long: may not be more than {limit_bytes} bytes");
+        Self { reason: "FieldValueTooLong", field: field.to_owned(), message }
+    }
+
     pub fn forbidden(field: &str, why: &str) -> Self {
         Self { reason: "FieldValueForbidden", field: field.to_owned(), message: format!("Forbidden: {why}") }
     }
@@ -93,7 +98,9 @@ impl Failure {
     }
 
     pub fn invalid(kind: &Kind, name: &str, causes: &[Cause]) -> Self {
-        let told: Vec<String> = causes.iter().map(|Cause { reason: _, field, message }| told(field, message)).collect();
+        let mut told: Vec<String> =
+            causes.iter().map(|Cause { reason: _, field, message }| told(field, message)).collect();
+        told.dedup();
         let told = match told.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -167,6 +174,12 @@ impl Failure {
 
     pub fn expired(message: &str) -> Self {
         Self::status(StatusCode::GONE, "Expired", message, None)
+    }
+
+    /// A resource that nobody knows, of a group that is built in.
+    pub fn no_resource() -> Self {
+        let message = "the server could not find the requested resource";
+        Self::status(StatusCode::NOT_FOUND, "NotFound", message, Some(json!({})))
     }
 
     pub fn nobody_serves() -> Self {

@@ -40,8 +40,8 @@ struct Page<'a> {
 #[serde(rename_all = "camelCase")]
 struct PageMetadata {
     resource_version: String,
-    #[serde(rename = "continue", skip_serializing_if = "String::is_empty")]
-    continue_: String,
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    continue_: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     remaining_item_count: Option<usize>,
 }
@@ -109,8 +109,9 @@ pub fn page(store: &Store, kind: &Kind, version: &str, query: &ListQuery) -> Res
     };
     let left = found.count();
     let continue_ = match page.last() {
-        Some((path, _)) if left > 0 => token(i64::try_from(revision).unwrap_or(-1), &path[prefix.len()..]),
-        _ => String::new(),
+        Some((path, _)) if left > 0 => Some(token(i64::try_from(revision).unwrap_or(-1), &path[prefix.len()..])),
+        // Of custom resources it is said, too, that there is no more.
+        _ => (kind.rules.custom && !metadata_only).then(String::new),
     };
     let api_version = kind.api_version(version);
     let remaining_item_count = (left > 0 && selector.is_empty()).then_some(left);

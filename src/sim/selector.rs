@@ -83,11 +83,12 @@ impl Requirement {
         if let Some(key) = term.strip_prefix('!') {
             return Self::new(key, Operator::DoesNotExist, vec![]);
         }
-        if let Some((key, value)) = term.split_once("!=") {
-            return Self::new(key, Operator::NotIn, vec![value.trim().to_owned()]);
-        }
-        if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
-            return Self::new(key, Operator::In, vec![value.trim().to_owned()]);
+        let equal = term.split_once("==").or_else(|| term.split_once('='));
+        let equal = equal.map(|(key, value)| (key, Operator::In, value));
+        let unequal = term.split_once("!=").map(|(key, value)| (key, Operator::NotIn, value));
+        if let Some((key, operator, value)) = unequal.or(equal) {
+            let value = value.trim();
+            return is_word(value).then(|| Self::new(key, operator, vec![value.to_owned()])).flatten();
         }
         let Some((key, rest)) = term.split_once(char::is_whitespace) else {
             return Self::new(term, Operator::Exists, vec![]);
@@ -104,8 +105,7 @@ impl Requirement {
 
     fn new(key: &str, operator: Operator, values: Vec<String>) -> Option<Self> {
         let key = key.trim();
-        let is_key = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
-        is_key.then(|| Self { key: key.to_owned(), operator, values })
+        (!key.is_empty() && is_word(key)).then(|| Self { key: key.to_owned(), operator, values })
     }
 
     fn matches(&self, object: &Value) -> bool {
@@ -118,6 +118,10 @@ impl Requirement {
             Operator::DoesNotExist => label.is_none(),
         }
     }
+}
+
+fn is_word(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
 }
 
 /// The terms between commas; a backslash takes the meaning from the sign after it.

@@ -51,11 +51,6 @@ pub fn prepare_create(kind: &Kind, version: &str, object: &mut Value, now: &str)
             object["status"] = json!({
                 "conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored,
             });
-            let mut finalizers = meta::finalizers(object);
-            if !finalizers.iter().any(|finalizer| finalizer == CLEANUP) {
-                finalizers.push(CLEANUP.to_owned());
-            }
-            meta::set_finalizers(object, &finalizers);
         }
         "pods" => object["status"] = json!({"phase": "Pending", "qosClass": "BestEffort"}),
         "services" => object["status"] = json!({"loadBalancer": {}}),
@@ -160,9 +155,7 @@ fn set_defaults(kind: &Kind, version: &str, object: &mut Value) {
         "pods" => pod_spec(at(object, &["spec"])),
         "customresourcedefinitions.apiextensions.k8s.io" => definition(object),
         "rolebindings.rbac.authorization.k8s.io" | "clusterrolebindings.rbac.authorization.k8s.io" => binding(object),
-        "roles.rbac.authorization.k8s.io" | "clusterroles.rbac.authorization.k8s.io" => {
-            object.as_object_mut().map(|fields| fields.entry("rules").or_insert(Value::Null));
-        }
+        "roles.rbac.authorization.k8s.io" | "clusterroles.rbac.authorization.k8s.io" => role(object),
         "validatingwebhookconfigurations.admissionregistration.k8s.io" => webhooks(object, false),
         "mutatingwebhookconfigurations.admissionregistration.k8s.io" => webhooks(object, true),
         "services" => service(object),
@@ -242,6 +235,13 @@ fn definition(object: &mut Value) {
     default(object, &["spec", "names", "singular"], json!(kind.to_lowercase()));
     default(object, &["spec", "names", "listKind"], json!(format!("{kind}List")));
     default(object, &["spec", "conversion", "strategy"], json!("None"));
+}
+
+/// A role without rules says so.
+fn role(object: &mut Value) {
+    if list(object, "/rules").is_empty() {
+        *at(object, &["rules"]) = Value::Null;
+    }
 }
 
 /// The group of roles, and of users where it is not said.

@@ -15,6 +15,8 @@ const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower ca
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
     start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+/// Most data in a ConfigMap or Secret (`MaxSecretSize`).
+const MAX_DATA_BYTES: usize = 1 << 20;
 const IMMUTABLE: &str = "field is immutable";
 
 /// What is wrong with an object that is to be made.
@@ -27,10 +29,23 @@ pub fn created(kind: &Kind, object: &Value) -> Vec<Cause> {
         causes.push(Cause::invalid("metadata.name", &name.into(), &why));
     }
     causes.extend(bad_owners(object));
+    causes.extend(too_large(kind, object));
     if kind.stored.starts_with("customresourcedefinitions.") {
         causes.extend(bad_definition(object));
     }
     causes
+}
+
+/// Maps and Secrets hold less than an object may.
+fn too_large(kind: &Kind, object: &Value) -> Option<Cause> {
+    let field = match &*kind.stored {
+        "configmaps" => "[]",
+        "secrets" => "data",
+        _ => return None,
+    };
+    let values = ["data", "binaryData"].into_iter().filter_map(|field| object.get(field)?.as_object()).flatten();
+    let bytes: usize = values.filter_map(|(_, value)| value.as_str()).map(str::len).sum();
+    (bytes > MAX_DATA_BYTES).then(|| Cause::too_long(field, MAX_DATA_BYTES))
 }
 
 fn bad_name(names: Names, name: &str) -> Option<String> {
@@ -46,6 +61,9 @@ fn bad_name(names: Names, name: &str) -> Option<String> {
         Names::Label => MAX_LABEL_BYTES,
         Names::Segment => usize::MAX,
     };
+    if names == Names::Label && name.contains('.') {
+        return Some("must not contain dots".to_owned());
+    }
     if name.len() > longest {
         return Some(format!("must be no more than {longest} characters"));
     }
@@ -58,7 +76,7 @@ fn bad_name(names: Names, name: &str) -> Option<String> {
 
 fn bad_owners(object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    for (n, owner) in meta::owners(object).iter().enumerate() {
+    for owner in meta::owners(object) {
         for (field, why) in [
             ("apiVersion", "version must not be empty"),
             ("kind", "must not be empty"),
@@ -66,7 +84,7 @@ fn bad_owners(object: &Value) -> Vec<Cause> {
             ("uid", "must not be empty"),
         ] {
             if text(owner, &format!("/{field}")).is_empty() {
-                causes.push(Cause::invalid(&format!("metadata.ownerReferences[{n}].{field}"), &"".into(), why));
+                causes.push(Cause::invalid(&format!("metadata.ownerReferences.{field}"), &"".into(), why));
             }
         }
     }
@@ -99,8 +117,11 @@ fn bad_definition(object: &Value) -> Vec<Cause> {
 
 /// What is wrong with the new state of an object that exists.
 pub fn updated(kind: &Kind, new: &Value, old: &Value) -> Vec<Cause> {
-    let mut causes = Vec::from_iter(new_finalizers(new, old));
+    // Told twice: the rules of all kinds and those of each kind say so.
+    let mut causes: Vec<Cause> =
+        new_finalizers(new, old).into_iter().flat_map(|cause| [cause.clone(), cause]).collect();
     causes.extend(bad_owners(new));
+    causes.extend(too_large(kind, new));
     let fixed = |field: &str| {
         let pointer: String = field.split('.').map(|part| format!("/{part}")).collect();
         let (now, before) = (new.pointer(&pointer), old.pointer(&pointer));

@@ -83,9 +83,7 @@ impl World {
         }
         let name = meta::name(&object).to_owned();
         let metadata = meta::inside(&mut object, &["metadata"]);
-        for field in
-            ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields", "namespace"]
-        {
+        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "namespace"] {
             meta::remove(metadata, &[field]);
         }
         metadata["uid"] = self.new_uid().into();
@@ -132,6 +130,10 @@ impl World {
         let key = place.key(name);
         let Some(old) = self.store.get(&key).cloned() else {
             if part == Part::Whole && kind.rules.made_by_put {
+                let (uid, version) = (meta::uid(&new), meta::text(&new, "/metadata/resourceVersion"));
+                if !uid.is_empty() || !version.is_empty() {
+                    return Err(Failure::conflict(kind, name, &other_uid(&key, uid, "")));
+                }
                 return self.create(place, new);
             }
             return Err(Failure::not_found(kind, name));
@@ -207,8 +209,14 @@ impl World {
             return Err(Failure::forbidden(kind, name, "this namespace may not be deleted"));
         }
         let Some(old) = self.store.get(key).cloned() else { return Err(Failure::not_found(kind, name)) };
-        if key.is("namespaces") {
-            return self.delete_namespace(kind, key, &old, options);
+        if is_emptied_first(key) {
+            check_emptied(kind, key, &old, options)?;
+            if !meta::is_deleting(&old) {
+                return Ok(Deleted::Object(self.begin_emptying(key, &old, options)));
+            }
+            if key.is("namespaces") && !meta::list(&old, "/spec/finalizers").is_empty() {
+                return Ok(Deleted::Object(old));
+            }
         }
         preconditions(kind, &old, options)?;
         let mut new = (*old).clone();
@@ -244,37 +252,47 @@ impl World {
         }
     }
 
-    /// A namespace first loses what it holds; its controller then takes `spec.finalizers` away.
-    fn delete_namespace(
-        &mut self,
-        kind: &Kind,
-        key: &Key,
-        old: &Arc<Value>,
-        options: &DeleteOptions,
-    ) -> Result<Deleted, Failure> {
-        let stated = [
-            ("UID", &options.uid, "/metadata/uid"),
-            ("ResourceVersion", &options.resource_version, "/metadata/resourceVersion"),
-        ];
-        for (what, stated, pointer) in stated {
-            let live = meta::text(old, pointer);
-            if let Some(stated) = stated
-                && stated != live
-            {
-                let why =
-                    format!("Precondition failed: {what} in precondition: {stated}, {what} in object meta: {live}");
-                return Err(Failure::conflict(kind, key.name(), &why));
+    /// Marks a namespace or definition; its controller clears away what it holds, and then lets it go.
+    fn begin_emptying(&mut self, key: &Key, old: &Value, options: &DeleteOptions) -> Arc<Value> {
+        let mut new = old.clone();
+        let time = self.time();
+        *meta::at(&mut new, &["metadata", "deletionTimestamp"]) = time.as_str().into();
+        let mut finalizers = finalizers(old, options.propagation);
+        if key.is("namespaces") {
+            *meta::at(&mut new, &["status", "phase"]) = "Terminating".into();
+        } else {
+            if !finalizers.iter().any(|finalizer| finalizer == strategy::CLEANUP) {
+                finalizers.push(strategy::CLEANUP.to_owned());
             }
+            let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+            meta::set_condition(&mut new, "Terminating", true, "InstanceDeletionPending", message, &time);
         }
-        if meta::is_deleting(old) {
-            return Ok(Deleted::Object(Arc::clone(old)));
-        }
-        let mut new = (**old).clone();
-        *meta::at(&mut new, &["metadata", "deletionTimestamp"]) = self.time().into();
-        *meta::at(&mut new, &["status", "phase"]) = "Terminating".into();
-        meta::set_finalizers(&mut new, &finalizers(old, options.propagation));
-        Ok(Deleted::Object(self.store.put(key.clone(), new)))
+        meta::set_finalizers(&mut new, &finalizers);
+        self.store.put(key.clone(), new)
     }
+}
+
+/// Whether a kind's objects hold others, which go first.
+fn is_emptied_first(key: &Key) -> bool {
+    key.is("namespaces") || key.is("customresourcedefinitions.apiextensions.k8s.io")
+}
+
+/// The preconditions of what is emptied first, which are told in other words than those of the rest.
+fn check_emptied(kind: &Kind, key: &Key, old: &Value, options: &DeleteOptions) -> Result<(), Failure> {
+    let stated = [
+        ("UID", &options.uid, "/metadata/uid"),
+        ("ResourceVersion", &options.resource_version, "/metadata/resourceVersion"),
+    ];
+    for (what, stated, pointer) in stated {
+        let live = meta::text(old, pointer);
+        if let Some(stated) = stated
+            && stated != live
+        {
+            let why = format!("Precondition failed: {what} in precondition: {stated}, {what} in object meta: {live}");
+            return Err(Failure::conflict(kind, key.name(), &why));
+        }
+    }
+    Ok(())
 }
 
 /// Counts a change of what the kind counts.

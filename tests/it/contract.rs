@@ -86,7 +86,6 @@ cases! {
         a_watch_without_a_version_tells_what_is_there,
         a_watch_ends_at_its_time,
         a_label_that_comes_and_goes_adds_and_removes,
-        a_version_that_is_forgotten_is_gone,
         bookmarks_move_the_version,
     ],
     namespaces: [
@@ -138,16 +137,23 @@ cases! {
         methods_that_a_path_does_not_know_are_refused,
         the_server_says_that_it_is_well,
         rights_are_reviewed,
-        an_api_without_its_server_fails,
     ],
 }
 
 /// On an API server that forgets within seconds, and lists from etcd alone: its cache would remember.
 #[test]
-fn a_token_that_expired_says_how_to_go_on() {
+fn what_is_forgotten() {
     let api_flags = ["--etcd-compaction-interval=1s", "--watch-cache=false"].map(str::to_owned).to_vec();
     let cluster = Cluster::start(Options { controllers: false, audit: false, api_flags, ..Options::default() });
-    compare(&cluster, "expired", lists::a_token_that_expired_says_how_to_go_on);
+    compare(&cluster, "token", lists::a_token_that_expired_says_how_to_go_on);
+    compare(&cluster, "version", watches::a_version_that_is_forgotten_is_gone);
+}
+
+/// On an API server of its own: while an API fails, no namespace goes.
+#[test]
+fn an_api_without_its_server() {
+    let cluster = Cluster::start(Options { controllers: false, audit: false, ..Options::default() });
+    compare(&cluster, "no-server", discovery::an_api_without_its_server_fails);
 }
 
 /// Runs a case on both, in a namespace of its own, and compares.

@@ -42,9 +42,9 @@ fn empty(world: &mut World, key: &Key, name: &str) {
     let time = world.time();
     if left.is_empty() {
         world.modify(key, |namespace| {
-            if let Some(finalizers) = at(namespace, &["spec", "finalizers"]).as_array_mut() {
-                finalizers.retain(|finalizer| finalizer != "kubernetes");
-            }
+            let mut left = list(namespace, "/spec/finalizers").to_vec();
+            left.retain(|finalizer| finalizer != "kubernetes");
+            meta::assign(namespace, &["spec", "finalizers"], (!left.is_empty()).then(|| json!(left)));
         });
         return;
     }

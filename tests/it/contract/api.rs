@@ -179,10 +179,6 @@ impl Api {
         timeout(LONG, events(response.into_body(), None)).await.expect("the watch ends in time")
     }
 
-    pub fn is_sim(&self) -> bool {
-        self.sim.is_some()
-    }
-
     /// Forgets the versions that were given out so far: at once, or by waiting for the compaction of etcd.
     pub async fn forget_history(&self) {
         match &self.sim {
