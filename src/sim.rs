@@ -163,3 +163,6 @@ impl Shared {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

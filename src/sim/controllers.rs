@@ -36,10 +36,10 @@ pub enum Work {
     Namespace(String),
     /// Fills the Secret of a service account's token, or removes it.
     Token(Key),
-    /// Accepts a definition, or clears away what it defined.
+    /// Accepts a definition and serves what it defines, or clears away what it defined.
     Definition(Key),
-    /// Begins or ends to serve what a definition defines.
-    Serve(Key),
+    /// Lets discovery tell of what a definition defines, or ends to serve it.
+    Announce(Key),
     /// Judges whether the servers of aggregated APIs answer.
     ApiServices,
     /// Deletes an object whose owners are gone.
@@ -61,7 +61,7 @@ pub fn run(world: &mut World, work: &Work) {
         Work::Namespace(name) => namespaces::tend(world, name),
         Work::Token(key) => accounts::tend_token(world, key),
         Work::Definition(key) => definitions::tend(world, key),
-        Work::Serve(key) => definitions::serve(world, key),
+        Work::Announce(key) => definitions::announce(world, key),
         Work::ApiServices => definitions::judge_services(world),
         Work::Collect(key) => collect::collect(world, key),
         Work::Release(key) => collect::release(world, key),
@@ -95,8 +95,8 @@ fn react_by_kind(world: &mut World, key: &Key, after: Option<&Value>) {
         "secrets" if after.is_some_and(accounts::is_token) => soon(world, Work::Token(key.clone())),
         "serviceaccounts" => accounts::react(world, key),
         "customresourcedefinitions.apiextensions.k8s.io" => {
-            soon(world, Work::Definition(key.clone()));
-            soon(world, Work::Serve(key.clone()));
+            let work = if after.is_some() { Work::Definition } else { Work::Announce };
+            soon(world, work(key.clone()));
         }
         "apiservices.apiregistration.k8s.io" => soon(world, Work::ApiServices),
         "deployments.apps" => soon(world, Work::Deployment(key.clone())),

@@ -53,7 +53,7 @@ fn groups<'a>(kinds: &'a Kinds, failing: &'a [Registered]) -> Vec<Group<'a>> {
 }
 
 fn group<'a>(kinds: &'a Kinds, failing: &'a [Registered], name: &'a str) -> Group<'a> {
-    let of_group = kinds.all().filter(|kind| kind.group == name);
+    let of_group = kinds.told().filter(|kind| kind.group == name);
     let mut versions: Vec<&str> = of_group.flat_map(|kind| kind.versions.iter().map(|v| v.name.as_str())).collect();
     let of_group = failing.iter().filter(|registered| registered.group == name);
     let stale: Vec<&str> = of_group.map(|registered| registered.version.as_str()).collect();
@@ -64,7 +64,7 @@ fn group<'a>(kinds: &'a Kinds, failing: &'a [Registered], name: &'a str) -> Grou
 }
 
 fn served<'a>(kinds: &'a Kinds, group: &str, version: &str) -> impl Iterator<Item = (&'a Kind, &'a Version)> {
-    let of_group = kinds.all().filter(move |kind| kind.group == group);
+    let of_group = kinds.told().filter(move |kind| kind.group == group);
     of_group.filter_map(move |kind| Some((&**kind, kind.version(version)?)))
 }
 

@@ -3,7 +3,7 @@
 mod built_in;
 mod custom;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -93,16 +93,23 @@ impl Kind {
 /// All kinds that are served, by group and plural.
 pub struct Kinds {
     kinds: BTreeMap<(String, String), Arc<Kind>>,
+    /// Kinds that are served, and not yet told by discovery.
+    untold: BTreeSet<(String, String)>,
 }
 
 impl Kinds {
     pub fn built_in() -> Self {
         let kinds = built_in::kinds().map(|kind| ((kind.group.clone(), kind.plural.clone()), Arc::new(kind)));
-        Self { kinds: kinds.collect() }
+        Self { kinds: kinds.collect(), untold: BTreeSet::new() }
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.kinds.values()
+    }
+
+    /// The kinds that discovery tells.
+    pub fn told(&self) -> impl Iterator<Item = &Arc<Kind>> {
+        self.kinds.iter().filter(|(key, _)| !self.untold.contains(*key)).map(|(_, kind)| kind)
     }
 
     pub fn find(&self, group: &str, plural: &str) -> Option<&Arc<Kind>> {
@@ -128,16 +135,27 @@ impl Kinds {
         self.all().find(|kind| *kind.stored == *stored)
     }
 
+    /// The groups that discovery tells.
     pub fn groups(&self) -> Vec<&str> {
-        let mut groups: Vec<&str> = self.all().map(|kind| kind.group.as_str()).collect();
+        let mut groups: Vec<&str> = self.told().map(|kind| kind.group.as_str()).collect();
         groups.dedup();
         groups
     }
 
-    /// Serves what a definition defines, as it is now.
+    /// Serves what a definition defines, as it is now. Discovery tells of what is new when it is [announced](Self::announce).
     pub fn define(&mut self, definition: &Value) {
         if let Some(kind) = custom::kind(definition) {
-            self.kinds.insert((kind.group.clone(), kind.plural.clone()), Arc::new(kind));
+            let key = (kind.group.clone(), kind.plural.clone());
+            if self.kinds.insert(key.clone(), Arc::new(kind)).is_none() {
+                self.untold.insert(key);
+            }
+        }
+    }
+
+    /// Lets discovery tell of what a definition of this name (`plural.group`) defined.
+    pub fn announce(&mut self, name: &str) {
+        if let Some((plural, group)) = name.split_once('.') {
+            self.untold.remove(&(group.to_owned(), plural.to_owned()));
         }
     }
 
@@ -147,6 +165,7 @@ impl Kinds {
             let key = (group.to_owned(), plural.to_owned());
             if self.kinds.get(&key).is_some_and(|kind| kind.rules.custom) {
                 self.kinds.remove(&key);
+                self.untold.remove(&key);
             }
         }
     }

@@ -72,6 +72,7 @@ impl World {
         if is_definition(object) {
             super::controllers::establish(&mut new, &self.time());
             self.kinds.define(&new);
+            self.kinds.announce(name);
         }
         self.store.put(key.clone(), new);
         Ok(key)

@@ -132,7 +132,7 @@ impl World {
             if part == Part::Whole && kind.rules.made_by_put {
                 let (uid, version) = (meta::uid(&new), meta::text(&new, "/metadata/resourceVersion"));
                 if !uid.is_empty() || !version.is_empty() {
-                    return Err(Failure::conflict(kind, name, &other_uid(&key, uid, "")));
+                    return Err(Failure::conflict(kind, name, &other_uid(kind, &key, uid, "")));
                 }
                 return self.create(place, new);
             }
@@ -140,7 +140,7 @@ impl World {
         };
         let stated = meta::uid(&new);
         if !stated.is_empty() && stated != meta::uid(&old) {
-            return Err(Failure::conflict(kind, name, &other_uid(&key, stated, meta::uid(&old))));
+            return Err(Failure::conflict(kind, name, &other_uid(kind, &key, stated, meta::uid(&old))));
         }
         match (meta::text(&new, "/metadata/resourceVersion"), meta::text(&old, "/metadata/resourceVersion")) {
             ("" | "0", _) if !kind.rules.needs_version => {}
@@ -334,11 +334,14 @@ fn unversioned(kind: &Kind, name: &str, cause: Cause) -> Failure {
     Failure::invalid(&named, name, &[cause])
 }
 
-fn other_uid(key: &Key, stated: &str, live: &str) -> String {
+fn other_uid(kind: &Kind, key: &Key, stated: &str, live: &str) -> String {
+    let Kind { group, plural, .. } = kind;
+    let has_prefix = kind.rules.custom || matches!(group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io");
+    let of = if has_prefix { format!("{group}/{plural}") } else { plural.clone() };
     format!(
         "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
          Precondition failed: UID in precondition: {stated}, UID in object meta: {live}",
-        key.of, key.path
+        of, key.path
     )
 }
 

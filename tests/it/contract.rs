@@ -3,6 +3,8 @@
 //! A case is an `async fn` on an [`Api`], which writes down every answer with what differs by nature masked: UIDs, times,
 //! versions. What it has written down on both is compared. A case that is named below runs on both.
 
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use reinback::sim::{Sim, SimOptions};
 
 use crate::harness::{Cluster, Options};
@@ -170,10 +172,19 @@ fn compare(cluster: &Cluster, name: &str, case: impl AsyncFn(&Api)) {
 fn on_real(cluster: &Cluster, name: &str, case: &impl AsyncFn(&Api)) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     runtime.block_on(async {
-        let api = Api::new(cluster.client().await, name, None).await;
+        let api = Api::new(client(cluster).await, name, None).await;
         case(&api).await;
         api.written()
     })
+}
+
+/// A client that asks once: a 503 is an answer, too.
+async fn client(cluster: &Cluster) -> kube::Client {
+    let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig()).expect("the harness wrote it");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let mut config = config.expect("it is whole");
+    config.default_retry = false;
+    kube::Client::try_from(config).expect("a client can be built")
 }
 
 /// On a clock that runs ahead whenever nothing is to be done.

@@ -26,8 +26,10 @@ pub fn tend(world: &mut World, key: &Key) {
     let time = world.time();
     let Some(definition) = world.store.get(key).cloned() else { return };
     if !meta::is_deleting(&definition) {
-        world.modify(key, |definition| establish(definition, &time));
-        return;
+        if let Some(established) = world.modify(key, |definition| establish(definition, &time)) {
+            world.kinds.define(&established);
+        }
+        return soon(world, Work::Announce(key.clone()));
     }
     if !meta::finalizers(&definition).iter().any(|finalizer| finalizer == CLEANUP) {
         return;
@@ -67,12 +69,11 @@ pub fn establish(definition: &mut Value, time: &str) {
     meta::set_condition(definition, "Established", true, "InitialNamesAccepted", message, time);
 }
 
-/// Serves what a definition that is established defines now, and nothing of one that is gone.
-pub fn serve(world: &mut World, key: &Key) {
-    match world.store.get(key).cloned() {
+/// What a definition defines is served first, and then told by discovery; of one that is gone neither.
+pub fn announce(world: &mut World, key: &Key) {
+    match world.store.get(key) {
         None => world.kinds.undefine(key.name()),
-        Some(definition) if crate::cluster::crd_is_established(&definition) => world.kinds.define(&definition),
-        Some(_) => {}
+        Some(_) => world.kinds.announce(key.name()),
     }
 }
 
