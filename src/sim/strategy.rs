@@ -12,11 +12,23 @@ use super::kinds::Kind;
 use super::meta::{self, at, default, list, text};
 use super::write::Part;
 
-/// An object as its kind stores it: without kind and version, which the type says.
+/// An object as its kind stores it: without kind and version, which the type says, and without metadata that say nothing.
 pub fn stored(kind: &Kind, mut object: Value) -> Value {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    metadata.into_iter().for_each(|fields| fields.retain(|_, value| !is_empty(value)));
     meta::remove(&mut object, &["apiVersion"]);
     meta::remove(&mut object, &["kind"]);
     if is_new_event(kind) { events::to_core(object) } else { object }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// An object as its kind shows it, without kind and version.

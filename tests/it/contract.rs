@@ -3,11 +3,14 @@
 //! A case is an `async fn` on an [`Api`], which writes down every answer with what differs by nature masked: UIDs, times,
 //! versions. What it has written down on both is compared. A case that is named below runs on both.
 
+use std::collections::BTreeSet;
+
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use reinback::sim::{Sim, SimOptions};
 
-use crate::harness::{Cluster, Options};
+use crate::harness::{Cluster, Options, fixture, rancher};
+use crate::world::PLAIN;
 use api::Api;
 
 mod api;
@@ -41,6 +44,7 @@ cases! {
         a_write_that_changes_nothing_keeps_the_version,
         another_uid_is_a_conflict,
         what_the_server_sets_cannot_be_set,
+        metadata_that_say_nothing_are_dropped,
         a_version_on_a_new_object_is_refused,
         names_and_namespaces_must_be_those_of_the_path,
         kinds_and_versions_must_be_those_of_the_path,
@@ -156,6 +160,25 @@ fn what_is_forgotten() {
 fn an_api_without_its_server() {
     let cluster = Cluster::start(Options { controllers: false, audit: false, ..Options::default() });
     compare(&cluster, "no-server", discovery::an_api_without_its_server_fails);
+}
+
+/// What the harness does to a real cluster it does to a simulated one, and finds the same.
+#[tokio::test(start_paused = true)]
+async fn a_simulated_cluster_holds_a_backup() {
+    let sim = Sim::new(SimOptions::default());
+    let (client, backup) = (sim.client(), fixture(PLAIN));
+    let items = rancher::read(&backup).expect("a backup");
+    rancher::seed(&client, &backup).await.expect("all of it is taken");
+    assert_eq!(rancher::differences(&client, &items).await.expect("all can be read"), Vec::<String>::new());
+
+    let disturbance = rancher::Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
+    let disturbed = rancher::disturb(&client, &items, disturbance).await.expect("all can be disturbed");
+    let differences = rancher::differences(&client, &items).await.expect("all can be read");
+    let places = BTreeSet::from_iter(differences.iter().filter_map(|line| line.split(": ").next()));
+    assert_eq!(places.len(), disturbed.changed.len() + disturbed.deleted.len());
+
+    rancher::seed_objects(&client, &items).await.expect("all of it is taken again");
+    assert_eq!(rancher::differences(&client, &items).await.expect("all can be read"), Vec::<String>::new());
 }
 
 /// Runs a case on both, in a namespace of its own, and compares.

@@ -125,6 +125,16 @@ pub async fn what_the_server_sets_cannot_be_set(api: &Api) {
     api.patch(&format!("{path}/a"), &json!({"metadata": {"creationTimestamp": "2001-01-01T00:00:00Z", "generation": 9}})).await;
 }
 
+pub async fn metadata_that_say_nothing_are_dropped(api: &Api) {
+    let mut object = map("a", "1");
+    for (field, nothing) in
+        [("labels", json!({})), ("annotations", json!({})), ("ownerReferences", json!([])), ("finalizers", Value::Null)]
+    {
+        object["metadata"][field] = nothing;
+    }
+    api.post(&api.core("configmaps"), &object).await;
+}
+
 pub async fn a_version_on_a_new_object_is_refused(api: &Api) {
     let mut object = map("a", "1");
     object["metadata"]["resourceVersion"] = "12".into();
