@@ -14,27 +14,21 @@ pub const MAX_BODY_BYTES: usize = 3 << 20;
 /// An object as it is to be stored, from the body of a POST or PUT to this kind, version and namespace.
 pub fn object(kind: &Kind, version: &str, namespace: Option<&str>, bytes: &[u8]) -> Result<Value, Failure> {
     let mut object = json(bytes)?;
-    let stated = (text(&object, "/apiVersion"), text(&object, "/kind"));
+    let (stated_version, stated_kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
     let expected = kind.api_version(version);
-    if stated.1 != kind.kind && !(stated.1.is_empty() && !kind.rules.custom) {
-        return Err(other_kind(kind, &expected, stated));
+    // What the path says need not be said again, but of custom resources.
+    let may_be_missing = !kind.rules.custom;
+    let is = |stated: &str, expected: &str| stated == expected || may_be_missing && stated.is_empty();
+    if !is(stated_kind, &kind.kind) {
+        return Err(Failure::bad_request(&format!("{stated_kind:?} cannot be handled as a {}", kind.kind)));
     }
-    if stated.0 != expected && !(stated.0.is_empty() && !kind.rules.custom) {
-        let stated = stated.0;
+    if !is(stated_version, &expected) {
         return Err(Failure::bad_request(&format!(
-            "the API version in the data ({stated}) does not match the expected API version ({expected})"
+            "the API version in the data ({stated_version}) does not match the expected API version ({expected})"
         )));
     }
     check_namespace(&mut object, namespace)?;
     Ok(strategy::stored(kind, object))
-}
-
-fn other_kind(kind: &Kind, expected: &str, (stated_version, stated_kind): (&str, &str)) -> Failure {
-    let (_, version) = stated_version.rsplit_once('/').unwrap_or(("", stated_version));
-    Failure::bad_request(&format!(
-        "{stated_kind} in version {version:?} cannot be handled as a {}: expected apiVersion {expected}",
-        kind.kind
-    ))
 }
 
 /// JSON with an object's shape: `metadata` is an object where there is one.

@@ -193,8 +193,10 @@ fn target(
         [] => return Err(Failure::nobody_serves()),
     };
     let kind = world.kinds.served(&Resource::new(group, version, plural)).cloned();
-    let is_built_in = world.kinds.all().any(|kind| kind.group == group && !kind.rules.custom);
-    let unknown = || if is_built_in { Failure::no_resource() } else { Failure::nobody_serves() };
+    let unknown = || {
+        let is_built_in = world.kinds.all().any(|kind| kind.group == group && !kind.rules.custom);
+        if is_built_in { Failure::no_resource() } else { Failure::nobody_serves() }
+    };
     let kind = kind.ok_or_else(unknown)?;
     let (name, part) = match rest {
         [] => (None, Part::Whole),

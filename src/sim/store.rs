@@ -1,5 +1,6 @@
 //! Objects, the revision that each was written at, and what changed since: etcd and the watch cache in one, and pure.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Bound;
@@ -105,16 +106,20 @@ impl Store {
     }
 
     /// The objects of a type as they were at a revision.
-    pub fn at(&self, of: &str, revision: Revision) -> Result<Objects, Forgotten> {
-        let mut objects = self.types.get(of).cloned().unwrap_or_default();
-        let later = self.since(revision)?;
-        for change in later.rev().filter(|change| change.key.is(of)) {
+    pub fn at(&self, of: &str, revision: Revision) -> Result<Cow<'_, Objects>, Forgotten> {
+        let mut later = self.since(revision)?.rev().filter(|change| change.key.is(of)).peekable();
+        let objects = self.types.get(of).map_or_else(|| Cow::Owned(Objects::default()), Cow::Borrowed);
+        if later.peek().is_none() {
+            return Ok(objects);
+        }
+        let mut objects = objects.into_owned();
+        for change in later {
             match &change.before {
                 Some(before) => objects.insert(change.key.path.clone(), Arc::clone(before)),
                 None => objects.remove(&change.key.path),
             };
         }
-        Ok(objects)
+        Ok(Cow::Owned(objects))
     }
 
     /// The changes after a revision, in order.
@@ -191,7 +196,7 @@ mod tests {
             store.put(key("a/x"), json!({"data": n}));
         }
         store.forget(3);
-        assert_eq!(store.at("configmaps", 2), Err(Forgotten));
+        assert_eq!(store.at("configmaps", 2).err(), Some(Forgotten));
         assert_eq!(store.since(3).unwrap().map(|change| change.revision).collect::<Vec<_>>(), [4, 5]);
         assert_eq!(store.at("configmaps", 3).unwrap()["a/x"]["data"], 2);
         store.forget(9);

@@ -116,14 +116,17 @@ impl World {
 
     fn index_owners(&mut self, before: Option<&Value>, after: Option<&Value>, key: &Key) {
         for owner in before.map(meta::owners).unwrap_or_default() {
-            if let Some(owned) = self.dependents.get_mut(meta::text(owner, "/uid")) {
+            let uid = meta::text(owner, "/uid");
+            if let Some(owned) = self.dependents.get_mut(uid) {
                 owned.remove(key);
+                if owned.is_empty() {
+                    self.dependents.remove(uid);
+                }
             }
         }
         for owner in after.map(meta::owners).unwrap_or_default() {
             self.dependents.entry(meta::text(owner, "/uid").to_owned()).or_default().insert(key.clone());
         }
-        self.dependents.retain(|_, owned| !owned.is_empty());
     }
 
     /// Queues work after a delay, unless the same work waits already.
@@ -184,7 +187,7 @@ impl World {
         if shortest >= longest { shortest } else { self.rng.random_range(shortest..=longest) }
     }
 
-    /// A type under which objects of a kind that is always there are stored.
+    /// The kind of a stored object; `None` when its definition is gone.
     pub fn kind_of(&self, key: &Key) -> Option<Arc<Kind>> {
         self.kinds.of_stored(&key.of).cloned()
     }
@@ -216,8 +219,9 @@ impl World {
 
 /// Whether an object is deleted and waits for nothing any longer.
 fn is_over(key: &Key, object: &Value) -> bool {
+    let is_empty = !key.is("namespaces") || meta::list(object, "/spec/finalizers").is_empty();
     meta::is_deleting(object)
         && meta::finalizers(object).is_empty()
         && meta::number(object, "/metadata/deletionGracePeriodSeconds") == 0
-        && !(key.is("namespaces") && !meta::list(object, "/spec/finalizers").is_empty())
+        && is_empty
 }

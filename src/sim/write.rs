@@ -76,9 +76,9 @@ impl World {
         let Place { kind, version, namespace, manager } = *place;
         let stated = meta::name(&object).to_owned();
         self.admit(kind, namespace, &stated)?;
-        let generated = meta::text(&object, "/metadata/generateName");
-        if stated.is_empty() && !generated.is_empty() {
-            let name = self.new_name(&generated.to_owned());
+        let stem = meta::text(&object, "/metadata/generateName");
+        if stated.is_empty() && !stem.is_empty() {
+            let name = self.new_name(stem);
             *meta::at(&mut object, &["metadata", "name"]) = name.into();
         }
         let name = meta::name(&object).to_owned();
