@@ -12,7 +12,7 @@
 //!
 //! - `store`: objects, revisions and history, pure. `kinds`: what is served. `world`: both, with time, chance and due work
 //! - `http`: paths and verbs; `body`, `list`, `watch`, `discovery`, `failure`: what comes in and goes out
-//! - `write`: create, update, patch, delete for all kinds; `strategy` and `validate`: in what kinds differ
+//! - `write`, `delete`: create, update, patch and delete for all kinds; `strategy` and `validate`: in what kinds differ
 //! - `controllers`: what a cluster does by itself
 //!
 //! Time is tokio's alone, so that it is simulated on a paused runtime and real in the demo. Chance comes from one seed: the
@@ -22,6 +22,7 @@
 mod access;
 mod body;
 mod controllers;
+mod delete;
 mod discovery;
 mod events;
 mod failure;

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
+use super::delete::{DeleteOptions, Propagation};
 use super::failure::Failure;
 use super::kinds::Kind;
 use super::meta::{self, text};
 use super::strategy;
-use super::write::{DeleteOptions, Propagation};
 
 /// Largest body of a request (apiserver, `MaxRequestBodyBytes`).
 pub const MAX_BODY_BYTES: usize = 3 << 20;

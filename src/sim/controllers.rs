@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::delete::{DeleteOptions, Propagation};
 use super::kinds::Kind;
 use super::meta;
 use super::store::{Change, Key};
 use super::world::World;
-use super::write::{DeleteOptions, Place, Propagation, Written};
+use super::write::{Place, Written};
 
 pub use definitions::establish;
 

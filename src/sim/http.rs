@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 
 use super::access;
 use super::body::{self, MAX_BODY_BYTES};
+use super::delete::Deleted;
 use super::failure::{Failure, FailureBody};
 use super::kinds::Kind;
 use super::list::{self, ListQuery};
 use super::selector::Selector;
 use super::watch::Watch;
 use super::world::World;
-use super::write::{Deleted, Part, Place, Written};
+use super::write::{Part, Place, Written};
 use super::{discovery, meta};
 use crate::cluster::Access;
 use crate::object::Resource;

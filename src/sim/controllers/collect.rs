@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Work, delete, soon};
+use crate::sim::delete::{FOREGROUND, ORPHAN, Propagation};
 use crate::sim::meta::{self, text};
 use crate::sim::store::Key;
 use crate::sim::world::World;
-use crate::sim::write::{FOREGROUND, ORPHAN, Propagation};
 
 /// Queues what follows from a change of owner or owned.
 pub fn react(world: &mut World, key: &Key, before: Option<&Value>, after: Option<&Value>) {

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{Work, delete, soon};
+use crate::sim::delete::Propagation;
 use crate::sim::discovery::Registered;
 use crate::sim::meta::{self, at, text};
 use crate::sim::store::Key;
 use crate::sim::strategy::CLEANUP;
 use crate::sim::world::World;
-use crate::sim::write::Propagation;
 
 /// A custom resource changed: when it is gone, its definition may be waiting for that.
 pub fn react(world: &mut World, of: &str, after: Option<&Value>) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{accounts, create, delete, kind_key};
+use crate::sim::delete::Propagation;
 use crate::sim::meta::{self, at, list};
 use crate::sim::store::Key;
 use crate::sim::world::World;
-use crate::sim::write::Propagation;
 
 pub fn tend(world: &mut World, name: &str) {
     let Some(key) = kind_key(world, "", "namespaces", None, name) else { return };

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{NODE, Work, after, kind_key, soon};
+use crate::sim::delete::DeleteOptions;
 use crate::sim::meta::{self, at, inside, text};
 use crate::sim::store::Key;
 use crate::sim::world::World;
-use crate::sim::write::DeleteOptions;
 
 pub fn react(world: &mut World, key: &Key, pod: Option<&Value>) {
     let Some(pod) = pod else { return };
