@@ -50,6 +50,7 @@ use tokio::time::Instant;
 pub use seed::Unserved;
 pub use service::{ResponseBody, SimService};
 
+use crate::clock::Clock;
 use crate::cluster::{Access, Cluster, Limits};
 use world::World;
 
@@ -95,8 +96,9 @@ pub struct Sim {
 
 pub(crate) struct Shared {
     world: Mutex<World>,
-    /// When the world began.
+    /// When the world began, and what time it was then.
     origin: Instant,
+    clock: Clock,
     /// Tells watches that something changed.
     changed: tokio::sync::watch::Sender<()>,
 }
@@ -105,8 +107,9 @@ impl Sim {
     /// A cluster with its namespaces and one node. Make it on the runtime that it is used on: it counts that runtime's time.
     pub fn new(options: SimOptions) -> Self {
         let (changed, _) = tokio::sync::watch::channel(());
+        let clock = Clock::simulated(options.start);
         let world = Mutex::new(World::new(options));
-        Self { shared: Arc::new(Shared { world, origin: Instant::now(), changed }) }
+        Self { shared: Arc::new(Shared { world, origin: Instant::now(), clock, changed }) }
     }
 
     /// What answers requests. Wrap it to disturb or count them.
@@ -119,9 +122,14 @@ impl Sim {
         kube::Client::new(self.service(), "default")
     }
 
+    /// Tells the time that it is in the cluster.
+    pub fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
     /// A connection to it. Needs a tokio runtime.
     pub fn cluster(&self, limits: Limits) -> Cluster {
-        Cluster::with_client(self.client(), API_URL, limits)
+        Cluster::over(self.client(), API_URL.to_owned(), limits, self.clock())
     }
 
     /// Puts objects into the cluster as they are, statuses included, and serves what definitions among them define.

@@ -75,11 +75,6 @@ impl Cluster {
     pub fn over(client: kube::Client, url: String, limits: Limits, clock: Clock) -> Self {
         Self { transport: Transport::new(client, url, limits, clock) }
     }
-
-    /// A cluster behind a client that is ready, with our retries on top of what the client does. `api_url` is only told.
-    pub fn with_client(client: kube::Client, api_url: &str, limits: Limits) -> Self {
-        Self { transport: Transport::new(client, api_url.to_owned(), limits) }
-    }
 }
 
 fn in_cluster() -> Result<Config, ClusterError> {

@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::SimOptions;
@@ -35,7 +34,7 @@ pub struct World {
     /// Owners' uids, and what they own.
     pub dependents: BTreeMap<String, BTreeSet<Key>>,
     pub options: SimOptions,
-    rng: Xoshiro256PlusPlus,
+    rng: Rng,
     elapsed: Duration,
     due: BTreeMap<(Duration, u64), Work>,
     waiting: BTreeSet<Work>,
@@ -54,7 +53,7 @@ impl World {
             failing: Vec::new(),
             denied: Vec::new(),
             dependents: BTreeMap::new(),
-            rng: Xoshiro256PlusPlus::seed_from_u64(options.seed),
+            rng: Rng::with_seed(options.seed),
             options,
             elapsed: Duration::ZERO,
             due: BTreeMap::new(),
@@ -168,7 +167,7 @@ impl World {
 
     /// A random UID, version 4.
     pub fn new_uid(&mut self) -> String {
-        let bits = (u128::from(self.rng.next_u64()) << 64) | u128::from(self.rng.next_u64());
+        let bits = self.rng.u128(..);
         let bits = bits & !(0xf000 << 64) | (0x4000 << 64);
         let bits = bits & !(0xc000 << 48) | (0x8000 << 48);
         let digits = format!("{bits:032x}");
@@ -178,13 +177,15 @@ impl World {
     /// `stem` and five random signs.
     pub fn new_name(&mut self, stem: &str) -> String {
         let mut name = stem[..stem.floor_char_boundary(GENERATED_STEM_BYTES)].to_owned();
-        name.extend((0..5).map(|_| char::from(NAME_SIGNS[self.rng.random_range(0..NAME_SIGNS.len())])));
+        name.extend((0..5).map(|_| char::from(NAME_SIGNS[self.rng.usize(..NAME_SIGNS.len())])));
         name
     }
 
     /// A random moment between both.
     pub fn between(&mut self, shortest: Duration, longest: Duration) -> Duration {
-        if shortest >= longest { shortest } else { self.rng.random_range(shortest..=longest) }
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let (shortest, longest) = (nanos(shortest), nanos(longest));
+        Duration::from_nanos(self.rng.u64(shortest..=longest.max(shortest)))
     }
 
     /// The kind of a stored object; `None` when its definition is gone.

@@ -12,6 +12,8 @@ use super::{meta, strategy, validate};
 
 /// Largest object, in bytes of JSON: what etcd takes by default.
 const MAX_OBJECT_BYTES: usize = 3 << 19;
+const VERSION: &str = "/metadata/resourceVersion";
+
 /// What a request writes to.
 pub struct Place<'a> {
     pub kind: &'a Kind,
@@ -52,19 +54,8 @@ impl World {
             *meta::at(&mut object, &["metadata", "name"]) = name.into();
         }
         let name = meta::name(&object).to_owned();
-        let metadata = meta::inside(&mut object, &["metadata"]);
-        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "namespace"] {
-            meta::remove(metadata, &[field]);
-        }
-        metadata["uid"] = self.new_uid().into();
-        metadata["creationTimestamp"] = self.time().into();
-        if kind.rules.counts {
-            metadata["generation"] = 1.into();
-        }
-        if let Some(namespace) = namespace {
-            metadata["namespace"] = namespace.into();
-        }
-        let has_version = !meta::text(&object, "/metadata/resourceVersion").is_empty();
+        self.set_system_fields(kind, namespace, &mut object);
+        let has_version = !meta::text(&object, VERSION).is_empty();
         strategy::prepare_create(kind, version, &mut object, &self.time());
         let causes = validate::created(kind, &object);
         if !causes.is_empty() {
@@ -81,6 +72,22 @@ impl World {
         manage(&mut object, place, Part::Whole, manager, &time);
         small_enough(&object)?;
         Ok(Written { object: self.store.put(key, object), made: true })
+    }
+
+    /// What the server sets on a new object, whatever was sent.
+    fn set_system_fields(&mut self, kind: &Kind, namespace: Option<&str>, object: &mut Value) {
+        let metadata = meta::inside(object, &["metadata"]);
+        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "namespace"] {
+            meta::remove(metadata, &[field]);
+        }
+        metadata["uid"] = self.new_uid().into();
+        metadata["creationTimestamp"] = self.time().into();
+        if kind.rules.counts {
+            metadata["generation"] = 1.into();
+        }
+        if let Some(namespace) = namespace {
+            metadata["namespace"] = namespace.into();
+        }
     }
 
     /// Whether an object may be made in its namespace.
@@ -100,7 +107,7 @@ impl World {
         let key = place.key(name);
         let Some(old) = self.store.get(&key).cloned() else {
             if part == Part::Whole && kind.rules.made_by_put {
-                let (uid, version) = (meta::uid(&new), meta::text(&new, "/metadata/resourceVersion"));
+                let (uid, version) = (meta::uid(&new), meta::text(&new, VERSION));
                 if !uid.is_empty() || !version.is_empty() {
                     return Err(Failure::conflict(kind, name, &other_uid(kind, &key, uid, "")));
                 }
@@ -112,15 +119,7 @@ impl World {
         if !stated.is_empty() && stated != meta::uid(&old) {
             return Err(Failure::conflict(kind, name, &other_uid(kind, &key, stated, meta::uid(&old))));
         }
-        match (meta::text(&new, "/metadata/resourceVersion"), meta::text(&old, "/metadata/resourceVersion")) {
-            ("" | "0", _) if !kind.rules.needs_version => {}
-            ("" | "0", _) => {
-                let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
-                return Err(unversioned(kind, name, cause));
-            }
-            (stated, live) if stated != live => return Err(Failure::modified(kind, name)),
-            _ => {}
-        }
+        check_version(kind, name, meta::text(&new, VERSION), meta::text(&old, VERSION))?;
         self.replace(place, &key, &old, part, new)
     }
 
@@ -158,7 +157,7 @@ impl World {
         if let Some(grace) = old.pointer("/metadata/deletionGracePeriodSeconds") {
             *meta::at(&mut new, &["metadata", "deletionGracePeriodSeconds"]) = grace.clone();
         }
-        meta::assign(&mut new, &["metadata", "resourceVersion"], old.pointer("/metadata/resourceVersion").cloned());
+        meta::assign(&mut new, &["metadata", "resourceVersion"], old.pointer(VERSION).cloned());
         let causes = validate::updated(kind, &new, old);
         if !causes.is_empty() {
             return Err(Failure::invalid(kind, key.name(), &causes));
@@ -207,10 +206,18 @@ fn manage(object: &mut Value, place: &Place<'_>, part: Part, manager: &str, time
     entries.push(entry);
 }
 
-/// As a PUT without the resourceVersion that its kind needs is refused: by the resource where the kind would stand.
-fn unversioned(kind: &Kind, name: &str, cause: Cause) -> Failure {
-    let named = Kind { kind: kind.plural.clone(), ..kind.clone() };
-    Failure::invalid(&named, name, &[cause])
+/// Whether an update is based on the object as it is.
+fn check_version(kind: &Kind, name: &str, stated: &str, live: &str) -> Result<(), Failure> {
+    if matches!(stated, "" | "0") {
+        if !kind.rules.needs_version {
+            return Ok(());
+        }
+        // Named by the resource where the kind would stand.
+        let named = Kind { kind: kind.plural.clone(), ..kind.clone() };
+        let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+        return Err(Failure::invalid(&named, name, &[cause]));
+    }
+    if stated == live { Ok(()) } else { Err(Failure::modified(kind, name)) }
 }
 
 fn other_uid(kind: &Kind, key: &Key, stated: &str, live: &str) -> String {
