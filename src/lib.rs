@@ -41,6 +41,7 @@
 //!   plan of a manifest, `agent/begin` begins, holds, continues and ends runs
 //! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
+//! - [`sim`]: an in-process Kubernetes API, for the demo and for tests
 //! - [`cli`]: a file a command; exit codes in one place
 //!
 //! # What holds, always
@@ -87,6 +88,7 @@ pub mod publish;
 pub mod rancher;
 pub mod release;
 pub mod run;
+pub mod sim;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -8,9 +8,29 @@ use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use reinback::cluster as api;
 use reinback::object::Resource;
+use reinback::sim::{Sim, SimOptions};
 use serde_json::{Value, json};
 
 use crate::harness::Cluster;
+
+/// Makes two tests of each function: on the real API server, and on the simulated one, whose time runs ahead.
+macro_rules! on_both {
+    ($($case:ident),* $(,)?) => {
+        mod real {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(&crate::cluster::admin(crate::harness::Cluster::shared()).await).await;
+            })*
+        }
+
+        mod simulated {
+            $(#[tokio::test(start_paused = true)]
+            async fn $case() {
+                super::$case(&crate::cluster::simulated()).await;
+            })*
+        }
+    };
+}
 
 mod lease;
 mod measure;
@@ -31,6 +51,10 @@ async fn connect(kubeconfig: &Path, limits: api::Limits) -> api::Cluster {
 
 async fn admin(cluster: &Cluster) -> api::Cluster {
     connect(cluster.kubeconfig(), limits()).await
+}
+
+fn simulated() -> api::Cluster {
+    Sim::new(SimOptions::default()).cluster(limits())
 }
 
 /// The URL in the kubeconfig.

@@ -3,6 +3,7 @@
 mod binary;
 mod cli;
 mod cluster;
+mod contract;
 mod control_plane;
 mod events;
 mod examples;

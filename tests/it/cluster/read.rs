@@ -12,6 +12,11 @@ use serde_json::{Value, json, value::RawValue};
 use super::{admin, body, config_map, config_maps, connect, limits, name_of, namespace, server};
 use crate::harness::{Cluster, Options, eventually};
 
+on_both! {
+    a_list_of_many_pages_is_whole_in_order_and_selected,
+    a_resource_that_is_not_served_is_an_error_of_its_own_and_its_objects_are_absent,
+}
+
 const SOON: Duration = Duration::from_secs(20);
 
 fn whole(item: &RawValue) -> Result<Option<Value>, api::JsonFault> {
@@ -129,11 +134,9 @@ async fn an_api_service_without_its_server_is_failing_and_the_rest_is_found() {
     assert_eq!(older.resources.len(), catalog.resources.len());
 }
 
-#[tokio::test]
-async fn a_list_of_many_pages_is_whole_in_order_and_selected() {
-    let ours = admin(Cluster::shared()).await;
-    namespace(&ours, "list-pages").await;
-    fill(&ours, "list-pages", 2_600, "x").await;
+async fn a_list_of_many_pages_is_whole_in_order_and_selected(ours: &api::Cluster) {
+    namespace(ours, "list-pages").await;
+    fill(ours, "list-pages", 2_600, "x").await;
     let (reader, resource) = (ours.reader(), config_maps());
     let options = ListOptions {
         namespace: Some("list-pages"),
@@ -228,12 +231,11 @@ async fn churn(writer: &api::ClusterWriter, resource: &Resource) {
     }
 }
 
-#[tokio::test]
-async fn a_resource_that_is_not_served_is_an_error_of_its_own_and_its_objects_are_absent() {
-    let reader = admin(Cluster::shared()).await.reader();
+async fn a_resource_that_is_not_served_is_an_error_of_its_own_and_its_objects_are_absent(ours: &api::Cluster) {
+    let reader = ours.reader();
     let resource = Resource::new("nowhere.io", "v1", "things");
     let error = reader.list(&resource, ListOptions::default(), whole).await.unwrap_err();
-    insta::assert_snapshot!(error, @"cannot list things.nowhere.io#v1: the resource is not served by this cluster");
+    insta::allow_duplicates! { insta::assert_snapshot!(error, @"cannot list things.nowhere.io#v1: the resource is not served by this cluster"); }
     assert!(reader.get(&Target::new(&resource, None, "x")).await.unwrap().is_none());
     let error = reader.get(&Target::new(&config_maps(), Some("default"), "../../secrets/x")).await.unwrap_err();
     assert!(matches!(error, ClusterError::BadName { .. }));

@@ -14,6 +14,13 @@ use tokio::time::{Instant, sleep};
 use super::{admin, body, config_map, config_maps, namespace};
 use crate::harness::{Cluster, Options};
 
+on_both! {
+    a_workload_is_scaled_down_until_its_pods_are_gone_and_up_until_it_is_ready,
+    a_definition_is_waited_for_until_established_and_until_gone,
+    a_wait_ends_at_its_deadline_with_what_it_saw,
+    everything_can_be_asked_from_tasks_of_their_own,
+}
+
 const LONG: Duration = Duration::from_secs(90);
 
 fn met(waited: Waited) -> api::Present {
@@ -23,10 +30,8 @@ fn met(waited: Waited) -> api::Present {
     }
 }
 
-#[tokio::test]
-async fn a_workload_is_scaled_down_until_its_pods_are_gone_and_up_until_it_is_ready() {
-    let ours = admin(Cluster::shared()).await;
-    namespace(&ours, "wait-scale").await;
+async fn a_workload_is_scaled_down_until_its_pods_are_gone_and_up_until_it_is_ready(ours: &api::Cluster) {
+    namespace(ours, "wait-scale").await;
     let (reader, writer) = (ours.reader(), ours.writer());
     let deployments = Resource::new("apps", "v1", "deployments");
     let pods = Resource::new("", "v1", "pods");
@@ -65,9 +70,7 @@ fn crd(plural: &str) -> Value {
              "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}})
 }
 
-#[tokio::test]
-async fn a_definition_is_waited_for_until_established_and_until_gone() {
-    let ours = admin(Cluster::shared()).await;
+async fn a_definition_is_waited_for_until_established_and_until_gone(ours: &api::Cluster) {
     let resource = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
     let target = Target::new(&resource, None, "waiters.wait.example.org");
     ours.writer().create(&target, body(&crd("waiters"))).await.unwrap();
@@ -88,10 +91,8 @@ async fn a_definition_is_waited_for_until_established_and_until_gone() {
     met(ours.reader().wait_until(&one, Instant::now() + LONG, |present| present.is_empty()).await.unwrap());
 }
 
-#[tokio::test]
-async fn a_wait_ends_at_its_deadline_with_what_it_saw() {
-    let ours = admin(Cluster::shared()).await;
-    namespace(&ours, "wait-late").await;
+async fn a_wait_ends_at_its_deadline_with_what_it_saw(ours: &api::Cluster) {
+    namespace(ours, "wait-late").await;
     let resource = config_maps();
     let target = Target::new(&resource, Some("wait-late"), "stays");
     ours.writer().create(&target, body(&config_map("wait-late", "stays", "1"))).await.unwrap();
@@ -137,10 +138,8 @@ async fn a_wait_goes_on_over_a_restart_of_the_api_server_and_over_compaction() {
     assert_eq!(met(waited.unwrap()).len(), 41);
 }
 
-#[tokio::test]
-async fn everything_can_be_asked_from_tasks_of_their_own() {
-    let ours = admin(Cluster::shared()).await;
-    namespace(&ours, "wait-tasks").await;
+async fn everything_can_be_asked_from_tasks_of_their_own(ours: &api::Cluster) {
+    namespace(ours, "wait-tasks").await;
     let reader = ours.reader();
     let asked = tokio::spawn(async move {
         let (access, maps) = (api::Access::new("get", "", "pods"), config_maps());
@@ -166,6 +165,7 @@ async fn everything_can_be_asked_from_tasks_of_their_own() {
     written.await.unwrap().unwrap();
     assert!(!asked.await.unwrap().is_empty());
     let name = api::LeaseName { namespace: "wait-tasks".to_owned(), ..api::LeaseName::default() };
+    let ours = ours.clone();
     let held = tokio::spawn(async move { api::acquire(&ours, name, api::LeaseTimes::default(), LONG).await });
     let api::Acquired::Held(guard) = held.await.unwrap().unwrap() else { panic!("nobody else wants it") };
     tokio::spawn(guard.release()).await.unwrap().unwrap();

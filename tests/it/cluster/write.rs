@@ -13,6 +13,14 @@ use serde_json::{Value, json};
 use super::{admin, body, config_map, config_maps, connect, limits, namespace};
 use crate::harness::{Cluster, Options, eventually};
 
+on_both! {
+    an_object_is_made_replaced_patched_and_deleted,
+    status_is_written_by_its_subresource,
+    a_namespace_that_is_missing_or_going_away_takes_no_object,
+    a_name_that_would_leave_its_path_is_not_sent,
+    an_object_that_is_too_large_is_refused_and_not_repeated,
+}
+
 const SOON: Duration = Duration::from_secs(30);
 
 fn bare(api_flags: &[&str]) -> Cluster {
@@ -20,17 +28,15 @@ fn bare(api_flags: &[&str]) -> Cluster {
     Cluster::start(Options { controllers: false, api_flags, ..Options::default() })
 }
 
-#[tokio::test]
-async fn an_object_is_made_replaced_patched_and_deleted() {
-    let ours = admin(Cluster::shared()).await;
-    namespace(&ours, "write-life").await;
+async fn an_object_is_made_replaced_patched_and_deleted(ours: &api::Cluster) {
+    namespace(ours, "write-life").await;
     let (reader, writer, resource) = (ours.reader(), ours.writer(), config_maps());
     let target = Target::new(&resource, Some("write-life"), "a");
     let made = writer.create(&target, body(&config_map("write-life", "a", "1"))).await.unwrap();
     assert_eq!(made.code, 201);
     let again = writer.create(&target, body(&config_map("write-life", "a", "1"))).await.unwrap_err();
     assert_eq!(again.kind(), Some(FailureKind::AlreadyExists));
-    insta::assert_snapshot!(again, @"cannot create configmaps.#v1/write-life/a: the API server refused it (AlreadyExists, code 409)");
+    insta::allow_duplicates! { insta::assert_snapshot!(again, @"cannot create configmaps.#v1/write-life/a: the API server refused it (AlreadyExists, code 409)"); }
 
     let mut object = made.value().unwrap();
     object["data"]["value"] = "2".into();
@@ -58,10 +64,8 @@ async fn an_object_is_made_replaced_patched_and_deleted() {
     assert_eq!(writer.delete(&target, this, None, None).await.unwrap_err().kind(), Some(FailureKind::NotFound));
 }
 
-#[tokio::test]
-async fn status_is_written_by_its_subresource() {
-    let ours = admin(Cluster::shared()).await;
-    namespace(&ours, "write-status").await;
+async fn status_is_written_by_its_subresource(ours: &api::Cluster) {
+    namespace(ours, "write-status").await;
     let resource = Resource::new("policy", "v1", "poddisruptionbudgets");
     let target = Target::new(&resource, Some("write-status"), "a");
     let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "none"}}});
@@ -95,15 +99,13 @@ async fn a_refusal_names_fields_and_never_the_value() {
     insta::assert_snapshot!(error, @"cannot create services.#v1/default/refused: the API server refused it (Invalid, code 422): spec.clusterIPs[0] FieldValueInvalid");
 }
 
-#[tokio::test]
-async fn a_namespace_that_is_missing_or_going_away_takes_no_object() {
-    let ours = admin(Cluster::shared()).await;
+async fn a_namespace_that_is_missing_or_going_away_takes_no_object(ours: &api::Cluster) {
     let (writer, resource) = (ours.writer(), config_maps());
     let target = Target::new(&resource, Some("write-nowhere"), "a");
     let error = writer.create(&target, body(&config_map("write-nowhere", "a", "1"))).await.unwrap_err();
     assert_eq!(error.kind(), Some(FailureKind::NotFound));
 
-    namespace(&ours, "write-leaving").await;
+    namespace(ours, "write-leaving").await;
     let namespaces = Resource::new("", "v1", "namespaces");
     let leaving = Target::new(&namespaces, None, "write-leaving");
     writer.merge_patch(&leaving, &json!({"metadata": {"finalizers": ["example.org/held"]}})).await.unwrap();
@@ -209,9 +211,7 @@ async fn a_writer_may_act_as_someone_else() {
     assert!(ours.writer().impersonating(&hostile).is_err());
 }
 
-#[tokio::test]
-async fn a_name_that_would_leave_its_path_is_not_sent() {
-    let ours = admin(Cluster::shared()).await;
+async fn a_name_that_would_leave_its_path_is_not_sent(ours: &api::Cluster) {
     let resource = config_maps();
     for name in ["../../../api/v1/namespaces/default", "", ".", "a/b", "a%2fb"] {
         let target = Target::new(&resource, Some("default"), name);
@@ -316,9 +316,7 @@ async fn writes_under_way_survive_a_killed_api_server_or_say_that_they_do_not_kn
     }
 }
 
-#[tokio::test]
-async fn an_object_that_is_too_large_is_refused_and_not_repeated() {
-    let ours = admin(Cluster::shared()).await;
+async fn an_object_that_is_too_large_is_refused_and_not_repeated(ours: &api::Cluster) {
     let resource = config_maps();
     let target = Target::new(&resource, Some("default"), "huge");
     let error =
