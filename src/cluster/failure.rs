@@ -52,6 +52,9 @@ pub enum FailureKind {
     Timeout,
     /// The server cannot serve this now.
     Unavailable,
+    /// Something broke behind the server (etcd changed its leader); a write may have happened. It may be so for ever, as with
+    /// an object that cannot be decrypted, and is asked for again only a few times.
+    Internal,
     WebhookDenied,
     /// A webhook that must be asked could not be.
     WebhookUnavailable,
@@ -130,7 +133,9 @@ impl ApiFailure {
     /// Whether the same request may get another answer soon.
     pub(super) fn is_passing(&self) -> bool {
         match self.kind {
-            FailureKind::TooManyRequests | FailureKind::Timeout | FailureKind::Unavailable => true,
+            FailureKind::TooManyRequests | FailureKind::Timeout | FailureKind::Unavailable | FailureKind::Internal => {
+                true
+            }
             FailureKind::WebhookUnavailable
             | FailureKind::WebhookDenied
             | FailureKind::Conflict
@@ -154,6 +159,10 @@ fn classify(code: u16, reason: &str, message: &str, causes: &[(String, String)])
     if let Some(webhook) = quoted_after(message, "failed calling webhook \"") {
         return (FailureKind::WebhookUnavailable, Some(webhook));
     }
+    // Of a definition (apiextensions-apiserver, `conversion/webhook_converter.go`): the message names the kind.
+    if message.contains("conversion webhook for ") {
+        return (FailureKind::WebhookUnavailable, None);
+    }
     if causes.iter().any(|(_, reason)| reason == "NamespaceTerminating") {
         return (FailureKind::NamespaceTerminating, None);
     }
@@ -171,6 +180,7 @@ fn classify(code: u16, reason: &str, message: &str, causes: &[(String, String)])
         (502 | 503, _) => FailureKind::Unavailable,
         // etcd's own limit comes as a 500 without a reason of its own (apiserver, `etcdserver: request is too large`).
         (500, _) if message.contains("request is too large") => FailureKind::TooLarge,
+        (500, _) => FailureKind::Internal,
         _ => FailureKind::Other,
     };
     (kind, None)
@@ -229,6 +239,8 @@ impl fmt::Display for ApiFailure {
         match (kind, webhook, missing_right) {
             (FailureKind::WebhookDenied, Some(name), _) => write!(f, "webhook {name} denied it")?,
             (FailureKind::WebhookUnavailable, Some(name), _) => write!(f, "webhook {name} could not be called")?,
+            (FailureKind::WebhookUnavailable, None, _) => f.write_str("the conversion webhook could not be called")?,
+            (FailureKind::Internal, _, _) => f.write_str("the API server failed")?,
             (_, _, Some(right)) => {
                 write!(f, "the right to {right} is missing; docs/rbac.yaml has every one that reinback takes")?;
             }

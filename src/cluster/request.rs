@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::connect::Limits;
-use super::{ApiFailure, ClusterError};
+use super::{ApiFailure, ClusterError, FailureKind};
 use crate::clock::Clock;
 use crate::object::Resource;
 
@@ -25,6 +25,8 @@ const MAX_SEGMENT_BYTES: usize = 1024;
 /// Longest wait that a server's `Retry-After` gets. More would hold a run for longer than a person expects.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// First and longest wait between tries that no server named.
+/// Tries that an internal error is worth, over some 10 s: etcd has a new leader in less.
+const INTERNAL_TRIES: usize = 8;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 pub(super) const JSON: &str = "application/json";
@@ -151,12 +153,12 @@ impl Transport {
         let mut backoff = Backoff::until(Instant::now() + limits.retry_for);
         loop {
             let tried = self.once(call, Instant::now() + limits.request_timeout, MAX_ANSWER_BYTES).await;
-            let (passing, retry_after) = match &tried {
-                Ok(Ok(_)) => (false, None),
-                Ok(Err(failure)) => (failure.is_passing(), failure.retry_after),
-                Err(lost) => (lost.is_passing(), None),
+            let again = match &tried {
+                Ok(Ok(_)) => false,
+                Ok(Err(failure)) => failure.is_passing() && backoff.wait_after(failure).await,
+                Err(lost) => lost.is_passing() && backoff.wait(None).await,
             };
-            if passing && backoff.wait(retry_after).await {
+            if again {
                 continue;
             }
             return tried.map_err(|lost| self.lost(lost, what()));
@@ -251,11 +253,18 @@ fn retry_after(value: &HeaderValue) -> Option<Duration> {
 pub(super) struct Backoff {
     end: Instant,
     next: Duration,
+    internal: usize,
 }
 
 impl Backoff {
     pub fn until(end: Instant) -> Self {
-        Self { end, next: BACKOFF.0 }
+        Self { end, next: BACKOFF.0, internal: 0 }
+    }
+
+    /// As [`Backoff::wait`], for a refusal; false also when it will probably stay.
+    pub async fn wait_after(&mut self, failure: &ApiFailure) -> bool {
+        self.internal += usize::from(failure.kind == FailureKind::Internal);
+        self.internal < INTERNAL_TRIES && self.wait(failure.retry_after).await
     }
 
     /// Sleeps; false when another try would come too late.

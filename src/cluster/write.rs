@@ -309,15 +309,19 @@ impl ClusterWriter {
             }
             let tried = self.transport.once(&call, now + request_timeout, MAX_ANSWER_BYTES).await;
             let next = decide(tried, repeat, perhaps_done);
-            let (retry_after, verdict) = match next {
+            let (again, verdict) = match next {
                 Next::Done(reply) => return Ok(Answer::new(reply)),
                 Next::Stop(verdict) => return Err(self.error(verdict, what())),
                 Next::Again { retry_after, perhaps_done: now_perhaps, verdict } => {
                     perhaps_done = now_perhaps;
-                    (retry_after, verdict)
+                    (backoff.wait(retry_after).await, verdict)
+                }
+                Next::AgainAfter(failure) => {
+                    perhaps_done = true;
+                    (backoff.wait_after(&failure).await, Verdict::Refused(failure))
                 }
             };
-            if !backoff.wait(retry_after).await {
+            if !again {
                 return Err(self.error(verdict, what()));
             }
         }
@@ -348,6 +352,8 @@ enum Next {
         perhaps_done: bool,
         verdict: Verdict,
     },
+    /// The server failed, perhaps after it did as asked, and perhaps for ever: who was refused is told so.
+    AgainAfter(ApiFailure),
     Stop(Verdict),
 }
 
@@ -373,6 +379,7 @@ fn after_refusal(failure: ApiFailure, repeat: Repeat, perhaps_done: bool) -> Nex
         return Next::Again { retry_after, perhaps_done, verdict };
     }
     match repeat {
+        Repeat::Safe | Repeat::Unsafe if failure.kind == FailureKind::Internal => Next::AgainAfter(failure),
         Repeat::Safe if failure.kind == FailureKind::Timeout => {
             Next::Again { retry_after, perhaps_done: true, verdict: Verdict::Unknown(None) }
         }
@@ -425,6 +432,7 @@ mod tests {
             Next::Done(_) => "done",
             Next::Again { perhaps_done: false, .. } => "again",
             Next::Again { perhaps_done: true, .. } => "again, perhaps done",
+            Next::AgainAfter(_) => "again a few times",
             Next::Stop(Verdict::Refused(_)) => "refused",
             Next::Stop(Verdict::NotDone(_)) => "not done",
             Next::Stop(Verdict::Unknown(_)) => "unknown",
@@ -443,6 +451,15 @@ mod tests {
         assert_eq!(shown(decide(refusal(503, ""), Repeat::Unsafe, false)), "again, perhaps done");
         assert_eq!(shown(decide(refusal(409, "AlreadyExists"), Repeat::Unsafe, true)), "unknown");
         assert_eq!(shown(decide(refusal(409, "AlreadyExists"), Repeat::Unsafe, false)), "refused");
+    }
+
+    #[test]
+    fn an_internal_error_is_worth_a_few_tries_and_one_of_a_webhook_none() {
+        assert_eq!(shown(decide(refusal(500, "InternalError"), Repeat::Unsafe, false)), "again a few times");
+        assert_eq!(shown(decide(refusal(500, "InternalError"), Repeat::Safe, false)), "again a few times");
+        let body = r#"{"kind":"Status","message":"Internal error occurred: failed calling webhook \"a.b\": refused"}"#;
+        let webhook = Ok(Err(ApiFailure::read(500, None, body.as_bytes())));
+        assert_eq!(shown(decide(webhook, Repeat::Safe, false)), "refused");
     }
 
     #[test]
