@@ -410,12 +410,23 @@ impl Agent {
 
     /// With the lease held, the ledger is read once more: another agent may have been at work until a moment ago.
     async fn act(&mut self, guard: &LeaseGuard, view: &View, look: Look) -> Result<Passed, PassError> {
-        let mut books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
-        if let Err(PassError::Status(_)) = books {
-            books = Books::of_cluster(&self.cluster.reader(), &self.config).await;
+        let (books, problem) = match Books::read(&self.cluster.reader(), &self.publisher, &self.config).await {
+            Err(PassError::Status(problem)) => {
+                (Books::of_cluster(&self.cluster.reader(), &self.config).await?, Some(problem))
+            }
+            books => (books?, None),
+        };
+        if guard.is_new() && books.has_running() {
+            let wait = guard.times().takeover_after(Duration::ZERO);
+            warn!("a run is under way and its lease was gone: waiting {} s for who may still hold it", wait.as_secs());
+            tokio::time::sleep(wait).await;
+            // Whoever it was may have come to the end.
+            return Ok(Passed { again: true, ..Passed::default() });
         }
-        let books = books?;
         let desired = decide(view.placed.clone(), &books.ledger, look);
+        if let Some(problem) = problem.filter(|_| is_settled(&desired)) {
+            return Err(PassError::Status(problem));
+        }
         let writer = self.cluster.writer().fenced(guard);
         let mut passed = Passed::default();
         let mut superseded = Vec::new();

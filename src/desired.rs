@@ -59,6 +59,8 @@ pub const FIRST_LOOK: &str = "FirstLook";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     pub entries: BTreeMap<RunKey, LedgerEntry>,
+    /// Git could not be read: what is not here may have run, so that only what is under way goes on.
+    pub is_half: bool,
 }
 
 /// The commit that last changed a manifest.
@@ -212,8 +214,12 @@ pub fn decide(mut placed: Vec<Placed>, ledger: &Ledger, look: Look) -> Desired {
         Err(none_or_several) => desired.ambiguous = none_or_several,
     }
     // A run that is being cancelled gives the replicas back first: nothing starts beside it.
-    desired.continue_run = running.into_iter().find(|key| !cancelled.iter().any(|(other, _)| other == key));
+    desired.continue_run = running.iter().copied().find(|key| !cancelled.iter().any(|(other, _)| other == key));
     desired.cancelled = cancelled;
+    if ledger.is_half {
+        desired.cancelled.retain(|(key, _)| running.contains(key));
+        return Desired { continue_run: desired.continue_run, cancelled: desired.cancelled, ..Desired::default() };
+    }
     desired
 }
 

@@ -395,10 +395,13 @@ impl Executor {
         Ok(laid_out)
     }
 
-    /// Durable before the first of them is made.
+    /// Durable before the first of them is made. One that is there at 0 with the annotation was made by this run, before
+    /// its journal was lost.
     async fn record_arrivals(&self, plan: &Plan, observed: &Observed, work: &mut Work) -> Result<(), StepError> {
         let BackupSeen::Whole(backup) = &observed.backup else { return Ok(()) };
-        for (workload, replicas) in plan::quiesce::arrivals(&plan.items, backup) {
+        let there = observed.cluster.workloads.iter();
+        let there = there.filter_map(|workload| Some((workload.reference.clone(), workload.recorded?)));
+        for (workload, replicas) in plan::quiesce::arrivals(&plan.items, backup).into_iter().chain(there) {
             if !work.recorder.replicas().contains_key(&workload) {
                 work.recorder.append(&self.writer, Entry::Replicas { workload, replicas }).await?;
             }

@@ -128,6 +128,9 @@ pub enum Entry {
     Failed { step: Step, reason: String, message: String },
     /// Another process took the run over.
     TakenOver { holder: String },
+    /// The `Run` was gone, and is made again from what Git knew: what it had recorded after that is lost, so that anything
+    /// may have begun.
+    Recovered,
 }
 
 /// Reason of a failure that a person asked for; before the first object write such a run ends `Cancelled`.
@@ -323,7 +326,7 @@ pub fn step_times(events: &[Event]) -> Vec<StepTime> {
                     times[index].failed = Some(*at);
                 }
             }
-            Entry::Started { .. } | Entry::Replicas { .. } | Entry::TakenOver { .. } => {}
+            Entry::Started { .. } | Entry::Replicas { .. } | Entry::TakenOver { .. } | Entry::Recovered => {}
         }
     }
     times
@@ -356,7 +359,7 @@ impl Entry {
                 Self::Failed { step, reason: cut_message(&reason), message: cut_message(&message) }
             }
             Self::TakenOver { holder } => Self::TakenOver { holder: cut_message(&holder) },
-            entry @ (Self::Started { .. } | Self::Replicas { .. } | Self::Finished { .. }) => entry,
+            entry @ (Self::Started { .. } | Self::Replicas { .. } | Self::Finished { .. } | Self::Recovered) => entry,
         }
     }
 }
@@ -369,6 +372,7 @@ impl fmt::Display for Entry {
             Self::Finished { step } => write!(f, "{step} finished"),
             Self::Failed { step, reason, message: _ } => write!(f, "{step} failed: {reason}"),
             Self::TakenOver { holder } => write!(f, "taken over by {holder}"),
+            Self::Recovered => f.write_str("recovered from Git"),
         }
     }
 }
@@ -387,6 +391,7 @@ struct State {
     finished: BTreeSet<Step>,
     recorded: BTreeSet<WorkloadRef>,
     takeovers: usize,
+    recovered: bool,
     /// The first failure, which is the run's.
     failure: Option<Failure>,
     /// A failure to give replicas back, after another.
@@ -412,6 +417,7 @@ impl State {
                 self.recorded.insert(workload.clone());
             }
             Entry::TakenOver { holder: _ } => self.takeovers += 1,
+            Entry::Recovered => self.recovered = true,
             Entry::Failed { step, reason, message } => {
                 let failure = Failure { step: *step, reason: reason.clone(), message: message.clone() };
                 match &self.failure {
@@ -424,7 +430,7 @@ impl State {
     }
 
     fn first_write_begun(&self) -> bool {
-        self.started.iter().any(|step| step.writes_objects())
+        self.recovered || self.started.iter().any(|step| step.writes_objects())
     }
 
     /// The step whose effects may be half done.
@@ -441,7 +447,7 @@ impl State {
             None => Step::ALL.iter().all(|step| self.finished.contains(step)),
             Some(failure) => {
                 failure.step >= Step::Resume
-                    || !self.started.contains(&Step::Quiesce)
+                    || !(self.recovered || self.started.contains(&Step::Quiesce))
                     || self.finished.contains(&Step::Resume)
                     || self.resume_failure.is_some()
             }
@@ -450,7 +456,7 @@ impl State {
 
     fn permits(&self, entry: &Entry) -> Result<(), String> {
         // Who died between the last entry and the end is taken over like any other.
-        if self.ended() && !matches!(entry, Entry::TakenOver { .. }) {
+        if self.ended() && !matches!(entry, Entry::TakenOver { .. } | Entry::Recovered) {
             return Err("the run has ended".to_owned());
         }
         match entry {
@@ -461,7 +467,7 @@ impl State {
                 Err("replicas are recorded in quiesce only".to_owned())
             }
             Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
-            Entry::Replicas { .. } | Entry::TakenOver { .. } => Ok(()),
+            Entry::Replicas { .. } | Entry::TakenOver { .. } | Entry::Recovered => Ok(()),
         }
     }
 
@@ -484,6 +490,7 @@ impl State {
         match entry {
             Entry::Started { step } => self.started.contains(step),
             Entry::Replicas { workload, replicas: _ } => self.recorded.contains(workload),
+            Entry::Recovered => self.recovered,
             Entry::Finished { .. } | Entry::Failed { .. } | Entry::TakenOver { .. } => false,
         }
     }

@@ -1,6 +1,6 @@
 //! The ledger: what ran, by the cluster's `Run` objects and the status files of Git together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -35,6 +35,9 @@ pub struct Books {
     pub knows_git: bool,
     /// Runs of which Git does not say what the cluster says: the last push was not made, or a person changed a file.
     pub owed: Vec<RunKey>,
+    /// Under way by Git, and not known to the cluster, or less: their objects were deleted, and with them what Git was not
+    /// told yet.
+    pub lost: BTreeSet<RunKey>,
     /// Runs under way that an agent with another `cluster` in its configuration makes in this cluster.
     pub others_running: Vec<String>,
     /// Runs that another cluster, by the branch's UID, has begun and not ended: they are not gone on with here.
@@ -83,7 +86,7 @@ impl Books {
         for run in branch.runs {
             self.enter_from_git(Arc::unwrap_or_clone(run), is_foreign);
         }
-        self.ledger = ledger(&self.runs);
+        self.ledger = ledger(&self.runs, &self.lost);
         Ok(self)
     }
 
@@ -91,7 +94,12 @@ impl Books {
         let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
         match is_foreign && !status_of(&run).phase.is_terminal() && !self.runs.contains_key(&key) {
             true => drop(self.foreign.insert(key, run)),
-            false => self.enter(run),
+            false => {
+                let is_under_way = status_of(&run).phase == Phase::Running;
+                if self.enter(run) && is_under_way {
+                    self.lost.insert(key);
+                }
+            }
         }
     }
 
@@ -113,14 +121,14 @@ impl Books {
         books.facts.runs_in_cluster = known.len();
         for run in known {
             match run.spec.cluster == config.cluster {
-                true => books.enter(run),
+                true => drop(books.enter(run)),
                 false if status_of(&run).phase == Phase::Running => {
                     books.others_running.extend(run.metadata.name);
                 }
                 false => {}
             }
         }
-        books.ledger = ledger(&books.runs);
+        books.ledger = Ledger { is_half: true, ..ledger(&books.runs, &books.lost) };
         Ok(books)
     }
 
@@ -167,12 +175,14 @@ impl Books {
         self.ledger.entries.values().any(|entry| entry.phase == Phase::Running)
     }
 
-    fn enter(&mut self, run: Run) {
-        let Ok(key) = run.spec.key.parse::<RunKey>() else { return };
-        match self.runs.get(&key) {
-            Some(known) if !is_further(&run, known) => {}
-            _ => drop(self.runs.insert(key, run)),
+    /// True when it says more than what was known.
+    fn enter(&mut self, run: Run) -> bool {
+        let Ok(key) = run.spec.key.parse::<RunKey>() else { return false };
+        let is_news = self.runs.get(&key).is_none_or(|known| is_further(&run, known));
+        if is_news {
+            self.runs.insert(key, run);
         }
+        is_news
     }
 }
 
@@ -216,8 +226,13 @@ fn is_further(run: &Run, known: &Run) -> bool {
     rank(run) > rank(known)
 }
 
-fn ledger(runs: &BTreeMap<RunKey, Run>) -> Ledger {
-    Ledger { entries: runs.iter().filter_map(|(key, run)| Some((*key, entry(run)?))).collect() }
+fn ledger(runs: &BTreeMap<RunKey, Run>, lost: &BTreeSet<RunKey>) -> Ledger {
+    let entries = runs.iter().filter_map(|(key, run)| {
+        let entry = entry(run)?;
+        let first_write = entry.first_write || lost.contains(key);
+        Some((*key, LedgerEntry { first_write, ..entry }))
+    });
+    Ledger { entries: entries.collect(), is_half: false }
 }
 
 fn entry(run: &Run) -> Option<LedgerEntry> {

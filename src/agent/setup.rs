@@ -1,7 +1,11 @@
 //! What an agent needs in the cluster before its first pass: its namespace, and the definition of `Run`.
 
-use serde_json::json;
+use std::time::Duration;
 
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::ledger::list_runs;
 use super::{Agent, PassError};
 use crate::cluster::{ClusterWriter, FailureKind, Target};
 use crate::object::Resource;
@@ -10,6 +14,10 @@ use crate::store::Sha256;
 
 /// Digest of the definition of `Run` that an agent wrote: an equal one is not written again.
 const DEFINITION_ANNOTATION: &str = "reinback.io/definition";
+
+/// Some hundred milliseconds on an API server that has nothing else to do.
+const SERVED_WITHIN: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl Agent {
     /// Makes our namespace, and our CRD when told to.
@@ -27,6 +35,7 @@ impl Agent {
         }
         if self.options.install_crd {
             self.install_crd(&writer).await?;
+            self.until_served().await?;
         }
         self.ready = true;
         Ok(())
@@ -54,15 +63,19 @@ impl Agent {
             }
             None => tolerate_existing(writer.create(&target, body.into()).await)?,
         }
-        let watched = crate::cluster::Watched {
-            resource: &crds,
-            namespace: None,
-            label_selector: "",
-            field_selector: &format!("metadata.name={name}"),
-        };
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-        let established = |found: &crate::cluster::Present| found.values().any(crate::cluster::crd_is_established);
-        reader.wait_until(&watched, deadline, established).await.map(drop).map_err(PassError::Runs)
+        Ok(())
+    }
+
+    /// A type is served a moment after its definition says `Established`, so what is asked for is the type.
+    async fn until_served(&self) -> Result<(), PassError> {
+        let end = Instant::now() + SERVED_WITHIN;
+        let reader = self.cluster.reader();
+        loop {
+            match list_runs(&reader).await {
+                Err(PassError::NoCrd) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
+                listed => return listed.map(drop),
+            }
+        }
     }
 }
 

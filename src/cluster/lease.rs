@@ -230,7 +230,7 @@ impl Candidate {
             Err(error) if error.kind() == Some(FailureKind::NotFound) => {
                 Err(LeaseError::NamespaceMissing { lease: self.name.to_string(), namespace: namespace.clone() })
             }
-            written => self.taken(written, started),
+            written => self.taken(written, started, true),
         }
     }
 
@@ -243,10 +243,15 @@ impl Candidate {
         let resource = leases();
         let started = Instant::now();
         let written = self.writer.replace(&target(&resource, &self.name), json_body(&object)).await;
-        self.taken(written, started)
+        self.taken(written, started, false)
     }
 
-    fn taken(&mut self, written: Result<super::Answer, WriteError>, started: Instant) -> Result<Acquired, LeaseError> {
+    fn taken(
+        &mut self,
+        written: Result<super::Answer, WriteError>,
+        started: Instant,
+        is_new: bool,
+    ) -> Result<Acquired, LeaseError> {
         let someone_else = |holder: &str| Acquired::Busy { holder: holder.to_owned(), at_most: LOOK_EVERY };
         match written {
             Ok(answer) => {
@@ -254,7 +259,7 @@ impl Candidate {
                     lease: self.name.to_string(),
                     source: ClusterError::BadAnswer { what: format!("take lease {}", self.name), source },
                 })?;
-                Ok(Acquired::Held(self.guard(object, started)))
+                Ok(Acquired::Held(self.guard(object, started, is_new)))
             }
             // Someone was faster: the next look says who. A lost answer may have been a success, which it says too.
             Err(error) if matches!(error.kind(), Some(FailureKind::Conflict | FailureKind::AlreadyExists)) => {
@@ -265,7 +270,7 @@ impl Candidate {
         }
     }
 
-    fn guard(&self, object: Value, started: Instant) -> LeaseGuard {
+    fn guard(&self, object: Value, started: Instant, is_new: bool) -> LeaseGuard {
         let (lost, _) = watch::channel(false);
         let fence =
             Fence { state: Arc::new(State { valid_until: Mutex::new(started + self.times.renew_deadline), lost }) };
@@ -280,7 +285,8 @@ impl Candidate {
         };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(renewal.run(stopped));
-        LeaseGuard { fence, times: self.times, identity: self.identity.clone(), running: Some(Running { stop, task }) }
+        let running = Some(Running { stop, task });
+        LeaseGuard { fence, times: self.times, identity: self.identity.clone(), is_new, running }
     }
 }
 
@@ -342,6 +348,7 @@ pub struct LeaseGuard {
     fence: Fence,
     times: LeaseTimes,
     identity: String,
+    is_new: bool,
     running: Option<Running>,
 }
 
@@ -362,6 +369,12 @@ impl fmt::Debug for LeaseGuard {
 impl LeaseGuard {
     pub fn fence(&self) -> Fence {
         self.fence.clone()
+    }
+
+    /// The lease was not there, and was made. Should somebody have deleted it, its holder may go on until it looks: who
+    /// finds work under way waits for [`LeaseTimes::takeover_after`] first.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub fn times(&self) -> &LeaseTimes {

@@ -66,7 +66,8 @@ fn entry(placed: &Placed, phase: Phase) -> LedgerEntry {
 }
 
 fn ledger(entries: &[(&Placed, Phase)]) -> Ledger {
-    Ledger { entries: entries.iter().map(|(placed, phase)| (placed.key, entry(placed, *phase))).collect() }
+    let entries = entries.iter().map(|(placed, phase)| (placed.key, entry(placed, *phase))).collect();
+    Ledger { entries, is_half: false }
 }
 
 const USUAL: Look = Look { first: false, whole: true };
@@ -287,6 +288,19 @@ fn a_manifest_that_is_removed_or_edited_is_cancelled_before_its_first_write_only
     cancelled monday: edited
     rules monday
     ");
+}
+
+#[test]
+fn by_half_a_ledger_only_what_is_under_way_goes_on() {
+    let (old, gone, new) = (placed("monday", 3), placed("sunday", 5), placed("tuesday", 1));
+    let half = |entries: &[(&Placed, Phase)]| Ledger { is_half: true, ..ledger(entries) };
+    // It may have run: Git would say so.
+    assert_eq!(decide(vec![old.clone(), new.clone()], &half(&[]), USUAL), Desired::default());
+    let running = half(&[(&old, Phase::Running), (&gone, Phase::Held)]);
+    let desired = decide(vec![old.clone(), new.clone()], &running, USUAL);
+    assert_eq!(desired, Desired { continue_run: Some(old.key), ..Desired::default() });
+    let desired = decide(vec![new.clone()], &running, USUAL);
+    assert_eq!(desired.cancelled, [(old.key, CancelReason::Removed)]);
 }
 
 #[test]

@@ -52,11 +52,33 @@ impl Recorder {
     pub async fn take_up(reader: ClusterReader, writer: &ClusterWriter, run: Run) -> Result<Self, RecordError> {
         let mut recorder = Self { reader, run };
         match recorder.fetch().await? {
-            Some(live) if is_behind(&live, &recorder.run) => recorder.run.metadata = live.metadata,
+            Some(live) if is_behind(&live, &recorder.run) => {
+                recorder.run.metadata = live.metadata;
+                recorder.note_recovered()?;
+            }
             Some(live) => recorder.run = live,
-            None => recorder.create(writer).await?,
+            None => {
+                recorder.note_recovered()?;
+                recorder.create(writer).await?;
+            }
         }
         Ok(recorder)
+    }
+
+    /// What of the journal Git did not know is lost with the object. Durable with the next write.
+    fn note_recovered(&mut self) -> Result<(), RecordError> {
+        if journal_of(&self.run).is_empty() {
+            return Ok(());
+        }
+        self.note(Entry::Recovered)
+    }
+
+    fn note(&mut self, entry: Entry) -> Result<(), RecordError> {
+        let status = self.run.status.get_or_insert_default();
+        let mut journal = Journal::from(std::mem::take(&mut status.journal));
+        let appended = journal.append(self.reader.clock().now(), entry);
+        status.journal = journal.events().to_vec();
+        Ok(appended?)
     }
 
     pub fn run(&self) -> &Run {
@@ -99,11 +121,7 @@ impl Recorder {
     ///
     /// `Overtaken` when the journal in the cluster is not the one that this process knows.
     pub async fn append(&mut self, writer: &ClusterWriter, entry: Entry) -> Result<(), RecordError> {
-        let status = self.run.status.get_or_insert_default();
-        let mut journal = Journal::from(std::mem::take(&mut status.journal));
-        let appended = journal.append(self.reader.clock().now(), entry);
-        status.journal = journal.events().to_vec();
-        appended?;
+        self.note(entry)?;
         self.update(writer, |_| {}).await
     }
 

@@ -27,8 +27,17 @@ const NAMESPACES_GONE_WITHIN: Duration = Duration::from_secs(60);
 impl Executor {
     pub(super) async fn resume(&self, work: &mut Work) -> Result<(), StepError> {
         work.quiet = None;
-        for (workload, replicas) in work.recorder.replicas() {
-            self.give_back(&workload, replicas, work).await?;
+        let recorded = work.recorder.replicas();
+        for (workload, replicas) in &recorded {
+            self.give_back(workload, *replicas, work).await?;
+        }
+        // Of a run whose journal was lost, the annotation alone may know.
+        for workload in work.quiesce.clone() {
+            if !recorded.contains_key(&workload)
+                && let Some(replicas) = self.look_at(&workload).await?.and_then(|seen| seen.recorded)
+            {
+                self.give_back(&workload, replicas, work).await?;
+            }
         }
         Ok(())
     }

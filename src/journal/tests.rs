@@ -149,6 +149,19 @@ fn a_cancelled_run_gives_replicas_back_and_ends_cancelled_before_the_first_write
 }
 
 #[test]
+fn what_was_recovered_may_have_written_anything() {
+    let mut run = journal(up_to(Step::Announce));
+    assert!(!run.first_write_begun());
+    run.append(at(50), Entry::Recovered).expect("legal");
+    run.append(at(51), Entry::Recovered).expect("legal, and nothing new");
+    assert!(run.first_write_begun());
+    assert_eq!(run.events().iter().filter(|event| event.entry == Entry::Recovered).count(), 1);
+    run.append(at(52), failed(Step::Announce, "DigestMismatch")).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::Hold { step: Step::Announce, .. }), "Rancher may be at 0");
+    assert!(matches!(run.next(OnFailure::Resume), Next::Resume { .. }));
+}
+
+#[test]
 fn a_resume_that_has_begun_goes_on_although_the_policy_is_to_hold() {
     let mut run = journal(up_to(Step::Namespaced));
     run.append(at(60), failed(Step::Namespaced, "Timeout")).expect("legal");
