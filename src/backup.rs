@@ -1,14 +1,14 @@
 //! The format of a rancher-backup tarball: names, entries, filters and selectors.
 //!
 //! A backup is gzip over tar. Its entries are `<plural>.<group>#<version>/[<namespace>/]<name>.json`, one object each, and
-//! `filters/filters.json`, the ResourceSet that chose them. [`read`] checks all of it in one pass and hands out each entry
+//! `filters/filters.json`, the ResourceSet that chose them. [`BackupWriter`] writes one. [`read`] checks all of it in one pass and hands out each entry
 //! as it comes; another look is another pass. Memory holds one entry at a time, and a digest of 16 bytes for each object seen.
 //!
 //! What was measured (2 cores, release): a pass over 8,686 objects, 16 MB unpacked, takes 70 ms of one core and 2 MiB, most of it JSON;
 //! flate2 on zlib-rs instead of miniz saves 5 to 10 % of that. Rancher's own 81 selectors compile in 2 ms and judge 8,630 objects in 20 ms.
 //! Hostile entries reach 200 MiB before they are refused.
 //!
-//! Pure: bytes come in through [`std::io::Read`], and nothing here opens, waits or asks the time.
+//! Pure: bytes come in through [`std::io::Read`] and go out through [`std::io::Write`], and nothing here opens, waits or asks the time.
 
 mod archive;
 mod error;
@@ -20,6 +20,7 @@ mod path;
 #[cfg(test)]
 mod testing;
 mod unpack;
+mod write;
 
 pub use archive::{Entry, Limits, Summary, read, reread};
 pub use error::{BackupError, EntryName, ReadError};
@@ -29,3 +30,4 @@ pub use filter::{
     Selectors,
 };
 pub use name::{BackupName, BackupNameError, NameParts};
+pub use write::BackupWriter;

@@ -35,6 +35,6 @@ pub use error::GitError;
 pub use fetch::{Fetched, Mirror};
 pub use history::{Change, CommitInfo, Completeness, FileChange, FileVersion};
 pub use id::{BlobId, CommitId, InvalidId, TreeId};
-pub use process::{blocking, init_process};
+pub use process::{blocking, init_process, offload};
 pub use remote::{Remote, Timeouts};
 pub use tree::{Skipped, SkippedReason, Snapshot, SourceFile, TreeLimits};

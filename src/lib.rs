@@ -41,6 +41,7 @@
 //!   plan of a manifest, `agent/begin` begins, holds, continues and ends runs
 //! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
+//! - [`demo`]: a Rancher that is not there
 //! - [`sim`]: an in-process Kubernetes API, for the demo and for tests
 //! - [`cli`]: a file a command; exit codes in one place
 //!
@@ -75,6 +76,7 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod demo;
 pub mod desired;
 pub mod execute;
 pub mod git;

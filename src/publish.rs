@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::cluster::{Event, Events, Regarding};
-use crate::git::{FileEdit, GitError, TreeLimits, WriteBranch, blocking};
+use crate::git::{FileEdit, GitError, TreeLimits, WriteBranch, offload};
 use crate::run::{ManifestRef, NAMESPACE, Run, SourceRef};
 use crate::status::{self, Dashboard, EventText, Problem, Rules, StatusFileError};
 use crate::store::Sha256;
@@ -84,6 +84,7 @@ pub struct Publisher {
     pushed: Arc<watch::Sender<(u64, Option<NotPushed>)>>,
     events: Option<Events>,
     clock: Clock,
+    blocks: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,6 +94,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Publisher {
     /// Starts the task that pushes; it ends with the process.
     pub fn start(branch: Box<dyn WriteBranch>, clock: Clock) -> Self {
+        let blocks = branch.blocks();
         let publisher = Self {
             shelf: Arc::new(Mutex::new(Shelf { branch, read: BTreeMap::new() })),
             board: Arc::default(),
@@ -100,6 +102,7 @@ impl Publisher {
             pushed: Arc::new(watch::Sender::new((0, None))),
             events: None,
             clock,
+            blocks,
         };
         tokio::spawn(publisher.clone().push_for_ever());
         publisher
@@ -122,7 +125,7 @@ impl Publisher {
     /// What the remote or its network did.
     pub async fn load(&self) -> Result<BranchState, GitError> {
         let (shelf, board) = (Arc::clone(&self.shelf), Arc::clone(&self.board));
-        blocking(move || {
+        offload(self.blocks, move || {
             let mut shelf = lock(&shelf);
             let state = read(&mut shelf)?;
             // With the branch still locked: a push that ends meanwhile would be newer than what was read.
@@ -254,7 +257,7 @@ impl Publisher {
         let load = Load::take(&mut self.board());
         let shelf = Arc::clone(&self.shelf);
         let now = self.clock.now();
-        let (load, outcome) = blocking(move || {
+        let (load, outcome) = offload(self.blocks, move || {
             let outcome = load.push(lock(&shelf).branch.as_mut(), now);
             (load, outcome)
         })

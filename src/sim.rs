@@ -40,6 +40,7 @@ mod watch;
 mod world;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub use service::{ResponseBody, SimService};
 
 use crate::clock::Clock;
 use crate::cluster::{Access, Cluster, Limits};
+use store::Key;
 use world::World;
 
 /// Where the API server is said to be. Nothing resolves it (RFC 6761).
@@ -142,6 +144,21 @@ impl Sim {
     /// At the first object whose kind is not served; those before it are in.
     pub fn seed(&self, objects: impl IntoIterator<Item = Value>) -> Result<usize, Unserved> {
         self.shared.with(|world| world.seed(objects.into_iter().collect()))
+    }
+
+    /// Everything that is stored, by `<type>/<path>` such as `secrets/cattle-system/tls` or
+    /// `settings.management.cattle.io/server-url`, without a request.
+    pub fn objects(&self) -> BTreeMap<String, Arc<Value>> {
+        self.shared.with(|world| {
+            let types: Vec<Arc<str>> = world.store.types().cloned().collect();
+            let all = types.iter().flat_map(|of| world.store.all(of).map(move |(path, object)| (of, path, object)));
+            all.map(|(of, path, object)| (format!("{of}/{path}"), Arc::clone(object))).collect()
+        })
+    }
+
+    /// One object of [`Sim::objects`].
+    pub fn object(&self, of: &str, namespace: Option<&str>, name: &str) -> Option<Arc<Value>> {
+        self.shared.with(|world| world.store.get(&Key::new(&of.into(), namespace, name)).cloned())
     }
 
     /// Takes a right away, or some: an empty namespace or name means all, `*` any verb, group or resource.

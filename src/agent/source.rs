@@ -12,7 +12,7 @@ use super::shown;
 use crate::config::Config;
 use crate::desired::{Attribution, Change, CommitPlace, Placed, StoreDefault};
 use crate::git::{
-    self, CommitId, CommitInfo, FileVersion, GitError, Mirror, ReadBranch, Remote, Snapshot, TreeLimits, blocking,
+    self, CommitId, CommitInfo, FileVersion, GitError, Mirror, ReadBranch, Remote, Snapshot, TreeLimits, offload,
 };
 use crate::manifest::{Document, Limits, ManifestId, SourceFile, Tree, parse};
 use crate::status::Problem;
@@ -36,6 +36,7 @@ type Revision = Vec<(String, String)>;
 /// One source and what was read of it last.
 pub struct Source {
     mirror: Arc<Mutex<dyn ReadBranch>>,
+    blocks: bool,
     last: Option<(CommitId, Revision, View)>,
 }
 
@@ -69,7 +70,7 @@ impl Source {
 
     /// Reads a branch as it is.
     pub fn over(branch: impl ReadBranch + 'static) -> Self {
-        Self { mirror: Arc::new(Mutex::new(branch)), last: None }
+        Self { blocks: branch.blocks(), mirror: Arc::new(Mutex::new(branch)), last: None }
     }
 
     /// Fetches the branch and reads what is under the path, unless nothing there has changed.
@@ -81,7 +82,7 @@ impl Source {
         let mirror = Arc::clone(&self.mirror);
         let last = self.last.take();
         let reading = Reading::of(config);
-        let (last, outcome) = blocking(move || {
+        let (last, outcome) = offload(self.blocks, move || {
             let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
             match look(&mut *mirror, last.as_ref(), &reading) {
                 Ok(Some(fresh)) => (Some(fresh), Ok(())),
@@ -103,7 +104,7 @@ impl Source {
         let Some(revision) = revision.map(str::to_owned) else { return self.look(config).await };
         let mirror = Arc::clone(&self.mirror);
         let reading = Reading::of(config);
-        blocking(move || {
+        offload(self.blocks, move || {
             let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
             let commit = mirror.resolve(&revision)?;
             let snapshot = own_left_out(mirror.snapshot(&commit, &reading.path, &TreeLimits::default())?, &reading);

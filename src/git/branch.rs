@@ -11,6 +11,10 @@ use super::{
 
 /// A branch that manifests are read from; [`Mirror`] is the real one.
 pub trait ReadBranch: Send {
+    /// Its calls wait for a disk or a network, so that async callers make them through [`super::blocking`].
+    fn blocks(&self) -> bool {
+        true
+    }
     /// As [`Mirror::fetch`].
     fn fetch(&mut self) -> Result<Fetched, GitError>;
     /// As [`Mirror::resolve`].
@@ -29,6 +33,10 @@ pub trait ReadBranch: Send {
 
 /// A branch that status goes to; [`StatusBranch`] is the real one.
 pub trait WriteBranch: Send {
+    /// As [`ReadBranch::blocks`].
+    fn blocks(&self) -> bool {
+        true
+    }
     /// As [`StatusBranch::fetch`].
     fn fetch(&mut self) -> Result<Option<CommitId>, GitError>;
     /// As [`StatusBranch::read`].

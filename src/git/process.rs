@@ -47,6 +47,14 @@ pub(super) fn started() -> Result<(), GitError> {
     STARTED.get().copied().ok_or(GitError::NotStarted)
 }
 
+/// [`blocking`] for what blocks; what does not is done at once.
+pub async fn offload<T: Send + 'static>(blocks: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
+    match blocks {
+        true => blocking(work).await,
+        false => work(),
+    }
+}
+
 /// Runs blocking Git work away from the async threads, inside the caller's span.
 ///
 /// A panic of `work` goes on in the caller. When the runtime shuts down first, this never returns, like all else on it.

@@ -65,17 +65,10 @@ impl Git {
         state.put(branch, commit);
     }
 
-    /// Commits of a branch, newest first.
-    pub fn log(&self, branch: &str) -> Vec<(CommitId, Commit)> {
+    /// Whether a commit is in the history of a branch.
+    pub fn has(&self, branch: &str, commit: CommitId) -> bool {
         let state = self.state();
-        let mut next = state.branches.get(branch).copied();
-        std::iter::from_fn(|| {
-            let id = next?;
-            let commit = state.commits[&id].clone();
-            next = commit.parent;
-            Some((id, commit))
-        })
-        .collect()
+        state.branches.get(branch).is_some_and(|tip| state.is_ancestor(commit, *tip))
     }
 
     pub fn tip(&self, branch: &str) -> Option<CommitId> {
@@ -156,6 +149,10 @@ pub struct Reader {
 }
 
 impl ReadBranch for Reader {
+    fn blocks(&self) -> bool {
+        false
+    }
+
     fn fetch(&mut self) -> Result<Fetched, GitError> {
         let state = self.git.state();
         let missing = || GitError::BranchMissing { url: URL.to_owned(), branch: SOURCE.to_owned() };
@@ -253,6 +250,10 @@ impl Writer {
 }
 
 impl WriteBranch for Writer {
+    fn blocks(&self) -> bool {
+        false
+    }
+
     fn fetch(&mut self) -> Result<Option<CommitId>, GitError> {
         self.tip = self.git.tip(STATUS);
         Ok(self.tip)

@@ -1,0 +1,259 @@
+//! What holds at every moment, and at the end, however a run was disturbed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reinback::demo::scene::SECRET_WORD;
+use reinback::git::CommitId;
+use reinback::sim::Sim;
+use serde_json::Value;
+
+use crate::memory_git::{Git, STATUS};
+use crate::process::{Process, Witness};
+use crate::stage::Stage;
+use crate::weather::Weather;
+
+/// The run's phase and reason, by the cluster.
+pub fn outcome(run: &Value) -> (String, String) {
+    let text = |field: &str| run["status"][field].as_str().unwrap_or_default().to_owned();
+    (text("phase"), text("reason"))
+}
+
+fn is_terminal(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed" | "Superseded" | "Cancelled")
+}
+
+/// Git says of each run what the cluster says.
+pub fn assert_status_is_truthful(stage: &Stage) {
+    let files = stage.git.files(STATUS);
+    for run in stage.runs() {
+        let name = run["metadata"]["name"].as_str().expect("a name");
+        let file = files.iter().find(|(path, _)| path.starts_with("runs/") && path.contains(name));
+        let (path, content) = file.unwrap_or_else(|| panic!("no status file of {name} among {:?}", files.keys()));
+        let said: Value = serde_yaml::from_slice(content).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(outcome(&said), outcome(&run), "{path}");
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    /// Runs by key: how each ended, what it pins once it has begun.
+    ended: BTreeMap<String, (String, String)>,
+    pinned: BTreeMap<String, Value>,
+    tip: Option<CommitId>,
+    /// Of each process, by its number.
+    identities: BTreeMap<usize, String>,
+    /// Somebody scaled Rancher up in the middle: it takes a moment until that is seen.
+    is_run_by_hand: bool,
+    /// The holder that wrote last.
+    acting: Option<String>,
+    processes: usize,
+    problems: Vec<String>,
+}
+
+struct Inner {
+    sim: Sim,
+    git: Git,
+    known: Mutex<Known>,
+}
+
+/// Looks at the world after each effect of each process. Clones are the same.
+#[derive(Clone)]
+pub struct Watchdog(Arc<Inner>);
+
+impl Watchdog {
+    pub fn new(stage: &Stage) -> Self {
+        let known = Known { tip: stage.git.tip(STATUS), ..Known::default() };
+        Self(Arc::new(Inner { sim: stage.sim.clone(), git: stage.git.clone(), known: Mutex::new(known) }))
+    }
+
+    /// A process in this weather, watched.
+    pub fn process(&self, weather: Weather) -> Process {
+        let number = {
+            let mut known = self.known();
+            known.processes += 1;
+            known.processes
+        };
+        let watchdog = self.clone();
+        let witness: Box<Witness> = Box::new(move |effect| {
+            watchdog.check(effect);
+            watchdog.check_fence(number, effect);
+        });
+        Process::new(None, weather, witness)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that must hold at any moment.
+    pub fn check(&self, effect: &str) {
+        let objects = self.0.sim.objects();
+        let runs: Vec<&Value> = objects
+            .iter()
+            .filter(|(key, _)| key.starts_with("runs.reinback.io/"))
+            .map(|(_, run)| run.as_ref())
+            .collect();
+        let mut known = self.known();
+        let mut problems = Vec::new();
+        problems.extend(known.check_once(&runs));
+        problems.extend(known.check_history(&self.0.git));
+        problems
+            .extend(check_replicas(objects.get("deployments.apps/cattle-system/rancher").map(AsRef::as_ref), &runs));
+        if !objects.contains_key("namespaces/reinback-system") {
+            problems.push("the namespace of reinback is gone".to_owned());
+        }
+        if effect.starts_with("push") || effect == "the end" {
+            problems.extend(leaks(&self.0.git, &runs));
+        }
+        known.problems.extend(problems.into_iter().map(|problem| format!("after {effect}: {problem}")));
+    }
+
+    /// Two never write: once the holder of the Lease has written, nobody else does. A holder whose Lease somebody deleted
+    /// may go on until it looks, and whoever makes it anew waits for that.
+    fn check_fence(&self, process: usize, effect: &str) {
+        let lease = self.0.sim.object("leases.coordination.k8s.io", Some("reinback-system"), "reinback");
+        let holder = lease.map(|lease| lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned());
+        let holder = holder.unwrap_or_default();
+        let mut known = self.known();
+        if effect.contains("/leases") {
+            if !holder.is_empty() {
+                known.identities.entry(process).or_insert(holder);
+            }
+            return;
+        }
+        if effect.starts_with("push") || IN_SETUP.iter().any(|path| effect.contains(path)) {
+            return;
+        }
+        let own = known.identities.get(&process).cloned().unwrap_or_default();
+        let is_ready = |(key, _): &(&String, &Arc<Value>)| key.starts_with("pods/cattle-system/rancher-");
+        if is_of_the_backup(effect) && !known.is_run_by_hand && self.0.sim.objects().iter().any(|pod| is_ready(&pod)) {
+            known.problems.push(format!("{effect} while Rancher runs"));
+        }
+        if holder == own {
+            known.acting = Some(holder);
+        } else if !holder.is_empty() && known.acting.as_ref() == Some(&holder) {
+            known.problems.push(format!("process {process} ({own}) wrote {effect} while {holder:?} held the lease"));
+        }
+    }
+
+    /// From now on Rancher may run for a moment while objects are written.
+    pub fn rancher_is_run_by_hand(&self) {
+        self.known().is_run_by_hand = true;
+    }
+
+    /// Nothing was wrong at any moment, and each run ended with a reason, with Rancher as that says.
+    pub fn assert_ended_well(&self, incidents: &[String]) {
+        let problems = std::mem::take(&mut self.known().problems);
+        assert!(problems.is_empty(), "{} problems, first {:#?}", problems.len(), &problems[..problems.len().min(5)]);
+        let objects = self.0.sim.objects();
+        let rancher = &objects["deployments.apps/cattle-system/rancher"];
+        // Of Git, since somebody may have deleted the objects.
+        let files = self.0.git.files(STATUS);
+        let runs = files.iter().filter(|(path, _)| path.starts_with("runs/"));
+        let runs =
+            runs.map(|(path, text)| serde_yaml::from_slice(text).unwrap_or_else(|error| panic!("{path}: {error}")));
+        let outcomes: Vec<(String, String)> = runs.map(|run: Value| outcome(&run)).collect();
+        assert!(outcomes.iter().all(|(phase, reason)| is_terminal(phase) && !reason.is_empty()), "{outcomes:?}");
+        let held_down = outcomes.iter().any(|(phase, _)| phase == "Failed");
+        let replicas = rancher["spec"]["replicas"].as_i64().unwrap_or_default();
+        let recorded = rancher["metadata"]["annotations"]["reinback.io/replicas"].as_str();
+        match recorded {
+            None => assert_eq!(replicas, 3, "{outcomes:?} {incidents:?}"),
+            Some(recorded) => {
+                assert!(held_down, "Rancher is down though nothing failed: {outcomes:?} {incidents:?}");
+                // By hand is one of the ways on after a failure.
+                let by_hand = incidents.iter().any(|incident| incident == "RancherScaledUp");
+                assert!(replicas == 0 || by_hand && replicas == 3, "{replicas}: {outcomes:?} {incidents:?}");
+                assert_eq!(recorded, "3", "{outcomes:?} {incidents:?}");
+            }
+        }
+    }
+}
+
+/// Not what a run does for itself.
+pub fn is_of_the_backup(effect: &str) -> bool {
+    let own = ["push", "/leases", "/runs", "/events", "/namespaces/reinback-system"];
+    let scales = effect.starts_with("PATCH") && effect.contains("/deployments/");
+    !scales && !own.iter().any(|own| effect.contains(own))
+}
+
+/// Written before the Lease is asked for, and events beside everything.
+const IN_SETUP: [&str; 3] = ["/api/v1/namespaces", "/customresourcedefinitions/runs.reinback.io", "/events"];
+
+impl Known {
+    /// Invariants 1, 2 and 9: what has ended stays so, one at a time, and what began is what was merged.
+    fn check_once(&mut self, runs: &[&Value]) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut under_way = Vec::new();
+        let mut keys = BTreeMap::<String, usize>::new();
+        for run in runs {
+            let key = run["spec"]["key"].as_str().unwrap_or_default().to_owned();
+            let (phase, reason) = outcome(run);
+            *keys.entry(key.clone()).or_default() += 1;
+            if let Some(before) = self.ended.get(&key)
+                && *before != (phase.clone(), reason.clone())
+                && !phase.is_empty()
+            {
+                problems.push(format!("{key} had ended {before:?} and is {phase} {reason}"));
+            }
+            if is_terminal(&phase) {
+                self.ended.insert(key.clone(), (phase.clone(), reason));
+            }
+            // A start that could not be announced touched nothing, and may be thought over.
+            if matches!(phase.as_str(), "Pending" | "Held") {
+                self.pinned.remove(&key);
+            }
+            if phase == "Running" {
+                under_way.push(key.clone());
+                let document = &run["spec"]["document"];
+                let pinned = self.pinned.entry(key.clone()).or_insert_with(|| document.clone());
+                if pinned != document {
+                    problems.push(format!("{key} runs another document than it began with"));
+                }
+            }
+        }
+        problems
+            .extend(keys.iter().filter(|(_, count)| **count > 1).map(|(key, count)| format!("{count} runs of {key}")));
+        if under_way.len() > 1 {
+            problems.push(format!("several runs are under way: {under_way:?}"));
+        }
+        problems
+    }
+
+    /// Invariant 8: the status branch only grows.
+    fn check_history(&mut self, git: &Git) -> Option<String> {
+        let before = std::mem::replace(&mut self.tip, git.tip(STATUS));
+        let lost = before.filter(|before| !git.has(STATUS, *before));
+        lost.map(|before| format!("commit {before} of the status branch is gone"))
+    }
+}
+
+/// Invariant 4: how many replicas Rancher had is never lost.
+fn check_replicas(rancher: Option<&Value>, runs: &[&Value]) -> Option<String> {
+    let Some(rancher) = rancher else { return Some("the Deployment of Rancher is gone".to_owned()) };
+    let replicas = rancher["spec"]["replicas"].as_i64().unwrap_or_default();
+    let recorded = rancher["metadata"]["annotations"]["reinback.io/replicas"].as_str();
+    match (replicas, recorded) {
+        (3, None | Some("3")) | (0, Some("3")) => None,
+        _ => Some(format!("Rancher has {replicas} replicas and {recorded:?} is recorded, beside {} runs", runs.len())),
+    }
+}
+
+/// Invariant 7: no Secret's value is in Git or in a run.
+fn leaks(git: &Git, runs: &[&Value]) -> Option<String> {
+    let encoded = STANDARD.encode(SECRET_WORD);
+    // The last digits of base64 depend on what follows.
+    let words = [SECRET_WORD, &encoded[..encoded.len() - 4]];
+    let is_in = |text: &str| words.iter().any(|word| text.contains(word));
+    let files = git.files(STATUS);
+    let file = files.iter().find(|(_, content)| is_in(&String::from_utf8_lossy(content)));
+    let run = runs.iter().find(|run| is_in(&run.to_string()));
+    match (file, run) {
+        (Some((path, _)), _) => Some(format!("a Secret's value is in {path}")),
+        (None, Some(run)) => Some(format!("a Secret's value is in run {}", run["metadata"]["name"])),
+        (None, None) => None,
+    }
+}

@@ -1,0 +1,17 @@
+//! Death and disturbance: a restore of a small Rancher on a simulated cluster, killed at every effect it has, and in
+//! storms of faults by seed. Time is simulated; nothing here waits for a clock or opens a socket.
+
+mod invariants;
+mod matrix;
+mod memory_git;
+mod process;
+mod stage;
+mod storm;
+mod weather;
+
+/// Runs a future on a runtime of its own whose time is simulated.
+fn simulated<T>(future: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build().expect("a runtime");
+    runtime.block_on(future)
+}

@@ -1,0 +1,115 @@
+//! The crash matrix: killed just before and just after each of its effects, a restore comes to the same end.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
+
+use crate::invariants::{assert_status_is_truthful, outcome};
+use crate::process::{Death, Moment, Process};
+use crate::simulated;
+use crate::stage::{Ended, Stage};
+
+const SEED: u64 = 1;
+/// Pairs of deaths.
+const TWICE: usize = 60;
+
+/// Where a story ended.
+struct End {
+    picture: BTreeMap<String, Value>,
+    /// What the backup held.
+    saved: BTreeMap<String, Value>,
+    /// Of the first process.
+    effects: Vec<String>,
+}
+
+/// A restore that dies at each of `deaths`, one process after the other, and is gone on with.
+fn story(deaths: &[Death]) -> End {
+    simulated(async {
+        let stage = Stage::new(SEED).await;
+        stage.merge("back", "");
+        let mut first = None;
+        for death in deaths {
+            let process = Process::calm(Some(*death));
+            let ended = stage.once(&process).await.expect("it ends");
+            first.get_or_insert_with(|| process.effects());
+            assert!(matches!(ended, Ended::Died | Ended::Passed(_)), "{ended:?}");
+        }
+        let last = Process::calm(None);
+        let ended = stage.once(&last).await.expect("it ends");
+        assert!(
+            matches!(ended, Ended::Passed(passed) if passed.failed == 0 && passed.held == 0),
+            "{ended:?} {}",
+            stage.told()
+        );
+        let runs: Vec<_> = stage.runs().iter().map(outcome).collect();
+        assert_eq!(runs, [("Succeeded".to_owned(), "Succeeded".to_owned())], "{}", stage.told());
+        assert_status_is_truthful(&stage);
+        End { picture: stage.picture(), saved: stage.saved.clone(), effects: first.unwrap_or_else(|| last.effects()) }
+    })
+}
+
+#[track_caller]
+fn assert_same(end: &End, undisturbed: &End) {
+    for (key, object) in &undisturbed.picture {
+        assert_eq!(end.picture.get(key), Some(object), "{key}");
+    }
+    let more: Vec<&String> = end.picture.keys().filter(|key| !undisturbed.picture.contains_key(*key)).collect();
+    assert_eq!(more, Vec::<&String>::new());
+}
+
+#[test]
+fn killed_before_or_after_any_of_its_effects_a_restore_comes_to_the_same_end() {
+    let undisturbed = story(&[]);
+    let count = undisturbed.effects.len();
+    assert!(count > 60, "{count} effects");
+    assert_restored(&undisturbed);
+    let deaths = (0..count).flat_map(|at| [Moment::Before, Moment::After].map(|moment| vec![Death { at, moment }]));
+    die_each(&undisturbed, &deaths.collect::<Vec<_>>());
+}
+
+#[test]
+fn killed_twice_a_restore_comes_to_the_same_end() {
+    let undisturbed = story(&[]);
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let mut death = || {
+        let moment = *[Moment::Before, Moment::After].choose(&mut rng).expect("there are two");
+        Death { at: rng.random_range(0..undisturbed.effects.len()), moment }
+    };
+    let pairs: Vec<Vec<Death>> = (0..TWICE).map(|_| vec![death(), death()]).collect();
+    die_each(&undisturbed, &pairs);
+}
+
+/// All of the backup is there as it was, and what only the newer version had is not.
+fn assert_restored(end: &End) {
+    assert!(end.saved.len() > 40, "{} objects in the backup", end.saved.len());
+    for (key, object) in &end.saved {
+        assert_eq!(end.picture.get(key), Some(object), "{key}");
+    }
+    let newer = ["settings.management.cattle.io/only-in-2-10", "secrets/cattle-system/migration-state"];
+    assert!(newer.iter().all(|key| !end.picture.contains_key(*key)));
+    assert_eq!(end.picture["deployments.apps/cattle-system/rancher"]["spec"]["replicas"], 3);
+}
+
+/// Each story on a thread of as many as there are cores.
+fn die_each(undisturbed: &End, stories: &[Vec<Death>]) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(deaths) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let first = deaths[0].at;
+                    println!("{deaths:?}: {}", undisturbed.effects[first]);
+                    let end = story(deaths);
+                    let same = end.effects[..=first] == undisturbed.effects[..=first];
+                    assert!(same, "the same seed, another run: {:#?}", end.effects);
+                    assert_same(&end, undisturbed);
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,331 @@
+//! A cluster after an upgrade that went wrong, a backup from before it, and a repository: what a restore is merged into.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reinback::agent::source::Source;
+use reinback::agent::{Agent, Options, Parts, PassError, Passed};
+use reinback::backup::BackupWriter;
+use reinback::cluster::{Cluster, LeaseTimes, Limits, Preconditions, Target};
+use reinback::config::Config;
+use reinback::demo::scene::{self, Step};
+use reinback::git::FileEdit;
+use reinback::object::{ObjectKey, Resource};
+use reinback::sim::{API_URL, Sim, SimOptions};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::memory_git::{Git, SOURCE};
+use crate::process::{MortalBranch, MortalStores, Process};
+
+/// 3 a.m.
+const START: &str = "2026-11-23T03:00:00Z";
+const CONFIG: &str = "
+cluster: sim
+source: {url: \"file:///nowhere\", branch: main, path: clusters/sim, interval: 30s}
+status: {branch: reinback/sim}
+policy: {maxHold: 2h}
+store: {directory: /backups}
+";
+/// Longer than what any run may take.
+pub const BOUND: Duration = Duration::from_secs(6 * 3600);
+
+pub struct Stage {
+    pub sim: Sim,
+    pub git: Git,
+    pub backup: String,
+    /// What is in the backup, as [`Stage::picture`] shows it.
+    pub saved: BTreeMap<String, Value>,
+    folder: TempDir,
+    config: Config,
+    /// Nobody asks agents to stop.
+    stop: watch::Sender<bool>,
+}
+
+/// How an agent's process ended.
+#[derive(Debug)]
+pub enum Ended {
+    Passed(Passed),
+    Broken(#[expect(dead_code, reason = "shown by Debug")] PassError),
+    Died,
+}
+
+/// A time-out of the simulation, not of reinback: nothing may take this long.
+#[derive(Debug)]
+pub struct Stuck;
+
+impl Stage {
+    /// Everything up to the merge: the first look is over.
+    pub async fn new(seed: u64) -> Self {
+        fastrand::seed(seed);
+        let start: Timestamp = START.parse().expect("a time");
+        let sim = Sim::new(SimOptions { seed, start, ..SimOptions::default() });
+        sim.seed(scene::before()).expect("every kind of the scene is served");
+        // Until Rancher is up.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let backup = save(&sim, folder.path());
+        let saved = picture(&sim).into_iter().filter(|(key, _)| is_saved(key)).collect();
+        upgrade(&sim).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let data = folder.path().join("data");
+        let config = Config::parse(Some(("reinback.yaml", CONFIG.as_bytes())), &[], &data).expect("a configuration");
+        let git = Git::default();
+        let stage = Self { sim, git, backup, saved, folder, config, stop: watch::Sender::new(false) };
+        stage.push("README.md", Some("manifests\n"));
+        let ended = stage.once(&Process::calm(None)).await.expect("the first look ends");
+        assert!(matches!(ended, Ended::Passed(_)), "{ended:?}");
+        stage
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.sim.clock().now()
+    }
+
+    pub fn push(&self, path: &str, content: Option<&str>) {
+        let edit = FileEdit { path: path.to_owned(), content: content.map(|text| text.as_bytes().to_vec()) };
+        self.git.commit(SOURCE, "ada", &format!("Change {path}"), self.now(), &[edit]);
+    }
+
+    /// A `Restore` of the backup, merged.
+    pub fn merge(&self, name: &str, annotations: &str) {
+        let text = format!(
+            "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n  annotations:\n    \
+             reinback.io/accept: VersionMismatch, PruneShare\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n",
+            self.backup
+        );
+        self.push(&format!("clusters/sim/{name}.yaml"), Some(&text));
+    }
+
+    /// An agent of this process.
+    pub fn agent(&self, process: &Process) -> Agent {
+        let client = kube::Client::new(process.around(self.sim.service()), "default");
+        let cluster = Cluster::over(client, API_URL.to_owned(), Limits::default(), self.sim.clock());
+        let parts = Parts {
+            source: Source::over(MortalBranch { process: process.clone(), branch: self.git.reader() }),
+            status: Box::new(MortalBranch { process: process.clone(), branch: self.git.writer() }),
+            stores: Arc::new(MortalStores { process: process.clone(), folder: self.folder.path().to_owned() }),
+        };
+        let options = Options { install_crd: true, lease: LeaseTimes::default() };
+        Agent::over(self.config.clone(), cluster, parts, options, self.stop.subscribe())
+    }
+
+    /// One pass of an agent, to its end or its process's.
+    pub async fn once(&self, process: &Process) -> Result<Ended, Stuck> {
+        let mut agent = self.agent(process);
+        let ended = async {
+            tokio::select! {
+                biased;
+                () = process.until_dead() => Ended::Died,
+                passed = agent.once() => match passed {
+                    Ok(passed) => Ended::Passed(passed),
+                    Err(error) => Ended::Broken(error),
+                },
+            }
+        };
+        let ended = tokio::time::timeout(BOUND, ended).await.map_err(|_elapsed| Stuck)?;
+        // What is left of its tasks does nothing any more.
+        process.kill();
+        Ok(ended)
+    }
+
+    /// The `Run` objects, by name.
+    pub fn runs(&self) -> Vec<Value> {
+        let objects = self.sim.objects();
+        objects.iter().filter(|(key, _)| key.starts_with("runs.reinback.io/")).map(|(_, run)| (**run).clone()).collect()
+    }
+
+    /// How each run stands, for a message.
+    pub fn told(&self) -> String {
+        let tell = |run: &Value| {
+            let status = &run["status"];
+            let gates: Vec<String> = status["gates"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|gate| gate["accepted"] != true)
+                .map(|gate| format!("{}: {}", text(&gate["code"]), text(&gate["message"])))
+                .collect();
+            format!(
+                "{} {} {}: {} {gates:?} {:?}",
+                text(&run["spec"]["manifest"]["name"]),
+                text(&status["phase"]),
+                text(&status["reason"]),
+                text(&status["message"]),
+                status["errors"],
+            )
+        };
+        self.runs().iter().map(tell).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Somebody deletes every `Run`.
+    pub async fn delete_runs(&self) {
+        let resource = Resource::new("reinback.io", "v1alpha1", "runs");
+        for run in self.runs() {
+            let name = text(&run["metadata"]["name"]);
+            self.delete(&Target::new(&resource, Some("reinback-system"), &name)).await;
+        }
+    }
+
+    pub async fn delete_lease(&self) {
+        let resource = Resource::new("coordination.k8s.io", "v1", "leases");
+        self.delete(&Target::new(&resource, Some("reinback-system"), "reinback")).await;
+    }
+
+    async fn delete(&self, target: &Target<'_>) {
+        // What is gone already is as good.
+        let _ = self.sim.cluster(Limits::default()).writer().delete(target, Preconditions::default(), None, None).await;
+    }
+
+    /// Somebody who cannot wait scales Rancher to what it had.
+    pub async fn scale_rancher_up(&self) {
+        let resource = Resource::new("apps", "v1", "deployments");
+        let target = Target::new(&resource, Some("cattle-system"), "rancher");
+        let patch = json!({"spec": {"replicas": 3}});
+        let _ = self.sim.cluster(Limits::default()).writer().merge_patch(&target, &patch).await;
+    }
+
+    /// Another backup is put under the name of the one that is asked for.
+    pub fn replace_backup(&self) {
+        save(&self.sim, self.folder.path());
+    }
+
+    /// Everything that a restore is about, without what the server sets and what goes by itself.
+    pub fn picture(&self) -> BTreeMap<String, Value> {
+        picture(&self.sim)
+    }
+}
+
+fn is_saved(key: &str) -> bool {
+    scene::before().iter().filter(|object| scene::is_saved(object)).any(|object| place(object).1 == key)
+}
+
+fn picture(sim: &Sim) -> BTreeMap<String, Value> {
+    let objects = sim.objects();
+    let uids: BTreeMap<String, String> =
+        objects.iter().map(|(key, object)| (text(&object["metadata"]["uid"]), key.clone())).collect();
+    objects
+        .iter()
+        .filter(|(key, _)| !PASSING.iter().any(|prefix| key.starts_with(prefix)))
+        .map(|(key, object)| (key.clone(), plain(key, object, &uids)))
+        .collect()
+}
+
+/// What comes and goes while agents and controllers work.
+const PASSING: [&str; 8] = [
+    "events.events.k8s.io/",
+    "events/",
+    "leases.coordination.k8s.io/",
+    "runs.reinback.io/",
+    "pods/",
+    "replicasets.apps/",
+    "nodes/",
+    "endpoints",
+];
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// An owner is told by what its UID names now, so that a reference to nothing shows.
+fn plain(key: &str, object: &Value, uids: &BTreeMap<String, String>) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"] {
+            metadata.remove(field);
+        }
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove("deployment.kubernetes.io/revision");
+        }
+        if metadata.get("annotations").is_some_and(|annotations| *annotations == json!({})) {
+            metadata.remove("annotations");
+        }
+        for owner in metadata.get_mut("ownerReferences").and_then(Value::as_array_mut).into_iter().flatten() {
+            owner["uid"] = json!(uids.get(&text(&owner["uid"])).map_or("nothing that is there", String::as_str));
+        }
+    }
+    if key.starts_with("deployments.apps/") || key.starts_with("customresourcedefinitions.") {
+        // Times, and generations that count how often it was scaled.
+        object["status"].take();
+    }
+    if key.starts_with("clusters.management.cattle.io/") {
+        object["metadata"]["annotations"].take();
+    }
+    object
+}
+
+/// A backup of the scene as it is in the cluster.
+fn save(sim: &Sim, folder: &std::path::Path) -> String {
+    let uid = sim.object("namespaces", None, "kube-system").expect("it is built in")["metadata"]["uid"].clone();
+    let name = format!("nightly-{}-2026-11-23T02-00-00Z.tar.gz", text(&uid));
+    let file = std::fs::File::create(folder.join(&name)).expect("the folder is ours");
+    let mut writer = BackupWriter::new(file, START.parse().expect("a time"));
+    let objects = sim.objects();
+    for object in scene::before().iter().filter(|object| scene::is_saved(object)) {
+        let (key, stored) = place(object);
+        let Some(live) = objects.get(&stored) else { continue };
+        let mut live = (**live).clone();
+        // Stored without them.
+        live["apiVersion"] = object["apiVersion"].clone();
+        live["kind"] = object["kind"].clone();
+        if let Some(metadata) = live["metadata"].as_object_mut() {
+            for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields"] {
+                metadata.remove(field);
+            }
+        }
+        writer.object(&key, &live).expect("the disk takes it");
+    }
+    writer.filters(&scene::resource_set()).expect("the disk takes it");
+    writer.finish().expect("the disk takes it");
+    name
+}
+
+/// Its key, and its place in [`Sim::objects`].
+fn place(object: &Value) -> (ObjectKey, String) {
+    let api_version = text(&object["apiVersion"]);
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let kind = text(&object["kind"]).to_lowercase();
+    let plural = format!("{kind}s");
+    let of = if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") };
+    let resource = Arc::new(Resource::new(group, version, &plural));
+    let (namespace, name) = (object["metadata"]["namespace"].as_str(), text(&object["metadata"]["name"]));
+    let path = namespace.map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"));
+    (ObjectKey::new(&resource, namespace, &name), format!("{of}/{path}"))
+}
+
+/// The upgrade, as its Rancher and Helm would do it: by requests.
+async fn upgrade(sim: &Sim) {
+    let writer = sim.cluster(Limits::default()).writer();
+    for step in scene::upgrade() {
+        match step {
+            Step::Put(object) => {
+                let (key, stored) = place(&object);
+                let target = Target::new(&key.resource, key.namespace.as_deref(), &key.name);
+                let live = sim.objects().get(&stored).cloned();
+                let mut body = object.clone();
+                let written = match live {
+                    Some(live) => {
+                        body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+                        writer.replace(&target, body.to_string().into()).await
+                    }
+                    None => writer.create(&target, body.to_string().into()).await,
+                };
+                let mut answer = written.unwrap_or_else(|error| panic!("{stored}: {error}")).value().expect("JSON");
+                if let Some(status) = object.get("status").filter(|_| answer["status"] != object["status"]) {
+                    answer["status"] = status.clone();
+                    let _ = writer.replace_status(&target, answer.to_string().into()).await;
+                }
+            }
+            Step::Delete(object) => {
+                let (key, stored) = place(&object);
+                let target = Target::new(&key.resource, key.namespace.as_deref(), &key.name);
+                let deleted = writer.delete(&target, Preconditions::default(), None, None).await;
+                deleted.unwrap_or_else(|error| panic!("{stored}: {error}"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
