@@ -136,8 +136,8 @@ impl Sim {
 
     /// Puts objects into the cluster as they are, statuses included, and serves what definitions among them define.
     ///
-    /// Definitions come first and namespaces that are missing are made. UIDs are given anew, and owner references to
-    /// objects that are put in together follow. What exists is replaced. Gives how many objects there were.
+    /// Definitions come first and namespaces that are missing are made. UIDs are given anew; owner references follow by
+    /// name, and those to owners that are not there go. What exists is replaced. Gives how many objects there were.
     ///
     /// # Errors
     ///

@@ -1,7 +1,5 @@
 //! Objects put in as they are.
 
-use std::collections::HashMap;
-
 use serde_json::{Value, json};
 
 use super::store::Key;
@@ -21,19 +19,35 @@ impl World {
     /// See [`super::Sim::seed`].
     pub fn seed(&mut self, mut objects: Vec<Value>) -> Result<usize, Unserved> {
         objects.sort_by_key(stage);
-        let uids: HashMap<String, String> = objects
-            .iter()
-            .map(|object| meta::uid(object).to_owned())
-            .filter(|uid| !uid.is_empty())
-            .map(|uid| (uid, self.new_uid()))
-            .collect();
-        for object in &mut objects {
-            follow(object, &uids);
-            let namespace = meta::text(object, "/metadata/namespace").to_owned();
-            self.ensure_namespace(&namespace)?;
-            self.install(object)?;
+        let mut keys = Vec::new();
+        let all_in = objects.iter().try_for_each(|object| {
+            self.ensure_namespace(meta::text(object, "/metadata/namespace"))?;
+            keys.push(self.install(object)?);
+            Ok(())
+        });
+        // Before the collector looks at what came in.
+        keys.iter().for_each(|key| self.find_owners(key));
+        all_in.map(|()| keys.len())
+    }
+
+    /// Points an object's references at the owners that are there, and drops those to others.
+    fn find_owners(&mut self, key: &Key) {
+        let Some(object) = self.store.get(key).cloned() else { return };
+        if meta::owners(&object).is_empty() {
+            return;
         }
-        Ok(objects.len())
+        let found = meta::owners(&object).iter().filter_map(|owner| {
+            let (kind, _) = self.kinds.of_object(meta::text(owner, "/apiVersion"), meta::text(owner, "/kind"))?;
+            let namespace = key.namespace().filter(|_| kind.namespaced);
+            let live = self.store.get(&Key::new(&kind.stored, namespace, meta::text(owner, "/name")))?;
+            let mut owner = owner.clone();
+            owner["uid"] = meta::uid(live).into();
+            Some(owner)
+        });
+        let found: Vec<Value> = found.collect();
+        let mut object = (*object).clone();
+        meta::assign(&mut object, &["metadata", "ownerReferences"], (!found.is_empty()).then(|| json!(found)));
+        self.store.put(key.clone(), object);
     }
 
     fn ensure_namespace(&mut self, name: &str) -> Result<(), Unserved> {
@@ -61,8 +75,7 @@ impl World {
             new["status"] = status;
         }
         let live = self.store.get(&key).map(|live| meta::uid(live).to_owned());
-        let stated = Some(meta::uid(&new).to_owned()).filter(|uid| !uid.is_empty());
-        let uid = live.or(stated).unwrap_or_else(|| self.new_uid());
+        let uid = live.unwrap_or_else(|| self.new_uid());
         *meta::at(&mut new, &["metadata", "uid"]) = uid.into();
         let time = self.time();
         meta::default(&mut new, &["metadata", "creationTimestamp"], time.into());
@@ -90,21 +103,4 @@ fn stage(object: &Value) -> u8 {
 
 fn is_definition(object: &Value) -> bool {
     meta::text(object, "/kind") == "CustomResourceDefinition"
-}
-
-/// Gives an object and its references to owners the new UIDs.
-fn follow(object: &mut Value, uids: &HashMap<String, String>) {
-    let owners = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut);
-    for reference in owners.into_iter().flatten() {
-        renew(reference, uids);
-    }
-    if let Some(metadata) = object.get_mut("metadata") {
-        renew(metadata, uids);
-    }
-}
-
-fn renew(place: &mut Value, uids: &HashMap<String, String>) {
-    if let Some(uid) = uids.get(meta::text(place, "/uid")) {
-        place["uid"] = uid.as_str().into();
-    }
 }

@@ -1,8 +1,9 @@
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::cluster::{Access, ListOptions, Target, Watched};
+use crate::cluster::{Access, Event, Events, ListOptions, Regarding, Target, Watched};
 use crate::object::Resource;
 
 fn sim(seed: u64) -> Sim {
@@ -113,6 +114,36 @@ async fn a_right_that_is_taken_away_is_denied_and_refused() {
     let secrets = Resource::new("", "v1", "secrets");
     let error = reader.list(&secrets, ListOptions::default(), |_| Ok(Some(()))).await.unwrap_err();
     insta::assert_snapshot!(error, @"cannot list secrets.#v1: the API server refused it (Forbidden, code 403)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_are_told_are_there_once() {
+    let sim = sim(0);
+    let cluster = sim.cluster(Limits::default());
+    let events = Events::start(&cluster.writer());
+    let text = str::to_owned;
+    let event = Event {
+        regarding: Regarding {
+            api_version: text("v1"),
+            kind: text("ConfigMap"),
+            namespace: text("default"),
+            name: text("a"),
+            uid: text("u"),
+        },
+        reason: text("Tested"),
+        action: "Test",
+        note: text("a note"),
+        is_warning: false,
+        at: sim.clock().now(),
+    };
+    events.tell(event.clone());
+    events.tell(event);
+    events.settle(Duration::from_secs(30)).await;
+    let resource = Resource::new("", "v1", "events");
+    let whole = |event: &RawValue| Ok(Some(serde_json::from_str::<Value>(event.get())?));
+    let listed = cluster.reader().list(&resource, ListOptions::default(), whole).await.unwrap().items;
+    let told: Vec<_> = listed.iter().map(|event| (&event["message"], &event["involvedObject"]["name"])).collect();
+    assert_eq!(told, [(&json!("a note"), &json!("a"))]);
 }
 
 #[tokio::test(start_paused = true)]

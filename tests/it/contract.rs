@@ -4,6 +4,7 @@
 //! versions. What it has written down on both is compared. A case that is named below runs on both.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -128,6 +129,7 @@ cases! {
         a_deployment_owns_sets_and_sets_own_pods,
         a_deployment_takes_its_sets_and_pods_with_it,
         another_template_replaces_the_pods,
+        a_namespace_takes_its_workloads_with_it,
         a_selector_stays,
         a_deployments_status_is_not_written_with_it,
         a_stateful_set_has_pods_with_numbers,
@@ -179,6 +181,18 @@ async fn a_simulated_cluster_holds_a_backup() {
 
     rancher::seed_objects(&client, &items).await.expect("all of it is taken again");
     assert_eq!(rancher::differences(&client, &items).await.expect("all can be read"), Vec::<String>::new());
+}
+
+/// Put in at once, a backup is as it is when it is written object by object.
+#[tokio::test(start_paused = true)]
+async fn a_backup_is_put_into_a_simulated_cluster_at_once() {
+    let sim = Sim::new(SimOptions::default());
+    let items = rancher::read(&fixture(PLAIN)).expect("a backup");
+    let count = sim.seed(items.iter().map(|item| item.object.clone())).expect("all kinds are served");
+    assert_eq!(count, items.len());
+    // Long enough for the controllers to have looked.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rancher::differences(&sim.client(), &items).await.expect("all can be read"), Vec::<String>::new());
 }
 
 /// Runs a case on both, in a namespace of its own, and compares.

@@ -107,6 +107,17 @@ pub async fn another_template_replaces_the_pods(api: &Api) {
     api.note(&format!("{}", left.iter().all(|pod| pod["spec"]["containers"][0]["image"] == "web:2")));
 }
 
+pub async fn a_namespace_takes_its_workloads_with_it(api: &Api) {
+    let path = api.apis("apps", "deployments");
+    api.ask("POST", &path, &workload("Deployment", Some(2))).await;
+    ready(api, &format!("{path}/web")).await;
+    let one = format!("/api/v1/namespaces/{}", api.ns);
+    api.ask("DELETE", &one, &Value::Null).await;
+    api.until_gone(&one).await;
+    api.get(&api.core("pods")).await;
+    api.get(&format!("{path}/web")).await;
+}
+
 pub async fn a_selector_stays(api: &Api) {
     let path = api.apis("apps", "deployments");
     api.ask("POST", &path, &workload("Deployment", Some(0))).await;
