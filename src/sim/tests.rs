@@ -113,7 +113,7 @@ async fn a_right_that_is_taken_away_is_denied_and_refused() {
     assert_eq!(allowed().await, [false, true]);
     let secrets = Resource::new("", "v1", "secrets");
     let error = reader.list(&secrets, ListOptions::default(), |_| Ok(Some(()))).await.unwrap_err();
-    insta::assert_snapshot!(error, @"cannot list secrets.#v1: the API server refused it (Forbidden, code 403)");
+    insta::assert_snapshot!(error, @"cannot list secrets.#v1: the right to list secrets is missing; docs/rbac.yaml has every one that reinback takes (Forbidden, code 403)");
 }
 
 #[tokio::test(start_paused = true)]
