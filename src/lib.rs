@@ -48,7 +48,8 @@
 //! # What holds, always
 //!
 //! Each invariant, where it is kept, and the tests that try to break it (`tests/it` runs on a real API server, real Git
-//! and a real S3 server).
+//! and a real S3 server). All of them are tried at every effect of a run by `tests/faults`, on [`sim`]: a death before and
+//! after each, and storms of faults and people by seed.
 //!
 //! 1. **Once.** A run key that has ended never runs again. Kept by [`desired::decide`] on the ledger of cluster and Git
 //!    together (`agent/ledger`); tests of `desired`, `tests/it/once.rs`.

@@ -173,7 +173,7 @@ impl Publisher {
     ///
     /// When there can be no status file of it: a run that Git does not know must not begin. Else as [`Publisher::flush`].
     pub async fn announce(&self, run: &Run, limit: Duration) -> Result<(), NotPushed> {
-        status::status_file(run).map_err(|error| NotPushed(format!("the run has no status file: {error}")))?;
+        status::check_room(run).map_err(|error| NotPushed(format!("the run has no status file: {error}")))?;
         self.submit(run);
         self.flush(limit).await
     }

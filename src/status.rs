@@ -22,7 +22,8 @@ pub use condition::conditions;
 pub use dashboard::{Dashboard, Problem, Rules, dashboard, dashboard_cluster_uid, is_dashboard};
 pub use event::{EventText, event};
 pub use file::{
-    FILE_MAX_BYTES, StatusFileError, parse_status_file, run_from_value, run_object_name, status_file, status_file_path,
+    FILE_MAX_BYTES, START_MAX_BYTES, StatusFileError, check_room, parse_status_file, run_from_value, run_object_name,
+    status_file, status_file_path,
 };
 pub use table::{render_one, render_table};
 pub use text::{humane_count, humane_duration};

@@ -14,6 +14,10 @@ use crate::run::{Condition, NAMESPACE, Phase, Progress, Run, RunSpec};
 /// Largest status file that is written or read, in bytes. Messages and lists of a `Run` are cut to fit.
 pub const FILE_MAX_BYTES: usize = 1024 * 1024;
 
+/// Of a run that is about to begin: errors, warnings and take-overs, each cut at a kibibyte and at some hundred, still fit
+/// beside it, so that the file can always say how the run ended.
+pub const START_MAX_BYTES: usize = 300 * 1024;
+
 /// Longest name of a `Run`: with `.yaml` it must fit the 255 bytes of a file name, and as an object's name 253.
 const NAME_MAX_BYTES: usize = 250;
 
@@ -26,6 +30,11 @@ const HEADER: &str = "\
 pub enum StatusFileError {
     #[error("the file has {bytes} bytes; a status file has at most {FILE_MAX_BYTES}")]
     TooLarge { bytes: usize },
+    #[error(
+        "the file has {bytes} bytes before the run begins, and at most {START_MAX_BYTES} leave room for how it ends; \
+         make the manifest smaller"
+    )]
+    NoRoom { bytes: usize },
     #[error("not YAML")]
     Yaml(#[source] serde_yaml::Error),
     #[error("not a Run of reinback.io, but {kind:?} of {api_version:?}")]
@@ -88,6 +97,16 @@ pub fn status_file(run: &Run) -> Result<String, StatusFileError> {
     let yaml = serde_yaml::to_string(&told).map_err(StatusFileError::Yaml)?;
     let file = format!("{HEADER}{yaml}");
     if file.len() > FILE_MAX_BYTES { Err(StatusFileError::TooLarge { bytes: file.len() }) } else { Ok(file) }
+}
+
+/// Whether the file of `run`, which is about to begin, will always have room for what becomes of it.
+///
+/// # Errors
+///
+/// `NoRoom`, and as [`status_file`].
+pub fn check_room(run: &Run) -> Result<(), StatusFileError> {
+    let bytes = status_file(run)?.len();
+    if bytes > START_MAX_BYTES { Err(StatusFileError::NoRoom { bytes }) } else { Ok(()) }
 }
 
 /// Reads a status file that this, an older or a newer reinback wrote.

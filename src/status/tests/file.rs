@@ -113,6 +113,18 @@ fn the_path_of_a_file_never_leaves_its_folder() {
 }
 
 #[test]
+fn a_run_whose_end_would_not_fit_has_no_room_to_begin() {
+    let run = |bytes: usize| {
+        let mut run = pending("large");
+        run.spec.document = serde_json::Value::from("x".repeat(bytes));
+        run
+    };
+    assert!(check_room(&run(START_MAX_BYTES - 4096)).is_ok());
+    let error = check_room(&run(START_MAX_BYTES)).expect_err("it is too large");
+    assert!(matches!(error, StatusFileError::NoRoom { .. }), "{error}");
+}
+
+#[test]
 fn the_largest_run_still_fits() {
     let long = "\"\\".repeat(4_000);
     let run = with(pending(&"n".repeat(253)), |status| {
@@ -135,7 +147,7 @@ fn the_largest_run_still_fits() {
     assert_eq!(status.warnings.len(), WARNINGS_KEPT);
     assert_eq!(status.warnings.last().map(String::as_str), Some("there were more warnings; the log has them"));
     let json = serde_json::to_vec(&run).expect("JSON");
-    assert!(json.len() < FILE_MAX_BYTES - 300 * 1024, "room for the manifest: {} bytes", json.len());
+    assert!(json.len() < FILE_MAX_BYTES - START_MAX_BYTES, "room for the manifest: {} bytes", json.len());
     let file = status_file(&run).expect("it fits");
-    assert!(file.len() < FILE_MAX_BYTES - 300 * 1024, "room for the manifest: {} bytes", file.len());
+    assert!(file.len() < FILE_MAX_BYTES - START_MAX_BYTES, "room for the manifest: {} bytes", file.len());
 }
