@@ -85,6 +85,11 @@ impl ClusterReader {
         Self { transport: self.transport.patient(request_timeout, retry_for) }
     }
 
+    /// A reader whose requests wait behind no others.
+    fn unpaced(&self) -> Self {
+        Self { transport: self.transport.unpaced() }
+    }
+
     /// One object, or `None` when it does not exist (or its resource is not served).
     pub async fn get(&self, target: &Target<'_>) -> Result<Option<Answer>, ClusterError> {
         let what = || format!("get {target}");

@@ -15,7 +15,8 @@ use crate::clock::Clock;
 /// How fast and how patiently a cluster is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests a second; 0 for no limit of ours (the server's priority and fairness still holds).
+    /// Requests a second; 0 for no limit of ours (the server's priority and fairness still holds). Those that keep the
+    /// lease are not counted: behind a bulk of writes they would come too late.
     pub qps: u32,
     pub connect_timeout: Duration,
     /// From sending a request to the last byte of its answer.

@@ -172,7 +172,8 @@ impl Candidate {
     ) -> Self {
         let times = LeaseTimes { renew_every: times.renew_every.min(times.renew_deadline / 2), ..times };
         // One try a request: the loop around it looks anew, which a blind repetition would not.
-        let writer = writer.patient(times.renew_every, Duration::ZERO);
+        let writer = writer.unpaced().patient(times.renew_every, Duration::ZERO);
+        let reader = reader.unpaced();
         Self { reader, writer, name, times, identity, observed: None }
     }
 
@@ -568,57 +569,4 @@ fn target<'a>(resource: &'a Resource, name: &'a LeaseName) -> Target<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(holder: Option<&str>, seconds: u64) -> Record {
-        Record::read(
-            json!({"metadata": {"resourceVersion": "1"}, "spec": {"holderIdentity": holder, "leaseDurationSeconds": seconds}}),
-        )
-    }
-
-    const TIMES: LeaseTimes = LeaseTimes {
-        duration: Duration::from_secs(15),
-        renew_every: Duration::from_secs(5),
-        renew_deadline: Duration::from_secs(10),
-        write_timeout: Duration::from_secs(30),
-    };
-
-    #[test]
-    fn a_lease_is_taken_only_when_its_holders_last_request_is_over() {
-        let other = record(Some("other"), 15);
-        let decision = |seconds| decide(&other, "me", Duration::from_secs(seconds), &TIMES);
-        assert_eq!(decision(0), Decision::Wait { at_most: Duration::from_secs(41) });
-        assert_eq!(decision(40), Decision::Wait { at_most: Duration::from_secs(1) });
-        assert_eq!(decision(41), Decision::Take);
-    }
-
-    #[test]
-    fn a_holder_that_states_a_longer_lease_is_given_it() {
-        assert_eq!(
-            decide(&record(Some("other"), 60), "me", Duration::from_secs(59), &TIMES),
-            Decision::Wait { at_most: Duration::from_secs(1) }
-        );
-    }
-
-    #[test]
-    fn a_lease_given_back_or_our_own_is_taken_at_once() {
-        for holder in [None, Some(""), Some("me")] {
-            assert_eq!(decide(&record(holder, 15), "me", Duration::ZERO, &TIMES), Decision::Take);
-        }
-    }
-
-    #[test]
-    fn a_new_holder_keeps_what_others_wrote_and_counts_the_change() {
-        let mut object =
-            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"holderIdentity": "x", "leaseTransitions": 3}});
-        held(&mut object, "me", &TIMES, "2026-11-23T09:00:00Z".parse().unwrap());
-        assert_eq!(
-            object,
-            json!({"metadata": {"labels": {"a": "b"}}, "spec": {
-                "holderIdentity": "me", "leaseDurationSeconds": 41, "leaseTransitions": 4,
-                "acquireTime": "2026-11-23T09:00:00.000000Z", "renewTime": "2026-11-23T09:00:00.000000Z",
-            }})
-        );
-    }
-}
+mod tests;

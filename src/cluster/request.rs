@@ -24,9 +24,9 @@ const MAX_FAILURE_BYTES: usize = 1 << 20;
 const MAX_SEGMENT_BYTES: usize = 1024;
 /// Longest wait that a server's `Retry-After` gets. More would hold a run for longer than a person expects.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-/// First and longest wait between tries that no server named.
 /// Tries that an internal error is worth, over some 10 s: etcd has a new leader in less.
 const INTERNAL_TRIES: usize = 8;
+/// First and longest wait between tries that no server named.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 pub(super) const JSON: &str = "application/json";
@@ -35,13 +35,13 @@ pub(super) const JSON: &str = "application/json";
 #[derive(Clone)]
 pub(super) struct Transport {
     inner: Arc<Inner>,
+    pace: Option<Arc<Pace>>,
     limits: Limits,
 }
 
 struct Inner {
     client: kube::Client,
     api_url: String,
-    pace: Option<Pace>,
     clock: Clock,
 }
 
@@ -91,6 +91,9 @@ pub enum Lost {
     NotSent { source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the connection broke before the answer was whole")]
     Broken { source: Box<dyn std::error::Error + Send + Sync> },
+    /// Nothing was sent: others were before it, or the process stood still.
+    #[error("its turn did not come in time")]
+    NotInTurn,
     #[error("no answer within {} s", after.as_secs_f32())]
     TimedOut { after: Duration },
     #[error("the answer is larger than {limit_bytes} bytes")]
@@ -104,14 +107,14 @@ impl Lost {
     /// Whether the server cannot have seen the request.
     pub(super) fn is_unsent(&self) -> bool {
         match self {
-            Self::NotSent { .. } | Self::Credentials => true,
+            Self::NotSent { .. } | Self::NotInTurn | Self::Credentials => true,
             Self::Broken { .. } | Self::TimedOut { .. } | Self::TooLarge { .. } => false,
         }
     }
 
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::NotSent { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
+            Self::NotSent { .. } | Self::NotInTurn | Self::Broken { .. } | Self::TimedOut { .. } => true,
             Self::TooLarge { .. } | Self::Credentials => false,
         }
     }
@@ -122,8 +125,8 @@ pub(super) type Try<T> = Result<Result<T, ApiFailure>, Lost>;
 
 impl Transport {
     pub fn new(client: kube::Client, api_url: String, limits: Limits, clock: Clock) -> Self {
-        let pace = (limits.qps > 0).then(|| Pace::new(limits.qps));
-        Self { inner: Arc::new(Inner { client, api_url, pace, clock }), limits }
+        let pace = (limits.qps > 0).then(|| Arc::new(Pace::new(limits.qps)));
+        Self { inner: Arc::new(Inner { client, api_url, clock }), pace, limits }
     }
 
     pub fn api_url(&self) -> &str {
@@ -140,7 +143,12 @@ impl Transport {
 
     /// The same connections, with another patience.
     pub fn patient(&self, request_timeout: Duration, retry_for: Duration) -> Self {
-        Self { inner: self.inner.clone(), limits: Limits { request_timeout, retry_for, ..self.limits } }
+        Self { limits: Limits { request_timeout, retry_for, ..self.limits }, ..self.clone() }
+    }
+
+    /// The same connections without the pace: for requests that are few, and too late behind others.
+    pub fn unpaced(&self) -> Self {
+        Self { pace: None, ..self.clone() }
     }
 
     /// Sends a request that changes nothing, again while that may help, for at most `limits.retry_for`.
@@ -168,9 +176,11 @@ impl Transport {
     pub fn lost(&self, lost: Lost, what: String) -> ClusterError {
         match lost {
             Lost::TooLarge { limit_bytes } => ClusterError::TooLarge { what, limit_bytes },
-            source @ (Lost::NotSent { .. } | Lost::Broken { .. } | Lost::TimedOut { .. } | Lost::Credentials) => {
-                ClusterError::Unreachable { what, url: self.api_url().to_owned(), source }
-            }
+            source @ (Lost::NotSent { .. }
+            | Lost::NotInTurn
+            | Lost::Broken { .. }
+            | Lost::TimedOut { .. }
+            | Lost::Credentials) => ClusterError::Unreachable { what, url: self.api_url().to_owned(), source },
         }
     }
 
@@ -188,12 +198,12 @@ impl Transport {
     /// Sends, and returns when the head of the answer is there. A refusal is read to its end.
     pub async fn open(&self, call: &Call, deadline: Instant) -> Try<Response<Body>> {
         let request = call.request().map_err(|source| Lost::NotSent { source: source.into() })?;
-        if let Some(pace) = &self.inner.pace {
+        if let Some(pace) = &self.pace {
             pace.wait(deadline).await?;
         }
         // A process that was frozen until now may have lost its lease meanwhile: `timeout_at` would try once before it looks.
         if Instant::now() >= deadline {
-            return Err(Lost::TimedOut { after: Duration::ZERO });
+            return Err(Lost::NotInTurn);
         }
         let response = in_time(deadline, self.inner.client.send(request)).await?.map_err(sorted)?;
         if response.status().is_success() {
@@ -297,7 +307,7 @@ impl Pace {
             let mut next = self.next.lock().await;
             let slot = (*next).max(started);
             if slot > deadline {
-                return Err(Lost::TimedOut { after: deadline - started });
+                return Err(Lost::NotInTurn);
             }
             *next = slot + self.between;
             slot

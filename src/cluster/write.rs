@@ -204,6 +204,11 @@ impl ClusterWriter {
         Self { transport: self.transport.patient(request_timeout, retry_for), ..self.clone() }
     }
 
+    /// A writer whose requests wait behind no others.
+    pub(super) fn unpaced(&self) -> Self {
+        Self { transport: self.transport.unpaced(), ..self.clone() }
+    }
+
     /// A writer that acts as someone else.
     pub fn impersonating(&self, who: &Impersonate) -> Result<Self, ClusterError> {
         let Impersonate { user, groups } = who;

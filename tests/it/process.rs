@@ -248,7 +248,7 @@ pub enum Moment {
 
 pub struct Round<'a> {
     pub world: &'a World,
-    pub manifest: &'static str,
+    pub manifest: &'a str,
     /// Where the audit log stood at its begin.
     pub mark: usize,
     pub disturbed: Disturbed,
@@ -258,14 +258,14 @@ pub struct Round<'a> {
 
 impl<'a> Round<'a> {
     /// Disturbs the cluster and merges a restore.
-    pub async fn begin(world: &'a World, manifest: &'static str, seed: u64) -> Self {
+    pub async fn begin(world: &'a World, manifest: &'a str, seed: u64) -> Self {
         Self::begin_with(world, manifest, seed, &[], "").await
     }
 
     /// With further annotations and further lines of the spec.
     pub async fn begin_with(
         world: &'a World,
-        manifest: &'static str,
+        manifest: &'a str,
         seed: u64,
         annotations: &[(&str, &str)],
         spec: &str,
@@ -278,7 +278,7 @@ impl<'a> Round<'a> {
     /// Merges a restore of a cluster that is disturbed already.
     pub async fn merge(
         world: &'a World,
-        manifest: &'static str,
+        manifest: &'a str,
         seed: u64,
         annotations: &[(&str, &str)],
         spec: &str,

@@ -163,6 +163,17 @@ impl Cluster {
         block_on(self.api_ready()).expect("kube-apiserver gets ready");
     }
 
+    /// Kills etcd with SIGKILL; returns when it is gone.
+    pub fn kill_etcd(&self) {
+        self.supervisor.kill(ETCD).expect("the supervisor answers");
+    }
+
+    /// Starts etcd again, on its port and data, and returns when kube-apiserver is ready on it.
+    pub fn restart_etcd(&self) {
+        self.supervisor.restart(ETCD).expect("etcd starts");
+        block_on(self.api_ready()).expect("kube-apiserver gets ready");
+    }
+
     /// Stops kube-apiserver with SIGSTOP: connections stay open and nothing answers.
     pub fn pause_api_server(&self) {
         self.supervisor.signal(API_SERVER, "STOP").expect("kube-apiserver runs");
