@@ -110,6 +110,15 @@ impl GitServer {
         path
     }
 
+    /// Serves a repository that lies elsewhere.
+    pub fn serve(&self, name: &str, repository: &Path) {
+        std::os::unix::fs::symlink(repository, self.root.path().join(name)).unwrap();
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn fault(&self, fault: Fault) {
         *self.shared.fault.lock().unwrap() = fault;
     }

@@ -14,7 +14,8 @@ use crate::harness::rancher::{self, Disturbance, Disturbed};
 use crate::harness::{AuditEvent, REINBACK, eventually};
 use crate::world::World;
 
-const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 0 };
+/// How much of the cluster a round disturbs.
+pub const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 0 };
 const ACCEPT: (&str, &str) = ("accept", "VersionMismatch, PruneShare");
 const RUNS: &str = "/apis/reinback.io/v1alpha1/namespaces/reinback-system/runs";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/reinback-system/leases/reinback";
@@ -46,7 +47,8 @@ impl Process {
         let path = world.folder().join("agent.log");
         let log = std::fs::File::options().create(true).append(true).open(&path);
         let mut command = Command::new(REINBACK);
-        command.args(["agent", "--source-interval", "5s"]).args(args).arg("--config").arg(world.config());
+        let interval: &[&str] = if args.contains(&"--source-interval") { &[] } else { &["--source-interval", "5s"] };
+        command.arg("agent").args(interval).args(args).arg("--config").arg(world.config());
         command.env("KUBECONFIG", kubeconfig).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("the folder is writable"));
         Self { child: command.spawn().expect("the agent starts"), log: path }
