@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod check;
 pub mod crd;
+pub mod demo;
 pub mod plan;
 pub mod run;
 pub mod status;
@@ -46,6 +47,7 @@ struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     Agent(agent::AgentArgs),
     Plan(plan::PlanArgs),
     Check(check::CheckArgs),
@@ -119,8 +121,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { command, log: LogArgs { log_level, log_format } } = cli;
-    telemetry::init(&LogOptions { level: log_level, format: log_format })?;
+    // The log of an agent would stand between the lines of its story.
+    let level = log_level.or_else(|| matches!(command, Command::Demo(_)).then(|| "error".to_owned()));
+    telemetry::init(&LogOptions { level, format: log_format })?;
     match command {
+        Command::Demo(args) => with_runtime(demo::demo(args)),
         Command::Agent(args) => with_runtime(agent::agent(args)),
         Command::Plan(args) => with_runtime(plan::plan(args)),
         Command::Run(args) => with_runtime(run::run(args)),

@@ -65,13 +65,7 @@ pub fn is_saved(object: &Value) -> bool {
 /// The upgrade that went wrong.
 pub fn upgrade() -> Vec<Step> {
     let put = Step::Put;
-    let delete = |object: &Value| {
-        let mut metadata = json!({"name": object["metadata"]["name"]});
-        if let Some(namespace) = object["metadata"].get("namespace") {
-            metadata["namespace"] = namespace.clone();
-        }
-        Step::Delete(json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": metadata}))
-    };
+    let delete = deletion;
     let [alice, bob] = [user("u-alice", "Alice"), user("u-bob", "Bob")];
     let [admins, support] = [global_role("support", false), global_role_binding("grb-support", "u-bob", "support")];
     vec![
@@ -103,6 +97,15 @@ pub fn upgrade() -> Vec<Step> {
         delete(&definition("catalog.cattle.io", "v1", "clusterrepos", "ClusterRepo", false, true)),
         put(role("cattle-system", "support", &["get", "list", "watch", "delete"])),
     ]
+}
+
+/// The step that deletes this object.
+pub(super) fn deletion(object: &Value) -> Step {
+    let mut metadata = json!({"name": object["metadata"]["name"]});
+    if let Some(namespace) = object["metadata"].get("namespace") {
+        metadata["namespace"] = namespace.clone();
+    }
+    Step::Delete(json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": metadata}))
 }
 
 fn merged(mut object: Value, more: Value) -> Value {
@@ -173,7 +176,7 @@ fn namespaces() -> Vec<Value> {
     names.map(|name| named("v1", "Namespace", None, name)).into()
 }
 
-fn rancher(version: &str) -> Value {
+pub(super) fn rancher(version: &str) -> Value {
     deployment("cattle-system", "rancher", 3, &format!("rancher/rancher:{version}"))
 }
 
@@ -215,7 +218,7 @@ fn people() -> Vec<Value> {
     users.into_iter().chain(roles).chain(bindings).chain(cluster_roles).chain(cluster_bindings).collect()
 }
 
-fn user(name: &str, shown: &str) -> Value {
+pub(super) fn user(name: &str, shown: &str) -> Value {
     let status = json!({"conditions": [{"type": "InitialRolesPopulated", "status": "True"}]});
     management("User", None, name, json!({"displayName": shown, "username": name, "status": status}))
 }
@@ -225,7 +228,7 @@ fn global_role(name: &str, builtin: bool) -> Value {
     management("GlobalRole", None, name, json!({"displayName": name, "builtin": builtin, "rules": rules}))
 }
 
-fn global_role_binding(name: &str, user: &str, role: &str) -> Value {
+pub(super) fn global_role_binding(name: &str, user: &str, role: &str) -> Value {
     management("GlobalRoleBinding", None, name, json!({"userName": user, "globalRoleName": role}))
 }
 

@@ -31,8 +31,9 @@ pub fn init_process() -> Result<(), GitError> {
 fn set_options() -> Result<(), git2::Error> {
     use git2::ConfigLevel::{Global, ProgramData, System, XDG};
     // SAFETY: these calls write globals that libgit2 reads without a lock, so no other thread may be in libgit2 meanwhile.
-    // All of libgit2 in this crate is reached through `Cache::open`, which refuses until `STARTED` is set; `STARTED` is set after
-    // this function, which runs under `STARTING`, and the `OnceLock` makes its writes visible to whoever sees it set.
+    // All of libgit2 in this crate is reached through `Cache::open`, which refuses until `STARTED` is set, and through
+    // `demo::repository`, which calls `init_process` first; `STARTED` is set after this function, which runs under `STARTING`,
+    // and the `OnceLock` makes its writes visible to whoever sees it set.
     unsafe {
         for level in [System, Global, XDG, ProgramData] {
             git2::opts::set_search_path(level, "")?;

@@ -7,12 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reinback::agent::source::Source;
 use reinback::agent::{Agent, Options, Parts, PassError, Passed};
-use reinback::backup::BackupWriter;
 use reinback::cluster::{Cluster, LeaseTimes, Limits, Preconditions, Target};
 use reinback::config::Config;
-use reinback::demo::scene::{self, Step};
+use reinback::demo::{past, scene};
 use reinback::git::FileEdit;
-use reinback::object::{ObjectKey, Resource};
+use reinback::object::Resource;
 use reinback::sim::{API_URL, Sim, SimOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -69,7 +68,8 @@ impl Stage {
         let folder = tempfile::tempdir().expect("a folder");
         let backup = save(&sim, folder.path());
         let saved = picture(&sim).into_iter().filter(|(key, _)| is_saved(key)).collect();
-        upgrade(&sim).await;
+        let settle = Duration::from_secs(1);
+        past::upgrade(&sim, scene::upgrade(), settle).await.expect("the cluster takes the upgrade");
         tokio::time::sleep(Duration::from_secs(30)).await;
         let data = folder.path().join("data");
         let config = Config::parse(Some(("reinback.yaml", CONFIG.as_bytes())), &[], &data).expect("a configuration");
@@ -257,75 +257,9 @@ fn plain(key: &str, object: &Value, uids: &BTreeMap<String, String>) -> Value {
     object
 }
 
-/// A backup of the scene as it is in the cluster.
+/// A backup of the scene as it is in the cluster; gives its file name.
 fn save(sim: &Sim, folder: &std::path::Path) -> String {
-    let uid = sim.object("namespaces", None, "kube-system").expect("it is built in")["metadata"]["uid"].clone();
-    let name = format!("nightly-{}-2026-11-23T02-00-00Z.tar.gz", text(&uid));
-    let file = std::fs::File::create(folder.join(&name)).expect("the folder is ours");
-    let mut writer = BackupWriter::new(file, START.parse().expect("a time"));
-    let objects = sim.objects();
-    for object in scene::before().iter().filter(|object| scene::is_saved(object)) {
-        let (key, stored) = place(object);
-        let Some(live) = objects.get(&stored) else { continue };
-        let mut live = (**live).clone();
-        // Stored without them.
-        live["apiVersion"] = object["apiVersion"].clone();
-        live["kind"] = object["kind"].clone();
-        if let Some(metadata) = live["metadata"].as_object_mut() {
-            for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields"] {
-                metadata.remove(field);
-            }
-        }
-        writer.object(&key, &live).expect("the disk takes it");
-    }
-    writer.filters(&scene::resource_set()).expect("the disk takes it");
-    writer.finish().expect("the disk takes it");
+    let now = START.parse().expect("a time");
+    let (name, _) = past::save(sim, folder, &scene::before(), now).expect("the folder is ours");
     name
-}
-
-/// Its key, and its place in [`Sim::objects`].
-fn place(object: &Value) -> (ObjectKey, String) {
-    let api_version = text(&object["apiVersion"]);
-    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    let kind = text(&object["kind"]).to_lowercase();
-    let plural = format!("{kind}s");
-    let of = if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") };
-    let resource = Arc::new(Resource::new(group, version, &plural));
-    let (namespace, name) = (object["metadata"]["namespace"].as_str(), text(&object["metadata"]["name"]));
-    let path = namespace.map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"));
-    (ObjectKey::new(&resource, namespace, &name), format!("{of}/{path}"))
-}
-
-/// The upgrade, as its Rancher and Helm would do it: by requests.
-async fn upgrade(sim: &Sim) {
-    let writer = sim.cluster(Limits::default()).writer();
-    for step in scene::upgrade() {
-        match step {
-            Step::Put(object) => {
-                let (key, stored) = place(&object);
-                let target = Target::new(&key.resource, key.namespace.as_deref(), &key.name);
-                let live = sim.objects().get(&stored).cloned();
-                let mut body = object.clone();
-                let written = match live {
-                    Some(live) => {
-                        body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
-                        writer.replace(&target, body.to_string().into()).await
-                    }
-                    None => writer.create(&target, body.to_string().into()).await,
-                };
-                let mut answer = written.unwrap_or_else(|error| panic!("{stored}: {error}")).value().expect("JSON");
-                if let Some(status) = object.get("status").filter(|_| answer["status"] != object["status"]) {
-                    answer["status"] = status.clone();
-                    let _ = writer.replace_status(&target, answer.to_string().into()).await;
-                }
-            }
-            Step::Delete(object) => {
-                let (key, stored) = place(&object);
-                let target = Target::new(&key.resource, key.namespace.as_deref(), &key.name);
-                let deleted = writer.delete(&target, Preconditions::default(), None, None).await;
-                deleted.unwrap_or_else(|error| panic!("{stored}: {error}"));
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
 }

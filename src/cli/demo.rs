@@ -1,0 +1,60 @@
+//! `reinback demo`: the whole story on a cluster that is not there.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::{Exit, stop_signal};
+use crate::demo::{self, Options, STATUS};
+
+/// Show a restore from the merge to the end, on a simulated cluster
+///
+/// Takes some ten seconds, and needs no cluster and no network: repository, backup and agent are real, and lie in a
+/// temporary folder. Exits 0 when all came out as it should, else 1.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Leave the folder, and say what to look at
+    #[arg(long)]
+    keep: bool,
+    /// Wait for Enter between the acts
+    #[arg(long)]
+    pause: bool,
+    /// From which names, UIDs and delays of the simulated cluster come
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// # Errors
+///
+/// When the story does not end as it should, or no folder can be made.
+pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
+    let DemoArgs { keep, pause, seed } = args;
+    let mut stop = stop_signal()?;
+    let folder = tempfile::Builder::new().prefix("reinback-demo-").tempdir().context("cannot make a folder")?;
+    tokio::select! {
+        played = demo::play(folder.path(), Options { seed, pause }) => played.context("the demo did not come to its end")?,
+        _ = stop.wait_for(|stop| *stop) => {
+            writeln!(io::stderr(), "stopped")?;
+            return Ok(Exit::Failed);
+        }
+    }
+    if keep {
+        tell_what_is_left(&folder.keep())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn tell_what_is_left(folder: &Path) -> io::Result<()> {
+    let folder = folder.display();
+    let git = format!("git -C {folder}/rancher.git");
+    writeln!(
+        io::stdout(),
+        "\nThe folder stays. To look around in it:\n\
+         \n    {git} log --stat {STATUS}\
+         \n    {git} show {STATUS}:README.md\
+         \n    {git} show main:clusters/prod/before-the-upgrade.yaml | reinback check -\
+         \n    tar -tzf {folder}/backups/*.tar.gz\
+         \n    rm -r {folder}"
+    )
+}
