@@ -41,7 +41,7 @@
 //!   plan of a manifest, `agent/begin` begins, holds, continues and ends runs
 //! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
-//! - [`demo`]: a Rancher that is not there
+//! - [`demo`]: a restore of a Rancher that is not there, for `reinback demo` and the fault tests
 //! - [`sim`]: an in-process Kubernetes API, for the demo and for tests
 //! - [`cli`]: a file a command; exit codes in one place
 //!

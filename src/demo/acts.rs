@@ -12,6 +12,7 @@ use super::repository::MAIN;
 use super::stage::{Backup, LEASE, PATH, STATUS, Stage};
 use super::tell::Teller;
 use super::{Options, scene};
+use crate::journal::Step;
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::render::{self, Verbosity};
 use crate::run::{Phase, RunStatus};
@@ -25,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(40);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of a plan's deletions that are shown.
 const DELETIONS_SHOWN: usize = 3;
+/// Where the first agent dies: about half of the changes are made by then.
+const DIES_AT: Step = Step::Namespaced;
 const RANCHER_PODS: i64 = 3;
 
 struct Story {
@@ -52,7 +55,7 @@ pub async fn play(folder: &Path, options: Options) -> anyhow::Result<()> {
     story.first_look().await?;
     let manifest = story.merge(&backup).await?;
     story.pass_the_gates(&manifest).await?;
-    story.restore_until_midway().await?;
+    story.restore_half().await?;
     story.die_and_go_on().await?;
     story.read_the_branch().await?;
     story.compare().await
@@ -101,7 +104,7 @@ impl Story {
         self.teller.act("reinback is started").await?;
         let now = self.stage.now();
         self.stage.repository.merge("README.md", "Restores of our Rancher.\n", "Begin", now).await?;
-        self.agent = Some(self.stage.start_agent()?);
+        self.agent = Some(self.stage.start_agent(Some(DIES_AT))?);
         self.teller.say(&format!(
             "The agent watches {PATH} on {MAIN}, and reports on {STATUS}. What lies there at its\n\
              first look never runs: installing reinback restores nothing."
@@ -148,14 +151,14 @@ impl Story {
         self.push(&accepting(manifest, &line), "Take what the plan deletes").await
     }
 
-    async fn restore_until_midway(&mut self) -> anyhow::Result<()> {
+    async fn restore_half(&mut self) -> anyhow::Result<()> {
         self.teller.act("The restore runs").await?;
-        let is_midway = |(done, total): (usize, usize)| done * 3 >= total;
-        self.follow("objects to be written", |story| Ok(is_midway(story.progress()).then_some(()))).await
+        let is_dead = |story: &Self| story.agent.as_ref().is_some_and(Process::is_over);
+        self.follow("objects to be written", |story| Ok(is_dead(story).then_some(()))).await
     }
 
     async fn die_and_go_on(&mut self) -> anyhow::Result<()> {
-        self.agent.take().into_iter().for_each(Process::kill);
+        self.agent = None;
         self.teller.end_progress();
         self.teller.act("The agent is killed").await?;
         let (done, total) = self.progress();
@@ -174,7 +177,7 @@ impl Story {
             LEASE.takeover_after(Duration::ZERO).as_secs(),
         ))?;
         let began = Instant::now();
-        self.agent = Some(self.stage.start_agent()?);
+        self.agent = Some(self.stage.start_agent(None)?);
         let is_other = |holder: &String| !holder.is_empty() && *holder != dead;
         let holder = self.follow("the lease", |story| Ok(story.stage.holder().filter(is_other))).await?;
         self.teller
@@ -208,8 +211,8 @@ impl Story {
         let (plan, rancher) = (self.stage.plan().await?.plan, self.stage.rancher());
         let counts = plan.counts();
         self.teller.say(&format!(
-            "Planned once more: {} objects are as in the backup, {} are kept by Rancher itself, {} differ or are\n\
-             missing, {} are too many.",
+            "Planned once more: {} objects are as in the backup, {} as Rancher keeps it; {} differ or are missing,\n\
+             {} are too many.",
             humane_count(counts.skipped),
             humane_count(counts.protected),
             humane_count(counts.created + counts.updated + counts.recreated),
@@ -349,4 +352,30 @@ fn shortened(plan: &str) -> String {
         lines.push(line.to_owned());
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_deletions_a_few_are_shown() {
+        let plan = |count: usize| {
+            let deletions: String = (0..count).map(|number| format!("  object {number}\n")).collect();
+            format!("Restore x\n\ndeletes\n{deletions}\nmind\n  this\n")
+        };
+        assert_eq!(shortened(&plan(DELETIONS_SHOWN)), plan(DELETIONS_SHOWN).trim_end());
+        let long = plan(DELETIONS_SHOWN + 2);
+        let cut = shortened(&long);
+        assert!(cut.contains("\n  object 2\n  … and 2 more\n\nmind\n  this"), "{cut}");
+        assert_eq!(cut.lines().count(), long.lines().count() - 1);
+    }
+
+    #[test]
+    fn the_line_goes_into_the_annotations_of_a_manifest_that_stays_valid() {
+        let text = accepting(&manifest("a.tar.gz"), "reinback.io/accept: PruneShare");
+        let parsed = crate::manifest::parse("x.yaml", text.as_bytes(), &crate::manifest::Limits::default());
+        assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
+        assert!(text.contains("  annotations:\n    reinback.io/accept: PruneShare\n"), "{text}");
+    }
 }

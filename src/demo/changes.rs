@@ -58,3 +58,39 @@ fn mark(object: &Value) -> Value {
         template => template.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_or_gone_is_done_and_scaling_is_no_write() {
+        let stored = |objects: &[(&str, Value)]| -> Objects {
+            objects.iter().map(|(place, object)| ((*place).to_owned(), Arc::new(object.clone()))).collect()
+        };
+        let setting = |version: &str| json!({"metadata": {"resourceVersion": version}});
+        let deployment =
+            |version: &str, image: &str| json!({"metadata": {"resourceVersion": version}, "spec": {"template": image}});
+        let changes = Changes {
+            writes: vec![
+                ("made".to_owned(), None),
+                ("changed".to_owned(), Some(mark(&setting("1")))),
+                ("scaled".to_owned(), Some(mark(&deployment("2", "new")))),
+            ],
+            deletions: vec!["newer".to_owned()],
+        };
+        let before = [("changed", setting("1")), ("scaled", deployment("2", "new")), ("newer", setting("3"))];
+        assert_eq!((changes.done(&stored(&before)), changes.total()), (0, 4));
+        let midway = [
+            ("made", setting("5")),
+            ("changed", setting("1")),
+            ("scaled", deployment("4", "new")),
+            ("newer", setting("3")),
+        ];
+        assert_eq!(changes.done(&stored(&midway)), 1);
+        let after = [("made", setting("5")), ("changed", setting("6")), ("scaled", deployment("7", "old"))];
+        assert_eq!(changes.done(&stored(&after)), 4);
+    }
+}

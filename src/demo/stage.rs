@@ -1,6 +1,7 @@
 //! Everything that the demo needs, in one folder: a cluster in memory, a repository, backups, and an agent's configuration.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,6 +17,7 @@ use crate::agent::source::Source;
 use crate::agent::{self, Options};
 use crate::cluster::{LeaseTimes, Limits};
 use crate::config::Config;
+use crate::journal::Step;
 use crate::publish::Publisher;
 use crate::run::{NAMESPACE, Run};
 use crate::sim::{Sim, SimOptions};
@@ -30,14 +32,14 @@ pub const STATUS: &str = "reinback/prod";
 pub const PATH: &str = "clusters/prod";
 
 /// So that it takes seconds what takes minutes, and can still be followed.
-const LATENCY: Duration = Duration::from_millis(12);
+const LATENCY: Duration = Duration::from_millis(8);
 const CONTROLLERS: Duration = Duration::from_millis(30);
 const POD_START: Duration = Duration::from_millis(300);
 const POD_STOP: Duration = Duration::from_millis(400);
 /// What depends on a deleted object is gone after it.
 const SETTLE: Duration = Duration::from_millis(90);
 /// Between two looks at the repository; a push wakes the agent at once.
-const INTERVAL: Duration = Duration::from_millis(700);
+const INTERVAL: Duration = Duration::from_millis(400);
 /// Taken over after 3 s: a second is the margin of every lease.
 pub const LEASE: LeaseTimes = LeaseTimes {
     duration: Duration::from_secs(3),
@@ -127,16 +129,19 @@ impl Stage {
         past::upgrade(&self.sim, vec![rancher], SETTLE).await
     }
 
-    /// Starts an agent as it would start on another machine: with folders of its own.
+    /// Starts an agent as it would start on another machine: with folders of its own. It dies when the run comes to the step
+    /// `until`, which its journal then says it has begun.
     ///
     /// # Errors
     ///
     /// As [`Process::start`].
-    pub fn start_agent(&mut self) -> anyhow::Result<Process> {
+    pub fn start_agent(&mut self, until: Option<Step>) -> anyhow::Result<Process> {
         self.agents += 1;
         let config = self.config(&format!("agent-{}", self.agents))?;
         let options = Options { install_crd: true, lease: LEASE };
-        Process::start(self.sim.clone(), config, options, self.seed.wrapping_add(self.agents))
+        let sim = self.sim.clone();
+        let fate = move || until.is_some_and(|until| step_of(&sim) == Some(until));
+        Process::start(self.sim.clone(), config, options, self.seed.wrapping_add(self.agents), Arc::new(fate))
     }
 
     /// The configuration, with caches under this name.
@@ -184,9 +189,7 @@ impl Stage {
 
     /// The run, as the cluster has it.
     pub fn run(&self) -> Option<Run> {
-        let objects = self.sim.objects();
-        let (_, stored) = objects.iter().find(|(place, _)| place.starts_with("runs.reinback.io/"))?;
-        let mut object = (**stored).clone();
+        let mut object = (*stored_run(&self.sim)?).clone();
         // What is stored has no type of its own.
         object["apiVersion"] = "reinback.io/v1alpha1".into();
         object["kind"] = "Run".into();
@@ -258,4 +261,16 @@ pub struct Rancher {
 
 fn objects() -> Vec<Value> {
     [scene::before(), staff::before()].concat()
+}
+
+fn stored_run(sim: &Sim) -> Option<Arc<Value>> {
+    let objects = sim.objects();
+    objects.into_iter().find(|(place, _)| place.starts_with("runs.reinback.io/")).map(|(_, run)| run)
+}
+
+/// The step that the run began last.
+fn step_of(sim: &Sim) -> Option<Step> {
+    let run = stored_run(sim)?;
+    let last = run["status"]["steps"].as_array()?.last()?;
+    serde_json::from_value(last["step"].clone()).ok()
 }

@@ -69,6 +69,7 @@ fn the_help_names_every_command_and_no_more() {
     Usage: reinback [OPTIONS] <COMMAND>
 
     Commands:
+      demo        Show a restore from the merge to the end, on a simulated cluster
       agent       Watch the source, carry out what is merged, and report back to Git
       plan        Show what each manifest would do now, without doing it
       check       Read manifests as the agent would, without a cluster
@@ -98,8 +99,13 @@ fn each_command_says_its_exit_codes_in_its_help() {
         let (about, _) = help.split_once("\n\nUsage:").expect("a usage");
         about.to_owned()
     };
-    let all: Vec<String> = ["agent", "plan", "check", "run", "status"].map(codes).to_vec();
+    let all: Vec<String> = ["demo", "agent", "plan", "check", "run", "status"].map(codes).to_vec();
     assert_snapshot!(all.join("\n\n"), @"
+    Show a restore from the merge to the end, on a simulated cluster
+
+    Takes some ten seconds, and needs no cluster and no network: repository, backup and agent are real,
+    and lie in a temporary folder. Exits 0 when all came out as it should, else 1.
+
     Watch the source, carry out what is merged, and report back to Git
 
     Exits 0 when stopped. With --once: 0 when nothing is left to do, 3 when something is held, 1 when a
@@ -366,7 +372,7 @@ fn a_reader_that_has_read_enough_ends_a_command_quietly() {
 fn there_is_a_manual_page_and_a_completion_for_every_command() {
     let desk = Desk::new();
     let page = desk.says(&["man"]);
-    for command in ["agent", "plan", "check", "run", "status", "crd", "completion", "man"] {
+    for command in ["demo", "agent", "plan", "check", "run", "status", "crd", "completion", "man"] {
         assert!(page.contains(&format!("reinback\\-{command}(1)")), "{command}");
         let own = desk.says(&["man", command]);
         assert!(own.contains(&format!(".TH reinback-{command} 1")), "{own}");

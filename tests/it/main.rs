@@ -5,6 +5,7 @@ mod cli;
 mod cluster;
 mod contract;
 mod control_plane;
+mod demo;
 mod events;
 mod examples;
 mod failures;
