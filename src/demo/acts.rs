@@ -54,8 +54,8 @@ pub async fn play(folder: &Path, options: Options) -> anyhow::Result<()> {
     story.upgrade().await?;
     story.first_look().await?;
     let manifest = story.merge(&backup).await?;
-    story.pass_the_gates(&manifest).await?;
-    story.restore_half().await?;
+    let accepting = story.pass_the_gates(&manifest).await?;
+    story.restore_half(&accepting).await?;
     story.die_and_go_on().await?;
     story.read_the_branch().await?;
     story.compare().await
@@ -126,8 +126,8 @@ impl Story {
         Ok(manifest)
     }
 
-    /// One gate falls when Rancher is brought back, the other by a line in Git.
-    async fn pass_the_gates(&mut self, manifest: &str) -> anyhow::Result<()> {
+    /// One gate falls when Rancher is brought back, the other by a line in the manifest; gives it with that.
+    async fn pass_the_gates(&mut self, manifest: &str) -> anyhow::Result<String> {
         self.teller.act("The gates").await?;
         self.teller.say(&format!(
             "{}: Rancher {} would start on data of {}. Ada rolls the chart back first:",
@@ -141,18 +141,19 @@ impl Story {
         let line = self.accept_line()?;
         self.teller.say(&format!(
             "{}: Ada reads the plan; what goes is what the upgrade made. The dashboard on\n\
-             {STATUS} has the line that takes it, and she commits that:",
+             {STATUS} has the line that takes it, and she adds it:",
             GateCode::PruneShare,
         ))?;
         self.teller.warn(&line)?;
+        Ok(accepting(manifest, &line))
+    }
+
+    async fn restore_half(&mut self, manifest: &str) -> anyhow::Result<()> {
+        self.teller.act("The restore runs").await?;
         // Planned anew: the chart is another one now.
         let looked = self.stage.plan().await?;
         self.changes = Some(Changes::of(&looked.plan, &looked.observed, &self.stage.sim.objects()));
-        self.push(&accepting(manifest, &line), "Take what the plan deletes").await
-    }
-
-    async fn restore_half(&mut self) -> anyhow::Result<()> {
-        self.teller.act("The restore runs").await?;
+        self.push(manifest, "Take what the plan deletes").await?;
         let is_dead = |story: &Self| story.agent.as_ref().is_some_and(Process::is_over);
         self.follow("objects to be written", |story| Ok(is_dead(story).then_some(()))).await
     }

@@ -169,7 +169,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
        VersionMismatch: Rancher v2.10.1 would start on data of v2.9.3. Ada rolls the chart back first:
          ID TIME reinback restore before-the-upgrade: held by PruneShare
        PruneShare: Ada reads the plan; what goes is what the upgrade made. The dashboard on
-       reinback/prod has the line that takes it, and she commits that:
+       reinback/prod has the line that takes it, and she adds it:
          reinback.io/accept: PruneShare
 
     6. The restore runs
@@ -215,9 +215,11 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
 #[test]
 fn with_keep_the_folder_stays_and_what_it_says_can_be_done() {
     let folder = temp_dir();
-    let Output { status, stdout, stderr } = played(demo(&folder, &["--keep", "--seed", "7"]));
+    let Output { status, stdout, stderr } = played(demo(&folder, &["--keep", "--pause", "--seed", "7"]));
     let story = text(&stdout);
     assert_eq!((status.code(), text(&stderr).as_str()), (Some(0), ""), "{story}");
+    // Nobody is there to press it.
+    assert_eq!(story.matches("Enter goes on.").count(), 8, "{story}");
     let kept = read_dir(folder.path()).expect("it is there").next().expect("a folder").expect("readable").path();
     let repository = kept.join("rancher.git");
     let log = git(&repository, &["log", "--format=%s", "reinback/prod"]);
