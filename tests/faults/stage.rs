@@ -200,7 +200,10 @@ impl Stage {
 }
 
 fn is_saved(key: &str) -> bool {
-    scene::before().iter().filter(|object| scene::is_saved(object)).any(|object| place(object).1 == key)
+    scene::before()
+        .iter()
+        .filter(|object| scene::is_saved(object))
+        .any(|object| past::stored_as(&past::key_of(object)) == key)
 }
 
 fn picture(sim: &Sim) -> BTreeMap<String, Value> {
