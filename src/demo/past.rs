@@ -33,9 +33,8 @@ pub fn save(sim: &Sim, folder: &Path, objects: &[Value], now: Timestamp) -> anyh
     let stored = sim.objects();
     let mut count = 0;
     for object in objects.iter().filter(|object| scene::is_saved(object)) {
-        let key = key_of(object);
-        let Some(live) = stored.get(&stored_as(&key)) else { continue };
-        writer.object(&key, &saved(live, object)).context("cannot write the backup")?;
+        let Some(live) = stored.get(&place(object)) else { continue };
+        writer.object(&key_of(object), &saved(live, object)).context("cannot write the backup")?;
         count += 1;
     }
     writer.filters(&scene::resource_set()).context("cannot write the backup")?;
@@ -101,7 +100,7 @@ async fn put(sim: &Sim, writer: &ClusterWriter, object: Value) -> anyhow::Result
     let key = key_of(&object);
     let target = target_of(&key);
     let mut body = object.clone();
-    let written = match sim.objects().get(&stored_as(&key)) {
+    let written = match sim.objects().get(&place(&object)) {
         Some(live) => {
             body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
             writer.replace(&target, body.to_string().into()).await
@@ -130,8 +129,13 @@ fn target_of(key: &ObjectKey) -> Target<'_> {
     Target::new(&key.resource, key.namespace.as_deref(), &key.name)
 }
 
-/// Its place in [`Sim::objects`].
-pub fn stored_as(key: &ObjectKey) -> String {
+/// The place of an object of the scene in [`Sim::objects`].
+pub fn place(object: &Value) -> String {
+    stored_as(&key_of(object))
+}
+
+/// The place of a key in [`Sim::objects`].
+pub(super) fn stored_as(key: &ObjectKey) -> String {
     let of = key.resource.group_resource();
     match &key.namespace {
         Some(namespace) => format!("{of}/{namespace}/{}", key.name),
