@@ -47,8 +47,7 @@ impl Process {
         let path = world.folder().join("agent.log");
         let log = std::fs::File::options().create(true).append(true).open(&path);
         let mut command = Command::new(REINBACK);
-        let interval: &[&str] = if args.contains(&"--source-interval") { &[] } else { &["--source-interval", "5s"] };
-        command.arg("agent").args(interval).args(args).arg("--config").arg(world.config());
+        command.args(["agent", "--source-interval", "5s"]).args(args).arg("--config").arg(world.config());
         command.env("KUBECONFIG", kubeconfig).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("the folder is writable"));
         Self { child: command.spawn().expect("the agent starts"), log: path }

@@ -68,7 +68,7 @@ async fn a_restore_over_connections_that_break_brings_everything_back_and_tells_
         let before = [&git_proxy, &s3_proxy].map(Proxy::disturbed);
         git_proxy.set(of_git, Fault::None);
         s3_proxy.set(of_s3, Fault::None);
-        let agent = Process::start(&world, &["--source-url", &url, "--source-interval", "1s"]);
+        let agent = Process::start(&world, &["--source-url", &url]);
         round.judge(Duration::ZERO).await;
         round.judge_status_branch().await;
         agent.kill();
