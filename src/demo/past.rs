@@ -116,8 +116,7 @@ async fn put(sim: &Sim, writer: &ClusterWriter, object: Value) -> anyhow::Result
     Ok(())
 }
 
-/// What names an object of the scene.
-pub fn key_of(object: &Value) -> ObjectKey {
+fn key_of(object: &Value) -> ObjectKey {
     let api_version = text(&object["apiVersion"]);
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     let plural = format!("{}s", text(&object["kind"]).to_lowercase());

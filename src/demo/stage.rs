@@ -116,7 +116,10 @@ impl Stage {
     /// When a request is refused.
     pub async fn upgrade(&self) -> anyhow::Result<()> {
         past::upgrade_at_once(&self.sim, staff::upgrade()).await?;
-        past::upgrade(&self.sim, scene::upgrade(), SETTLE).await
+        past::upgrade(&self.sim, scene::upgrade(), SETTLE).await?;
+        // Objects' ages are in whole seconds, and what is as young as the run is no longer the upgrade's.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
     }
 
     /// `helm rollback`: Rancher's Deployment is as it was, and its data as the upgrade left it.

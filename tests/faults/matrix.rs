@@ -83,6 +83,27 @@ fn killed_twice_a_restore_comes_to_the_same_end() {
     die_each(&undisturbed, &pairs);
 }
 
+#[test]
+fn robbed_of_its_run_and_reverted_while_nobody_looks_it_leaves_rancher_up() {
+    let undisturbed = story(&[]);
+    for at in (0..undisturbed.effects.len()).step_by(4) {
+        println!("{at}: {}", undisturbed.effects[at]);
+        simulated(async {
+            let stage = Stage::new(SEED).await;
+            stage.merge("back", "");
+            let ended = stage.once(&Process::calm(Some(Death { at, moment: Moment::After }))).await.expect("it ends");
+            assert!(matches!(ended, Ended::Died), "{ended:?}");
+            stage.delete_runs().await;
+            stage.push("clusters/sim/back.yaml", None);
+            let ended = stage.once(&Process::calm(None)).await.expect("it ends");
+            assert!(matches!(ended, Ended::Passed(passed) if passed.failed == 0), "{ended:?} {}", stage.told());
+            let rancher = &stage.picture()["deployments.apps/cattle-system/rancher"];
+            assert_eq!(rancher["spec"]["replicas"], 3, "{}", stage.told());
+            assert_eq!(rancher["metadata"]["annotations"], Value::Null, "{}", stage.told());
+        });
+    }
+}
+
 /// All of the backup is there as it was, and what only the newer version had is not.
 fn assert_restored(end: &End) {
     assert!(end.saved.len() > 40, "{} objects in the backup", end.saved.len());

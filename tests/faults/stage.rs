@@ -200,10 +200,7 @@ impl Stage {
 }
 
 fn is_saved(key: &str) -> bool {
-    scene::before()
-        .iter()
-        .filter(|object| scene::is_saved(object))
-        .any(|object| past::stored_as(&past::key_of(object)) == key)
+    scene::before().iter().filter(|object| scene::is_saved(object)).any(|object| past::place(object) == key)
 }
 
 fn picture(sim: &Sim) -> BTreeMap<String, Value> {
