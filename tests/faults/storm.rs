@@ -156,6 +156,27 @@ async fn story(seed: u64) -> String {
     ended
 }
 
+#[test]
+fn when_somebody_deletes_the_lease_no_two_agents_write() {
+    for millis in (200..4000).step_by(400) {
+        simulated(async {
+            let stage = Arc::new(Stage::new(millis).await);
+            let watchdog = Watchdog::new(&stage);
+            stage.merge("back", "");
+            let (weather, agents) = (Weather::calm(), Vec::new());
+            let mut storm = Storm { stage: Arc::clone(&stage), weather, watchdog: watchdog.clone(), agents };
+            storm.start_agent();
+            sleep(Duration::from_millis(millis)).await;
+            stage.delete_lease().await;
+            storm.start_agent();
+            sleep(STORM).await;
+            storm.agents.iter().for_each(|(process, _)| process.kill());
+            calm(&stage, &watchdog).await;
+            watchdog.assert_ended_well(&[]);
+        });
+    }
+}
+
 struct Storm {
     stage: Arc<Stage>,
     weather: Weather,
