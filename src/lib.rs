@@ -55,7 +55,7 @@
 //!    together (`agent/ledger`); tests of `desired`, `tests/it/once.rs`.
 //! 2. **Newest wins**, one run at a time. [`desired`] by first parents (`desired/attribution`, `git/history`), the Lease
 //!    (`cluster/lease`), and a resourceVersion in every write of a `Run` (`execute/record`); tests of `desired`,
-//!    `tests/it/cluster/lease.rs`, `tests/it/{once,fenced}.rs`.
+//!    `tests/it/cluster/lease.rs`, `tests/it/once.rs`, `tests/it/fenced.rs`.
 //! 3. **Nothing before the plan holds.** [`backup::read`] checks a backup to its last byte; [`plan::gates`] judge before
 //!    the first replica is touched; tests of `backup` and of `plan/gates`, a world a gate.
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself

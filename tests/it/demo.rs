@@ -86,7 +86,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
        Repository, backup and caches are in TMP/FOLDER.
 
     1. Monday, 2:58 a.m.: a backup
-       Rancher v2.9.3 runs with 3 pods. 297 of its objects are saved, in rancher-backup's format:
+       Rancher v2.9.3 runs with 3 pods. 302 of its objects are saved, in rancher-backup's format:
          nightly-UID-2026-11-23T02-00-00Z.tar.gz
 
     2. An upgrade goes wrong
@@ -109,7 +109,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
            prune: true
          ID TIME reinback restore before-the-upgrade: held by VersionMismatch, PruneShare
        Nothing was touched yet. This is the plan:
-         Restore before-the-upgrade: 73 to create, 39 to update, 99 to delete; held by 2 gates
+         Restore before-the-upgrade: 75 to create, 39 to update, 99 to delete; held by 2 gates
 
            backup       nightly-UID-2026-11-23T02-00-00Z.tar.gz (N KiB)
            sha256       sha256:DIGEST
@@ -125,13 +125,15 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
              the backup is of Rancher v2.9.3; here runs v2.10.1 (by the tag of its image)
              -> name a backup of the version that runs, or bring Rancher to the backup's version first; or add to the manifest's annotations: `reinback.io/accept: VersionMismatch` (Rancher starts on data of another version and may change it for good)
            PruneShare (can be accepted)
-             prune would delete 99 of the 327 objects that the backup's selectors match: more than 20 %
+             prune would delete 99 of the 330 objects that the backup's selectors match: more than 20 %
              -> set `prune: false`, name a newer backup, or raise `policy.maxPruneShare`; or add to the manifest's annotations: `reinback.io/accept: PruneShare` (deletes them all)
 
                                                            create  update  delete  equal  protected
            clusterrepos.catalog.cattle.io                       2       .       .      .          .
+           clusterrolebindings.rbac.authorization.k8s.io        1       .       .      1          .
+           clusterroles.rbac.authorization.k8s.io               1       .       .      1          .
            clusters.management.cattle.io                        .       1       .      1          .
-           configmaps                                           .       .       .      2          4
+           configmaps                                           .       .       .      3          4
            customresourcedefinitions.apiextensions.k8s.io       1       .       .      6          .
            deployments.apps                                     1       1       .      .          .
            globalrolebindings.management.cattle.io             33      32      96     65          .
@@ -144,7 +146,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
            serviceaccounts                                      .       .       .      1          .
            settings.management.cattle.io                        1       2       1      3          .
            users.management.cattle.io                          33       1       .     97          .
-           all                                                 73      39      99    184          5
+           all                                                 75      39      99    187          5
 
          deletes
            globalrolebindings.management.cattle.io#v3/migrated-u-10397
@@ -175,17 +177,17 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
     6. The restore runs
 
     7. The agent is killed
-       It dies after 106 of 211 changes, with Rancher down. What it knew is in its journal, in the cluster
+       It dies after 108 of 213 changes, with Rancher down. What it knew is in its journal, in the cluster
        and in Git, and Rancher's Deployment itself says what it had:
          replicas: 0, reinback.io/replicas: 3
          Lease reinback-system/reinback: HOLDER
        A new agent starts. It waits until the lease has not been renewed for 3 s, and goes on:
          Lease reinback-system/reinback: HOLDER, after N s
-         ID TIME reinback restore before-the-upgrade: succeeded in N s (112 objects: 39 updated, 73 created, 99 deleted)
+         ID TIME reinback restore before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
 
     8. What Git tells
        git log reinback/prod, newest first, is the audit trail:
-         ID TIME reinback restore before-the-upgrade: succeeded in N s (112 objects: 39 updated, 73 created, 99 deleted)
+         ID TIME reinback restore before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
          ID TIME reinback restore before-the-upgrade: held by PruneShare
          ID TIME reinback restore before-the-upgrade: held by VersionMismatch, PruneShare
          ID TIME reinback dashboard: manifests or their problems changed
@@ -203,10 +205,10 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
 
          | when (UTC) | manifest | result | took | objects | file |
          |---|---|---|---|---|---|
-         | TIME | Restore `before-the-upgrade` | Succeeded | N s | 112 objects: 39 updated, 73 created, 99 deleted | [`2026-11-23-before-the-upgrade-KEY`](runs/2026-11-23-before-the-upgrade-KEY.yaml) |
+         | TIME | Restore `before-the-upgrade` | Succeeded | N s | 114 objects: 39 updated, 75 created, 99 deleted | [`2026-11-23-before-the-upgrade-KEY`](runs/2026-11-23-before-the-upgrade-KEY.yaml) |
 
     9. Cluster and backup
-       Planned once more: 296 objects are as in the backup, 1 as Rancher keeps it; 0 differ or are missing,
+       Planned once more: 301 objects are as in the backup, 1 as Rancher keeps it; 0 differ or are missing,
        0 are too many.
        Rancher v2.9.3 runs with 3 of 3 pods, on the data of its backup.
     ");

@@ -44,7 +44,7 @@ async fn requests_carry_our_name_and_version() {
     let ours = connect(&user.kubeconfig, limits()).await;
     let mark = cluster.audit_mark();
     let error = ours.reader().list(&config_maps(), ListOptions::default(), whole).await.unwrap_err();
-    insta::assert_snapshot!(error, @"cannot list configmaps.#v1: the API server refused it (Forbidden, code 403)");
+    insta::assert_snapshot!(error, @"cannot list configmaps.#v1: the right to list configmaps is missing; docs/rbac.yaml has every one that reinback takes (Forbidden, code 403)");
     let agent = eventually(SOON, || async {
         let events = cluster.audit_since(mark);
         let event = events.into_iter().find(|event| event.user.username == user.name);
