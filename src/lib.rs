@@ -59,7 +59,7 @@
 //! 3. **Nothing before the plan holds.** [`backup::read`] checks a backup to its last byte; [`plan::gates`] judge before
 //!    the first replica is touched; tests of `backup` and of `plan/gates`, a world a gate.
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself
-//!    writes (`execute/quiesce`); tests of `journal`, `tests/it/{killed,rounds}.rs`.
+//!    writes (`execute/quiesce`); tests of `journal`, `tests/it/killed.rs`, `tests/it/rounds.rs`.
 //! 5. **It ends.** Deadlines in `cluster/request`, `git/http` and `store/s3`, the time-out of a run in [`execute`], the end
 //!    of a hold in `agent/begin`; `tests/it/failures.rs`.
 //! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion; tests of `object`.
