@@ -38,7 +38,8 @@
 //! - [`execute`]: carries out one run: what is next, record it, do it, record it
 //! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
 //! - [`agent`]: the loop. `agent/source` reads manifests and their commits, `agent/ledger` what ran, `agent/look` makes a
-//!   plan of a manifest, `agent/begin` begins, holds, continues and ends runs
+//!   plan of a manifest, `agent/begin` begins, continues and ends runs, `agent/hold` holds them, `agent/setup` makes what
+//!   they need in the cluster
 //! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
 //! - [`demo`]: a restore of a Rancher that is not there, for `reinback demo` and the fault tests
@@ -61,7 +62,7 @@
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself
 //!    writes (`execute/quiesce`); tests of `journal`, `tests/it/killed.rs`, `tests/it/rounds.rs`.
 //! 5. **It ends.** Deadlines in `cluster/request`, `git/http` and `store/s3`, the time-out of a run in [`execute`], the end
-//!    of a hold in `agent/begin`; `tests/it/failures.rs`.
+//!    of a hold in `agent/hold`; `tests/it/failures.rs`.
 //! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion; tests of `object`.
 //! 7. **No secret leaves.** Secrets are `secrecy` types; an API server's text is cut down where it is read
 //!    (`cluster/failure`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
