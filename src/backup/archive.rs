@@ -1,21 +1,20 @@
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::encryption::{BASE64, Encryption, Form, Place, Unopened};
 use super::error::{BackupError, EntryName, ReadError, shown};
 use super::path::{EntryPath, ObjectPath};
 use super::unpack::{Bounds, Failure, Member, Unpack, fault};
 use super::{ResourceSet, json};
 use crate::object::{ObjectKey, Resource};
-
-/// Begins what a Kubernetes encryption provider wrote (`k8s.io/apiserver`, `encryptionconfig`).
-const ENCRYPTED_PREFIX: &[u8] = b"k8s:enc:";
 
 /// How much a backup may hold. What is beyond is taken for an attack, not for a large cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,20 +38,21 @@ impl Default for Limits {
 /// One entry of a backup, checked.
 #[derive(Debug)]
 pub enum Entry {
-    /// An object. Its `apiVersion`, namespace and name are those of `key`, and it has a `kind`.
-    Object { key: ObjectKey, value: Value },
-    /// The ResourceSet that chose the objects: at any place among the entries, and at most once.
+    /// An object. Its `apiVersion`, namespace and name are those of `key`, and it has a `kind`. `encrypted`: it was, and a key
+    /// has opened it.
+    Object { key: ObjectKey, value: Value, encrypted: bool },
+    /// The ResourceSet that chose the objects: at any place among the entries, and at most once. Never encrypted.
     Filters(ResourceSet),
-    /// An object that only a key opens; `provider` is `secretbox`, `aesgcm`, `aescbc` or another name.
-    Encrypted { key: ObjectKey, provider: String },
+    /// An object that no key has opened; `provider` is `secretbox`, `aesgcm`, `aescbc` or another name.
+    Encrypted { key: ObjectKey, provider: String, problem: Unopened },
 }
 
 /// What a whole backup held.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Objects in the open.
+    /// Objects in the open, or opened.
     pub objects: u64,
-    /// Objects that are encrypted.
+    /// Objects that are encrypted and were not opened.
     pub encrypted: u64,
     /// Without filters there is nothing to prune by, and no controller to stop.
     pub has_filters: bool,
@@ -63,7 +63,8 @@ pub struct Summary {
 /// Passes once over a backup, from its first byte to the end of the last gzip member, and hands each entry to `visit` in the order of the archive.
 ///
 /// Only after `Ok` is the backup known to be whole; what was visited before may belong to one that is not. `packed_bytes` is the
-/// size of the file. Encrypted entries are recognised by their content, whatever the file is called.
+/// size of the file. Encrypted entries are recognised by their content, whatever the file is called, and opened by `encryption`;
+/// what it does not open is handed out as that, and does not end the pass.
 ///
 /// # Errors
 ///
@@ -73,16 +74,17 @@ pub fn read<E>(
     reader: impl Read,
     packed_bytes: u64,
     limits: &Limits,
+    encryption: Option<&Encryption>,
     mut visit: impl FnMut(Entry) -> Result<(), E>,
 ) -> Result<Summary, ReadError<E>> {
-    let mut pass = Pass::new(reader, packed_bytes, *limits);
+    let mut pass = Pass::new(reader, packed_bytes, *limits, encryption);
     while let Some(entry) = pass.next_entry().map_err(widen)? {
         visit(entry).map_err(ReadError::Visit)?;
     }
     Ok(pass.summary()?)
 }
 
-/// Passes once more over a backup that [`read`] found whole and in the open, and hands out the objects for which `wanted` says so.
+/// Passes once more over a backup that [`read`] found whole, with an `encryption` that opened all of it, and hands out the objects for which `wanted` says so.
 ///
 /// `wanted` is asked for each object by its place among the objects, and says `Break` once none is wanted any more. What is not
 /// wanted is unpacked and not parsed, which is most of what a pass costs.
@@ -94,10 +96,11 @@ pub fn reread<E>(
     reader: impl Read,
     packed_bytes: u64,
     limits: &Limits,
+    encryption: Option<&Encryption>,
     mut wanted: impl FnMut(u32) -> ControlFlow<(), bool>,
     mut visit: impl FnMut(u32, ObjectKey, Value) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
-    let mut pass = Pass::new(reader, packed_bytes, *limits);
+    let mut pass = Pass::new(reader, packed_bytes, *limits, encryption);
     let mut place = 0;
     while let Some(Member { path, size }) = pass.archive.next_file().map_err(widen)? {
         pass.admit(&path, size).map_err(widen)?;
@@ -108,7 +111,12 @@ pub fn reread<E>(
             ControlFlow::Break(()) => return Ok(()),
             ControlFlow::Continue(false) => {}
             ControlFlow::Continue(true) => {
-                let value = pass.parsed(&path).map_err(widen)?;
+                let value = match pass.content(&path, &object).map_err(widen)? {
+                    Content::Object { value, encrypted: _ } => value,
+                    Content::Closed { provider, problem } => {
+                        return Err(widen(fault(&path, format!("is encrypted by {provider}, and {problem}"))));
+                    }
+                };
                 visit(place, object.key(pass.resource(&object)), value).map_err(ReadError::Visit)?;
             }
         }
@@ -125,28 +133,50 @@ fn widen<E>(failure: Failure) -> ReadError<E> {
     }
 }
 
-struct Pass<R: Read> {
+/// What an entry of an object holds.
+enum Content {
+    Object {
+        value: Value,
+        encrypted: bool,
+    },
+    /// No key has opened it.
+    Closed {
+        provider: String,
+        problem: Unopened,
+    },
+}
+
+/// A JSON string, borrowed where it has no escapes, as no base64 has.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+struct Pass<'e, R: Read> {
     archive: Unpack<R>,
     limits: Limits,
+    encryption: Option<&'e Encryption>,
     summary: Summary,
     entries: u64,
     /// Content of the entry at hand; kept for its allocation.
     content: Vec<u8>,
+    /// What its base64 holds, and then the object; kept as well.
+    opened: Vec<u8>,
     /// First half of the SHA-256 of each object's identity: as good as the names, and a tenth of their size.
     seen: HashSet<u128>,
     /// The folder before: the operator writes one folder after the other, so that a type is allocated once.
     last_resource: Option<Arc<Resource>>,
 }
 
-impl<R: Read> Pass<R> {
-    fn new(reader: R, packed_bytes: u64, limits: Limits) -> Self {
+impl<'e, R: Read> Pass<'e, R> {
+    fn new(reader: R, packed_bytes: u64, limits: Limits, encryption: Option<&'e Encryption>) -> Self {
         let bounds = Bounds { max_unpacked_bytes: limits.max_total_bytes, packed_bytes, max_ratio: limits.max_ratio };
         Self {
             archive: Unpack::new(reader, bounds),
             limits,
+            encryption,
             summary: Summary::default(),
             entries: 0,
             content: Vec::new(),
+            opened: Vec::new(),
             seen: HashSet::new(),
             last_resource: None,
         }
@@ -188,7 +218,7 @@ impl<R: Read> Pass<R> {
             return Err(fault(path, "is there twice"));
         }
         let entry = || EntryName::new(path);
-        let value = self.parsed(path)?;
+        let value = parsed(path, &self.content)?;
         let set = ResourceSet::from_value(value).map_err(|source| BackupError::Filters { entry: entry(), source })?;
         Ok(Entry::Filters(set))
     }
@@ -200,21 +230,51 @@ impl<R: Read> Pass<R> {
                 "is an object that came before, maybe at another version of its resource or by another spelling",
             ));
         }
-        let value = self.parsed(path)?;
+        let content = self.content(path, object)?;
         let key = object.key(self.resource(object));
-        if let Value::String(text) = value {
-            let provider = provider(&text)
-                .ok_or_else(|| fault(path, "is neither an object nor encrypted by a provider of Kubernetes"))?;
-            self.summary.encrypted += 1;
-            return Ok(Entry::Encrypted { key, provider });
+        match content {
+            Content::Closed { provider, problem } => {
+                self.summary.encrypted += 1;
+                Ok(Entry::Encrypted { key, provider, problem })
+            }
+            Content::Object { value, encrypted } => {
+                agrees(&value, object).map_err(|reason| fault(path, reason))?;
+                self.summary.objects += 1;
+                Ok(Entry::Object { key, value, encrypted })
+            }
         }
-        agrees(&value, object).map_err(|reason| fault(path, reason))?;
-        self.summary.objects += 1;
-        Ok(Entry::Object { key, value })
     }
 
-    fn parsed(&self, path: &[u8]) -> Result<Value, Failure> {
-        json::parse(&self.content).map_err(|error| fault(path, format!("is not JSON: {}", shown(&error.to_string()))))
+    /// Reads the content at hand: JSON, or a JSON string of base64.
+    fn content(&mut self, path: &[u8], object: &ObjectPath<'_>) -> Result<Content, Failure> {
+        if !self.content.trim_ascii_start().starts_with(b"\"") {
+            return Ok(Content::Object { value: parsed(path, &self.content)?, encrypted: false });
+        }
+        let Text(text) = serde_json::from_slice(&self.content).map_err(|error| not_json(path, &error))?;
+        let foreign = || fault(path, "is neither an object nor encrypted by a provider of Kubernetes");
+        self.opened.clear();
+        BASE64.decode_vec(&*text, &mut self.opened).map_err(|_| foreign())?;
+        let Some(Form { provider }) = Form::of(&self.opened) else {
+            // Former operators put base64 around what the provider `identity` leaves as it is.
+            return match self.opened.first() {
+                Some(b'{') => Ok(Content::Object { value: parsed(path, &self.opened)?, encrypted: false }),
+                Some(_) | None => Err(foreign()),
+            };
+        };
+        let ObjectPath { plural, group, version: _, namespace, name } = *object;
+        let opened = match self.encryption {
+            None => Err(Unopened::NoConfiguration),
+            Some(encryption) => encryption.open(Place { plural, group, namespace, name }, &text, &mut self.opened),
+        };
+        let problem = match opened {
+            Err(problem) => problem,
+            Ok(opened) => match (parsed(path, &self.opened[opened.range.clone()]), opened.doubt()) {
+                (Ok(value), _) => return Ok(Content::Object { value, encrypted: true }),
+                (Err(failure), None) => return Err(failure),
+                (Err(_), Some(doubt)) => doubt,
+            },
+        };
+        Ok(Content::Closed { provider, problem })
     }
 
     fn resource(&mut self, object: &ObjectPath<'_>) -> Arc<Resource> {
@@ -249,16 +309,12 @@ fn identity(object: &ObjectPath<'_>) -> u128 {
     digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
-/// The provider named in `k8s:enc:<provider>:…`, which lies in base64 in a JSON string.
-fn provider(text: &str) -> Option<String> {
-    /// Longest name that Kubernetes has is `secretbox`; a KMS says `kms`.
-    const MAX_PROVIDER_BYTES: usize = 63;
-    let bytes = BASE64.decode(text).ok()?;
-    let rest = bytes.strip_prefix(ENCRYPTED_PREFIX)?;
-    let provider = rest.iter().take(MAX_PROVIDER_BYTES + 1).position(|byte| *byte == b':').map(|end| &rest[..end])?;
-    let name = std::str::from_utf8(provider).ok()?;
-    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    is_name.then(|| name.to_owned())
+fn parsed(path: &[u8], content: &[u8]) -> Result<Value, Failure> {
+    json::parse(content).map_err(|error| not_json(path, &error))
+}
+
+fn not_json(path: &[u8], error: &serde_json::Error) -> Failure {
+    fault(path, format!("is not JSON: {}", shown(&error.to_string())))
 }
 
 /// Whether path and content say the same object.

@@ -1,6 +1,7 @@
 //! Writes a backup in the operator's layout.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tar::{Builder, Header};
 
+use super::Encryption;
 use crate::object::ObjectKey;
 
 /// Entry of the ResourceSet, as rancher-backup names it.
@@ -20,22 +22,33 @@ pub struct BackupWriter<W: Write> {
     archive: Builder<GzEncoder<W>>,
     /// Seconds since 1970.
     modified: u64,
+    encryption: Option<Arc<Encryption>>,
 }
 
 impl<W: Write> BackupWriter<W> {
     /// A backup whose entries say that they were written `now`.
     pub fn new(into: W, now: Timestamp) -> Self {
         let modified = u64::try_from(now.as_second()).unwrap_or_default();
-        Self { archive: Builder::new(GzEncoder::new(into, Compression::default())), modified }
+        Self { archive: Builder::new(GzEncoder::new(into, Compression::default())), modified, encryption: None }
+    }
+
+    /// Encrypts the objects from here on, where `encryption` says so for their type. The filters stay in the open.
+    #[must_use]
+    pub fn encrypted_by(self, encryption: Arc<Encryption>) -> Self {
+        Self { encryption: Some(encryption), ..self }
     }
 
     /// Adds an object as it is.
     ///
     /// # Errors
     ///
-    /// Of the writer behind.
+    /// Of the writer behind, and where the object cannot be encrypted.
     pub fn object(&mut self, key: &ObjectKey, object: &Value) -> io::Result<()> {
-        self.entry(&format!("{key}.json"), object)
+        let mut content = serde_json::to_vec(object)?;
+        if let Some(encryption) = &self.encryption {
+            content = encryption.encrypt(key, content).map_err(io::Error::other)?;
+        }
+        self.entry(&format!("{key}.json"), &content)
     }
 
     /// Adds the ResourceSet that chose the objects.
@@ -44,16 +57,15 @@ impl<W: Write> BackupWriter<W> {
     ///
     /// Of the writer behind.
     pub fn filters(&mut self, resource_set: &Value) -> io::Result<()> {
-        self.entry(FILTERS, resource_set)
+        self.entry(FILTERS, &serde_json::to_vec(resource_set)?)
     }
 
-    fn entry(&mut self, path: &str, content: &Value) -> io::Result<()> {
-        let content = serde_json::to_vec(content)?;
+    fn entry(&mut self, path: &str, content: &[u8]) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(MODE);
         header.set_mtime(self.modified);
-        self.archive.append_data(&mut header, path, content.as_slice())
+        self.archive.append_data(&mut header, path, content)
     }
 
     /// Writes the end of the archive, without which a backup is not whole.
@@ -90,9 +102,9 @@ mod tests {
         let backup = writer.finish().unwrap();
         let mut told = Vec::new();
         let size = backup.len() as u64;
-        read(backup.as_slice(), size, &Limits::default(), |entry| {
+        read(backup.as_slice(), size, &Limits::default(), None, |entry| {
             told.push(match entry {
-                Entry::Object { key, value } => format!("{key} {value}"),
+                Entry::Object { key, value, encrypted: _ } => format!("{key} {value}"),
                 Entry::Filters(filters) => format!("{} selectors", filters.resource_selectors.len()),
                 Entry::Encrypted { key, .. } => format!("{key} is encrypted"),
             });

@@ -18,7 +18,7 @@ pub async fn index(spool: &Spool, name: &BackupName) -> Result<BackupSeen, Obser
     let (reader, size) = (spool.reader(), spool.size());
     let outcome = blocking(move || {
         let mut indexer = Indexer::default();
-        backup::read(reader, size, &Limits::default(), |entry| indexer.take(entry)).map(|_| indexer)
+        backup::read(reader, size, &Limits::default(), None, |entry| indexer.take(entry)).map(|_| indexer)
     })
     .await;
     let sha256 = spool.sha256().to_string();
@@ -55,9 +55,9 @@ struct Indexer {
 impl Indexer {
     fn take(&mut self, entry: Entry) -> Result<(), Unfit> {
         match entry {
-            Entry::Object { key, value } => self.object(key, value)?,
+            Entry::Object { key, value, encrypted: _ } => self.object(key, value)?,
             Entry::Filters(filters) => self.filters = Some(filters),
-            Entry::Encrypted { key, provider } => {
+            Entry::Encrypted { key, provider, problem: _ } => {
                 self.encrypted.get_or_insert_with(|| (key.to_string(), provider));
             }
         }
@@ -132,7 +132,7 @@ pub fn pass(spool: &Spool, wanted: Vec<u32>) -> (ObjectPass, tokio::task::JoinHa
             None => ControlFlow::Break(()),
             Some(_) => ControlFlow::Continue(wanted.next_if_eq(&place).is_some()),
         };
-        let read = backup::reread(reader, size, &Limits::default(), is_next, |place, key, value| {
+        let read = backup::reread(reader, size, &Limits::default(), None, is_next, |place, key, value| {
             sender.blocking_send((place, key, value))
         });
         match read {

@@ -677,8 +677,8 @@ fn fixture(file: &str) -> Objects {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
     let bytes = std::fs::read(path).unwrap();
     let mut objects = Objects::default();
-    let read = backup::read(&bytes[..], bytes.len() as u64, &backup::Limits::default(), |entry| {
-        if let backup::Entry::Object { key, value } = entry {
+    let read = backup::read(&bytes[..], bytes.len() as u64, &backup::Limits::default(), None, |entry| {
+        if let backup::Entry::Object { key, value, encrypted: _ } = entry {
             objects.backup.push((key.to_string(), value));
         }
         Ok::<_, std::convert::Infallible>(())

@@ -23,7 +23,7 @@ fn entries_within(backup: &[u8], limits: &Limits) -> Result<(Vec<Entry>, Summary
         entries.push(entry);
         Ok(())
     };
-    let summary = read(backup, backup.len() as u64, limits, visit)?;
+    let summary = read(backup, backup.len() as u64, limits, None, visit)?;
     Ok((entries, summary))
 }
 
@@ -64,7 +64,7 @@ fn a_backup_of_the_operator_is_read_whole() {
     let mut filters = None;
     for entry in entries {
         match entry {
-            Entry::Object { key, value } => facts.note(&key, &value),
+            Entry::Object { key, value, encrypted: _ } => facts.note(&key, &value),
             Entry::Filters(set) => filters = Some(set),
             Entry::Encrypted { key, .. } => panic!("{key}"),
         }
@@ -86,7 +86,7 @@ fn every_object_of_a_backup_is_selected_by_its_own_filters() {
         })
         .unwrap();
     for entry in &entries {
-        let Entry::Object { key, value } = entry else { continue };
+        let Entry::Object { key, value, encrypted: _ } = entry else { continue };
         let kind = value["kind"].as_str().unwrap();
         let queries = selectors.wants_resource(&key.resource.api_version(), kind, &key.resource.plural);
         let label = |name: &str| value["metadata"]["labels"].get(name).and_then(Value::as_str);
@@ -100,7 +100,8 @@ fn every_object_of_a_backup_is_selected_by_its_own_filters() {
 fn a_large_backup_is_read_in_a_pass() {
     let backup = std::fs::read(LARGE).unwrap();
     let started = std::time::Instant::now();
-    let summary = read(&backup[..], backup.len() as u64, &Limits::default(), |_| Ok::<_, Infallible>(())).unwrap();
+    let summary =
+        read(&backup[..], backup.len() as u64, &Limits::default(), None, |_| Ok::<_, Infallible>(())).unwrap();
     println!("large backup: {} objects, {} bytes, {:?}", summary.objects, summary.unpacked_bytes, started.elapsed());
     assert_eq!(summary.objects, 8686);
     let name = BackupName::new(LARGE.rsplit_once('/').unwrap().1).unwrap();
@@ -441,14 +442,15 @@ fn a_source_that_fails_is_not_a_corrupt_backup() {
             Ok(n)
         }
     }
-    let error = read(Failing(0), PLAIN.len() as u64, &Limits::default(), |_| Ok::<_, Infallible>(())).unwrap_err();
+    let error =
+        read(Failing(0), PLAIN.len() as u64, &Limits::default(), None, |_| Ok::<_, Infallible>(())).unwrap_err();
     assert!(matches!(&error, ReadError::Source(source) if source.to_string() == "the disk is gone"), "{error:?}");
 }
 
 #[test]
 fn the_visitor_can_end_the_pass() {
     let mut seen = 0;
-    let error = read(PLAIN, PLAIN.len() as u64, &Limits::default(), |_| {
+    let error = read(PLAIN, PLAIN.len() as u64, &Limits::default(), None, |_| {
         seen += 1;
         if seen == 3 { Err(io::Error::other("enough")) } else { Ok(()) }
     })
