@@ -25,7 +25,7 @@ pub use failure::{ApiFailure, FailureKind, JsonFault};
 pub use lease::{Acquired, Candidate, Fence, LeaseError, LeaseGuard, LeaseName, LeaseTimes, acquire, holder_identity};
 pub use list::{ListOptions, Listed};
 pub use request::Lost;
-pub use watch::{Present, Waited, Watched};
+pub use watch::{Awaited, Present, Waited, Watched};
 pub use workload::{ReplicasAnnotation, crd_is_established, rollout_is_ready, selector_text};
 pub use write::{Answer, ClusterWriter, Identity, Impersonate, Preconditions, Propagation, Target, WriteError};
 
@@ -97,6 +97,18 @@ impl ClusterReader {
             Ok(reply) => Ok(Some(Answer::new(reply))),
             Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),
             Err(failure) => Err(ClusterError::Api { what: what(), failure: Box::new(failure) }),
+        }
+    }
+
+    /// The version of Kubernetes, as it says itself; `None` where it is not told.
+    pub async fn kubernetes_version(&self) -> Result<Option<String>, ClusterError> {
+        let what = || "read the version of Kubernetes".to_owned();
+        match self.transport.read(&Call::get("/version".to_owned()), what).await? {
+            Ok(reply) => {
+                let version: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+                Ok(version["gitVersion"].as_str().map(str::to_owned))
+            }
+            Err(_refused) => Ok(None),
         }
     }
 

@@ -20,6 +20,8 @@ use crate::object::Resource;
 const WATCH_SECONDS: u64 = 30;
 /// What is waited for an event beyond that.
 const WATCH_GRACE: Duration = Duration::from_secs(5);
+/// Events with `metadata` alone. A server that cannot do so sends the objects whole.
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 /// Largest event, in bytes; an object is at most about 3 MiB of JSON.
 const MAX_EVENT_BYTES: usize = 16 << 20;
 
@@ -64,11 +66,24 @@ impl fmt::Debug for Waited {
     }
 }
 
+/// Objects, by namespace (empty for cluster-scoped ones) and name, with a UID each.
+pub type Awaited = BTreeMap<(String, String), Box<str>>;
+
+/// Which of the objects that are seen are kept, and how much of each.
+#[derive(Clone, Copy, Default)]
+struct Filter<'a> {
+    /// These alone, and only with the UID that they have here; `None` for all.
+    only: Option<&'a Awaited>,
+    /// `metadata` without the rest (`PartialObjectMetadata`).
+    metadata_only: bool,
+}
+
 /// The objects, and the resourceVersion that they are of.
 #[derive(Default)]
-struct Seen {
+struct Seen<'a> {
     present: Present,
     version: String,
+    filter: Filter<'a>,
 }
 
 /// Why one watch request ended.
@@ -93,18 +108,56 @@ impl ClusterReader {
         &self,
         watched: &Watched<'_>,
         deadline: Instant,
+        wanted: impl FnMut(&Present) -> bool,
+    ) -> Result<Waited, ClusterError> {
+        self.wait(watched, Filter::default(), deadline, wanted).await
+    }
+
+    /// As [`Self::wait_until`] for certain objects of a resource: others, and later ones of their names, are not seen.
+    ///
+    /// Of each object only `metadata` is asked for and kept, so that memory grows by the objects that are waited for. They
+    /// are looked at once even when `deadline` has passed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::wait_until`], and `Unreachable` when they could not be looked at.
+    pub async fn wait_until_of(
+        &self,
+        resource: &Resource,
+        objects: &Awaited,
+        deadline: Instant,
+        wanted: impl FnMut(&Present) -> bool,
+    ) -> Result<Waited, ClusterError> {
+        let filter = Filter { only: Some(objects), metadata_only: true };
+        self.wait(&Watched::all(resource), filter, deadline, wanted).await
+    }
+
+    async fn wait(
+        &self,
+        watched: &Watched<'_>,
+        filter: Filter<'_>,
+        deadline: Instant,
         mut wanted: impl FnMut(&Present) -> bool,
     ) -> Result<Waited, ClusterError> {
-        let mut seen = Seen::default();
+        let mut seen = Seen { filter, ..Seen::default() };
         let mut backoff = Backoff::until(deadline);
         loop {
-            seen = match timeout_at(deadline, self.see(watched)).await {
+            let look = self.see(watched, filter);
+            let looked = match filter.only {
+                // However late it is: what is not seen counts as gone.
+                Some(_) => Ok(look.await),
+                None => timeout_at(deadline, look).await,
+            };
+            seen = match looked {
                 Err(_elapsed) => return Ok(Waited::Late(seen.present)),
-                Ok(Err(ClusterError::Unreachable { source, .. })) if source.is_passing() => {
+                Ok(Err(ClusterError::Unreachable { what, url, source })) if source.is_passing() => {
                     if backoff.wait(None).await {
                         continue;
                     }
-                    return Ok(Waited::Late(seen.present));
+                    return match filter.only {
+                        Some(_) => Err(ClusterError::Unreachable { what, url, source }),
+                        None => Ok(Waited::Late(seen.present)),
+                    };
                 }
                 Ok(listed) => listed?,
             };
@@ -122,21 +175,27 @@ impl ClusterReader {
         }
     }
 
-    async fn see(&self, watched: &Watched<'_>) -> Result<Seen, ClusterError> {
-        let listed = self.list(watched.resource, watched.options(), |item| keyed(item).map(Some)).await?;
-        Ok(Seen { present: listed.items.into_iter().collect(), version: listed.resource_version })
+    async fn see<'f>(&self, watched: &Watched<'_>, filter: Filter<'f>) -> Result<Seen<'f>, ClusterError> {
+        let options = ListOptions { metadata_only: filter.metadata_only, ..watched.options() };
+        let listed = self
+            .list(watched.resource, options, |item| {
+                let (key, object) = keyed(item)?;
+                Ok(filter.keeps(&key, &object).then_some((key, object)))
+            })
+            .await?;
+        Ok(Seen { present: listed.items.into_iter().collect(), version: listed.resource_version, filter })
     }
 
     /// One watch request, to its end.
     async fn follow(
         &self,
         watched: &Watched<'_>,
-        seen: &mut Seen,
+        seen: &mut Seen<'_>,
         deadline: Instant,
         wanted: &mut impl FnMut(&Present) -> bool,
     ) -> Result<Ended, ClusterError> {
         let what = || format!("watch {}", watched.resource);
-        let call = call(watched, &seen.version)?;
+        let call = call(watched, &seen.version, seen.filter.metadata_only)?;
         let head_by = deadline.min(Instant::now() + self.transport.limits().request_timeout);
         let body = match self.transport.open(&call, head_by).await {
             Ok(Ok(response)) => response.into_body(),
@@ -177,7 +236,7 @@ async fn pause(deadline: Instant) -> Ended {
     Ended::Closed
 }
 
-fn call(watched: &Watched<'_>, version: &str) -> Result<Call, ClusterError> {
+fn call(watched: &Watched<'_>, version: &str, metadata_only: bool) -> Result<Call, ClusterError> {
     let Watched { resource, namespace, label_selector, field_selector } = *watched;
     let mut path = collection_path(resource, namespace)?;
     let pairs = [
@@ -189,7 +248,8 @@ fn call(watched: &Watched<'_>, version: &str) -> Result<Call, ClusterError> {
         ("timeoutSeconds", &WATCH_SECONDS.to_string()),
     ];
     push_query(&mut path, &pairs);
-    Ok(Call::get(path))
+    let whole = Call::get(path);
+    Ok(if metadata_only { Call { accept: METADATA_ONLY, ..whole } } else { whole })
 }
 
 #[derive(Deserialize)]
@@ -216,7 +276,16 @@ enum Applied {
     Failed(ApiFailure),
 }
 
-impl Seen {
+impl Filter<'_> {
+    fn keeps(&self, key: &(String, String), object: &Value) -> bool {
+        self.only.is_none_or(|only| {
+            let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
+            only.get(key).is_some_and(|wanted| uid == Some(wanted))
+        })
+    }
+}
+
+impl Seen<'_> {
     fn apply(&mut self, event: Event<'_>) -> Result<Applied, JsonFault> {
         if event.kind == EventKind::Error {
             return Ok(Applied::Failed(ApiFailure::read(200, None, event.object.get().as_bytes())));
@@ -227,7 +296,11 @@ impl Seen {
         }
         match event.kind {
             EventKind::Bookmark | EventKind::Error => return Ok(Applied::Nothing),
-            EventKind::Added | EventKind::Modified => self.present.insert(key, object),
+            EventKind::Added | EventKind::Modified if self.filter.keeps(&key, &object) => {
+                self.present.insert(key, object)
+            }
+            // Another object has the name: the one that was waited for is gone.
+            EventKind::Added | EventKind::Modified => self.present.remove(&key),
             EventKind::Deleted => self.present.remove(&key),
         };
         Ok(Applied::Changed)
@@ -273,7 +346,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn event(text: &str, seen: &mut Seen) -> Applied {
+    fn event(text: &str, seen: &mut Seen<'_>) -> Applied {
         seen.apply(serde_json::from_str(text).unwrap()).unwrap()
     }
 
@@ -288,6 +361,22 @@ mod tests {
         assert_eq!((seen.present.len(), seen.version.as_str()), (1, "5"));
         let deleted = r#"{"type":"DELETED","object":{"metadata":{"namespace":"a","name":"b","resourceVersion":"6"}}}"#;
         event(deleted, &mut seen);
+        assert!(seen.present.is_empty());
+    }
+
+    #[test]
+    fn an_object_that_is_waited_for_is_gone_when_another_has_its_name_and_others_are_not_kept() {
+        let key = |name: &str| (String::new(), name.to_owned());
+        let only = Awaited::from([(key("a"), "1".into())]);
+        let filter = Filter { only: Some(&only), metadata_only: true };
+        let mut seen = Seen { filter, ..Seen::default() };
+        let object = |kind: &str, name: &str, uid: &str| {
+            format!(r#"{{"type":"{kind}","object":{{"metadata":{{"name":"{name}","uid":"{uid}"}}}}}}"#)
+        };
+        event(&object("ADDED", "a", "1"), &mut seen);
+        event(&object("ADDED", "b", "1"), &mut seen);
+        assert_eq!(seen.present.keys().collect::<Vec<_>>(), [&key("a")]);
+        event(&object("ADDED", "a", "2"), &mut seen);
         assert!(seen.present.is_empty());
     }
 

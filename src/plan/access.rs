@@ -29,8 +29,9 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
         wanted.grants(resource);
     }
     for deletion in &plan.deletions {
-        // Finalizers of what does not go by itself are taken away.
-        wanted.add(&observed.live.objects[deletion.live as usize].key.resource, &["delete", "get", "patch"]);
+        // What does not go at once is watched, and its finalizers are taken away.
+        let verbs = &["delete", "list", "patch", "watch"];
+        wanted.add(&observed.live.objects[deletion.live as usize].key.resource, verbs);
     }
     for workload in &plan.quiesce {
         let group = owner::group_of(&workload.reference.api_version);
@@ -62,8 +63,8 @@ const READS: &Rights = &[
     ("", "pods", &["list", "watch"]),
     ("", "secrets", &["list"]),
     ("", "services", &["get"]),
-    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", &["list"]),
-    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", &["list"]),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", &["get", "list"]),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", &["get", "list"]),
     ("apiextensions.k8s.io", "customresourcedefinitions", &["get", "list", "watch"]),
     ("apps", "deployments", &["get", "list", "watch"]),
     ("apps", "statefulsets", &["get", "list", "watch"]),

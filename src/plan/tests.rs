@@ -384,8 +384,9 @@ fn rights_are_asked_for_what_the_plan_does() {
     delete clusterrolebindings.rbac.authorization.k8s.io
     escalate roles.rbac.authorization.k8s.io
     get namespaces.
-    get secrets.
     get services.
+    get mutatingwebhookconfigurations.admissionregistration.k8s.io
+    get validatingwebhookconfigurations.admissionregistration.k8s.io
     get customresourcedefinitions.apiextensions.k8s.io
     get deployments.apps
     get statefulsets.apps
@@ -420,6 +421,7 @@ fn rights_are_asked_for_what_the_plan_does() {
     update roles.rbac.authorization.k8s.io
     update runs/status.reinback.io
     watch pods.
+    watch secrets.
     watch customresourcedefinitions.apiextensions.k8s.io
     watch deployments.apps
     watch statefulsets.apps

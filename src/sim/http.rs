@@ -320,6 +320,8 @@ fn watch(world: &World, request: &Request<'_>, target: &Target<'_>, name: Option
         version: target.version.to_owned(),
         namespace,
         selector,
+        // Of a list the word is another, and longer.
+        metadata_only: request.header(header::ACCEPT).contains("as=PartialObjectMetadata;"),
         end,
         next_bookmark: bookmarks.then(|| Watch::first_bookmark(now, end)),
         position,

@@ -84,6 +84,15 @@ pub fn one(kind: &Kind, version: &str, object: &Value) -> Bytes {
     json(&typed(kind, &kind.api_version(version), object))
 }
 
+/// An object's metadata alone, as a watch tells it.
+pub fn metadata_of(object: &Value) -> Bytes {
+    json(&partial(object))
+}
+
+fn partial(object: &Value) -> Item<'_> {
+    Item::Metadata { kind: "PartialObjectMetadata", api_version: "meta.k8s.io/v1", metadata: &object["metadata"] }
+}
+
 fn typed<'a>(kind: &'a Kind, api_version: &'a str, object: &'a Value) -> Typed<'a> {
     Typed { kind: &kind.kind, api_version, object: strategy::shown(kind, object) }
 }
@@ -125,11 +134,7 @@ pub fn page(store: &Store, kind: &Kind, version: &str, query: &ListQuery) -> Res
 
 fn item<'a>(kind: &'a Kind, api_version: &'a str, object: &'a Value, metadata_only: bool) -> Item<'a> {
     if metadata_only {
-        return Item::Metadata {
-            kind: "PartialObjectMetadata",
-            api_version: "meta.k8s.io/v1",
-            metadata: &object["metadata"],
-        };
+        return partial(object);
     }
     // The list says once what the items of built-in kinds are.
     if kind.rules.custom {

@@ -25,6 +25,7 @@ pub struct Watch {
     pub version: String,
     pub namespace: Option<String>,
     pub selector: Selector,
+    pub metadata_only: bool,
     /// Since the start of the world.
     pub end: Duration,
     pub next_bookmark: Option<Duration>,
@@ -91,7 +92,14 @@ impl Watch {
         let prefix = self.namespace.as_deref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
         let all = world.store.all(&self.kind.stored).filter(|(path, _)| path.starts_with(&prefix));
         for (_, object) in all.filter(|(_, object)| self.selector.matches(object)) {
-            event(lines, "ADDED", &list::one(&self.kind, &self.version, object));
+            event(lines, "ADDED", &self.shown(object));
+        }
+    }
+
+    fn shown(&self, object: &Value) -> Bytes {
+        match self.metadata_only {
+            true => list::metadata_of(object),
+            false => list::one(&self.kind, &self.version, object),
         }
     }
 
@@ -112,12 +120,16 @@ impl Watch {
                 ("DELETED", Arc::new(last))
             }
         };
-        event(lines, kind, &list::one(&self.kind, &self.version, &object));
+        event(lines, kind, &self.shown(&object));
     }
 
     fn bookmark(&self, revision: Revision, lines: &mut BytesMut) {
+        let (kind, api_version) = match self.metadata_only {
+            true => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+            false => (self.kind.kind.as_str(), self.kind.api_version(&self.version)),
+        };
         let object = json!({
-            "kind": self.kind.kind, "apiVersion": self.kind.api_version(&self.version),
+            "kind": kind, "apiVersion": api_version,
             "metadata": {"resourceVersion": revision.to_string()},
         });
         event(lines, "BOOKMARK", object.to_string().as_bytes());

@@ -69,7 +69,9 @@ impl Stage {
         let backup = save(&sim, folder.path());
         let saved = picture(&sim).into_iter().filter(|(key, _)| is_saved(key)).collect();
         let settle = Duration::from_secs(1);
-        past::upgrade(&sim, scene::upgrade(), settle).await.expect("the cluster takes the upgrade");
+        let upgrade = [scene::upgrade(), held_back()].concat();
+        past::upgrade(&sim, upgrade, settle).await.expect("the cluster takes the upgrade");
+        tokio::spawn(answer_late(sim.clone()));
         tokio::time::sleep(Duration::from_secs(30)).await;
         let data = folder.path().join("data");
         let config = Config::parse(Some(("reinback.yaml", CONFIG.as_bytes())), &[], &data).expect("a configuration");
@@ -94,7 +96,8 @@ impl Stage {
     pub fn merge(&self, name: &str, annotations: &str) {
         let text = format!(
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n  annotations:\n    \
-             reinback.io/accept: VersionMismatch, PruneShare\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n",
+             reinback.io/accept: VersionMismatch, PruneShare\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n  \
+             deleteTimeoutSeconds: 5\n",
             self.backup
         );
         self.push(&format!("clusters/sim/{name}.yaml"), Some(&text));
@@ -196,6 +199,41 @@ impl Stage {
     /// Everything that a restore is about, without what the server sets and what goes by itself.
     pub fn picture(&self) -> BTreeMap<String, Value> {
         picture(&self.sim)
+    }
+}
+
+/// What only the newer version has and prune finds held back: by finalizers that nobody answers for, and by one whose
+/// controller is late.
+pub const HELD_BACK: [&str; 3] = [
+    "settings.management.cattle.io/held-by-nobody",
+    "namespaces/c-m-held-by-nobody",
+    "settings.management.cattle.io/answered-late",
+];
+
+fn held_back() -> Vec<scene::Step> {
+    let held = |api_version: &str, kind: &str, name: &str, finalizer: &str| {
+        scene::Step::Put(json!({
+            "apiVersion": api_version, "kind": kind, "metadata": {"name": name, "finalizers": [finalizer]},
+        }))
+    };
+    vec![
+        held("management.cattle.io/v3", "Setting", "held-by-nobody", "example.org/nobody"),
+        held("v1", "Namespace", "c-m-held-by-nobody", "example.org/nobody"),
+        held("management.cattle.io/v3", "Setting", "answered-late", "example.org/late"),
+    ]
+}
+
+/// The controller of one object: some seconds after the deletion it takes its finalizer off.
+async fn answer_late(sim: Sim) {
+    let resource = Resource::new("management.cattle.io", "v3", "settings");
+    let target = Target::new(&resource, None, "answered-late");
+    while let Some(live) = sim.object("settings.management.cattle.io", None, "answered-late") {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if live["metadata"].get("deletionTimestamp").is_some() {
+            let patch = json!({"metadata": {"finalizers": null}});
+            // What is gone already is as good.
+            let _ = sim.cluster(Limits::default()).writer().merge_patch(&target, &patch).await;
+        }
     }
 }
 

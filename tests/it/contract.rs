@@ -91,6 +91,7 @@ cases! {
         a_watch_tells_changes_as_they_come,
         a_watch_tells_changes_that_were,
         a_watch_without_a_version_tells_what_is_there,
+        a_watch_of_metadata_tells_no_more,
         a_watch_ends_at_its_time,
         a_label_that_comes_and_goes_adds_and_removes,
         bookmarks_move_the_version,

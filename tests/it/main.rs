@@ -20,6 +20,7 @@ mod once;
 mod plan;
 mod process;
 mod proxy;
+mod prune;
 mod restore;
 mod rounds;
 mod s3_restore;

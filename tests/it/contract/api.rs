@@ -168,7 +168,12 @@ impl Api {
 
     /// As [`Self::watch`], written down by nobody.
     pub async fn watch_events(&self, path: &str, count: usize) -> Vec<Value> {
-        let response = self.open("GET", path, &[("accept", "application/json")], Vec::new()).await;
+        self.watch_as(path, "application/json", count).await
+    }
+
+    /// As [`Self::watch_events`], in the form that is asked for.
+    pub async fn watch_as(&self, path: &str, accept: &str, count: usize) -> Vec<Value> {
+        let response = self.open("GET", path, &[("accept", accept)], Vec::new()).await;
         assert_eq!(response.status(), 200);
         timeout(LONG, events(response.into_body(), Some(count))).await.expect("the watch ends in time")
     }

@@ -37,6 +37,16 @@ pub async fn a_watch_without_a_version_tells_what_is_there(api: &Api) {
     api.watch(&format!("{}?watch=1&{NAMED}&timeoutSeconds=20", api.core("configmaps")), 1).await;
 }
 
+pub async fn a_watch_of_metadata_tells_no_more(api: &Api) {
+    let version = version(api).await;
+    change(api).await;
+    let path = format!("{}?watch=1&{NAMED}&resourceVersion={version}&timeoutSeconds=20", api.core("configmaps"));
+    let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+    for event in api.watch_as(&path, accept, 3).await {
+        api.note_value("event", &event);
+    }
+}
+
 pub async fn a_watch_ends_at_its_time(api: &Api) {
     let version = version(api).await;
     let path = format!("{}?watch=1&resourceVersion={version}&timeoutSeconds=2&{NAMED}", api.core("configmaps"));

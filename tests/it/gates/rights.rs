@@ -95,7 +95,7 @@ async fn who_may_only_read_some_types_is_told_every_right_that_is_missing() {
     let held = Asked::of(&world).plan_as(&user.kubeconfig).await;
     let message = held.message("PermissionDenied");
     assert_eq!(held.code, Some(3));
-    insta::assert_snapshot!(message, @"119 rights are missing: bind clusterroles.rbac.authorization.k8s.io, bind roles.rbac.authorization.k8s.io, create secrets, create serviceaccounts, create customresourcedefinitions.apiextensions.k8s.io, create deployments.apps, create apps.catalog.cattle.io, create clusterrepos.catalog.cattle.io, create machines.cluster.x-k8s.io, create leases.coordination.k8s.io in reinback-system and 109 more");
+    insta::assert_snapshot!(message, @"121 rights are missing: bind clusterroles.rbac.authorization.k8s.io, bind roles.rbac.authorization.k8s.io, create secrets, create serviceaccounts, create customresourcedefinitions.apiextensions.k8s.io, create deployments.apps, create apps.catalog.cattle.io, create clusterrepos.catalog.cattle.io, create machines.cluster.x-k8s.io, create leases.coordination.k8s.io in reinback-system and 111 more");
 }
 
 /// What is needed to know what ran, to be alone, and to record: by group and resource.
