@@ -384,6 +384,7 @@ impl Executor {
         let observed = observed.map_err(broken_off)?;
         let mut plan = plan::outline(&work.request, &observed);
         self.leave_unplanned(&mut plan, &observed, work);
+        warn_of_unserved(&plan, &observed, work);
         if step == Step::Quiesce {
             self.record_arrivals(&plan, &observed, work).await?;
         }
@@ -401,7 +402,9 @@ impl Executor {
         let BackupSeen::Whole(backup) = &observed.backup else { return Ok(()) };
         let there = observed.cluster.workloads.iter();
         let there = there.filter_map(|workload| Some((workload.reference.clone(), workload.recorded?)));
-        for (workload, replicas) in plan::quiesce::arrivals(&plan.items, backup).into_iter().chain(there) {
+        let with_webhooks = !observed.cluster.workloads.iter().any(|workload| workload.rancher);
+        let arrivals = plan::quiesce::arrivals(&plan.items, backup, with_webhooks);
+        for (workload, replicas) in arrivals.into_iter().chain(there) {
             if !work.recorder.replicas().contains_key(&workload) {
                 work.recorder.append(&self.writer, Entry::Replicas { workload, replicas }).await?;
             }
@@ -426,6 +429,18 @@ impl Executor {
             let key = &observed.live.objects[deletion.live as usize].key;
             work.recorder.warn(&format!("left in place, since the plan did not have it: {key}"));
         }
+    }
+}
+
+/// A type may be served by what is scaled down, as `ext.cattle.io` is by Rancher: known when the plan was made, and not to be
+/// written now.
+fn warn_of_unserved(plan: &Plan, observed: &Observed, work: &mut Work) {
+    let BackupSeen::Whole(backup) = &observed.backup else { return };
+    let accepted = plan.request.accept.contains(&plan::gate::GateCode::ResourceNotServed);
+    let unserved = plan.items.iter().filter(|item| !accepted && item.change == plan::Change::NotServed);
+    for item in unserved {
+        let key = &backup.objects[item.backup as usize].key;
+        work.recorder.warn(&format!("not written, since nobody serves its type while Rancher is down: {key}"));
     }
 }
 

@@ -5,6 +5,7 @@
 //! Left out of the normal form is what the server sets, what other controllers own, and what a restore itself
 //! changes on purpose, so that a plan right after a success is empty.
 
+pub mod chart;
 pub mod crd;
 pub mod normal;
 pub mod owner;
@@ -55,6 +56,12 @@ impl Resource {
 
     pub fn is_crd(&self) -> bool {
         self.is("apiextensions.k8s.io", "customresourcedefinitions")
+    }
+
+    /// A configuration of admission webhooks.
+    pub fn is_webhook_configuration(&self) -> bool {
+        self.group == "admissionregistration.k8s.io"
+            && matches!(self.plural.as_str(), "mutatingwebhookconfigurations" | "validatingwebhookconfigurations")
     }
 
     pub fn is_namespace(&self) -> bool {
@@ -184,6 +191,8 @@ pub struct Summary {
     pub owners: Box<[Owner]>,
     /// Of a token Secret: the ServiceAccount beside it that the token is for.
     pub token_account: Option<Box<str>>,
+    /// Services that a webhook configuration asks, by namespace and name.
+    pub webhook_services: Box<[(Box<str>, Box<str>)]>,
     /// Only for CustomResourceDefinitions.
     pub crd: Option<Box<CrdSummary>>,
     pub traits: Traits,
@@ -245,6 +254,7 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
     let immutable = normal::immutable(resource, object);
     let status = object.remove("status").filter(|status| !normal::is_empty(status));
     let token_account = normal::token_account(resource, object);
+    let webhook_services = normal::webhook_services(resource, object);
     let crd = resource.is_crd().then(|| Box::new(CrdSummary::take(object, status.as_ref())));
     normal::normalise(resource, object);
     Ok(Summary {
@@ -257,6 +267,7 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
         immutable,
         owners,
         token_account,
+        webhook_services,
         crd,
         traits,
     })

@@ -78,6 +78,9 @@ pub struct Known {
     pub unfinished_runs: Vec<String>,
     /// Secrets of the operator's namespace that this manifest names.
     pub own_secrets: Vec<String>,
+    /// Of a run that is under way: whether the backup was of another cluster when it began. The run may have restored the
+    /// `install-uuid` by which clusters are told apart.
+    pub other_cluster_as_begun: Option<bool>,
 }
 
 /// Looks at the cluster as far as the backup, its selectors and the gates ask for.
@@ -102,6 +105,9 @@ pub async fn observe(
             dependents::of_deletions(reader, &catalog, &outline, &observed),
             denied(reader, &accesses),
         )?;
+        if observed.guarded.other_cluster {
+            observed.cluster.kubernetes_version = reader.kubernetes_version().await?;
+        }
         observed.cluster.occupied_namespaces = dependents::occupied(&reached.dependents);
         observed.live.dependents = reached.dependents;
         observed.live.unlisted.extend(reached.unlisted);
@@ -142,6 +148,7 @@ async fn look(
     let services = crds.webhook_services.clone();
     if let BackupSeen::Whole(backup) = &mut seen {
         backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
+        backup.unlistable = lists::unlistable(backup, catalog);
     }
     // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
     let (mut cluster, (live, denied)) = tokio::try_join!(
@@ -149,7 +156,12 @@ async fn look(
         live(reader, catalog, &seen, crds),
     )?;
     cluster.unfinished_runs = known.unfinished_runs;
-    let guarded = guarded(&cluster, places, known.own_secrets);
+    let is_other = |backup: &crate::observed::Backup| !plan::is_same_cluster(backup, &cluster);
+    let other_cluster = known.other_cluster_as_begun.or_else(|| whole(&seen).map(is_other)).unwrap_or_default();
+    if let Some(backup) = whole(&seen) {
+        cluster.services = facts::services_named(reader, backup).await?;
+    }
+    let guarded = Guarded { other_cluster, ..guarded(&cluster, places, known.own_secrets) };
     Ok(Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied, guarded })
 }
 
@@ -190,11 +202,15 @@ fn to_list(resource: &Resource) -> Access {
     Access { verb: "list", group: resource.group.clone(), resource: resource.plural.clone(), namespace: None }
 }
 
-fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {
+fn whole(seen: &BackupSeen) -> Option<&crate::observed::Backup> {
     match seen {
-        BackupSeen::Whole(backup) => &backup.controllers,
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => &[],
+        BackupSeen::Whole(backup) => Some(backup),
+        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => None,
     }
+}
+
+fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {
+    whole(seen).map(|backup| backup.controllers.as_slice()).unwrap_or_default()
 }
 
 fn guarded(cluster: &ClusterFacts, places: &Places, own_secrets: Vec<String>) -> Guarded {
@@ -204,6 +220,7 @@ fn guarded(cluster: &ClusterFacts, places: &Places, own_secrets: Vec<String>) ->
         operator_namespace: places.operator_namespace.clone(),
         operator_secrets: cluster.operator_secrets.iter().cloned().chain(own_secrets).collect(),
         stays_up: plan::quiesce::split(&cluster.workloads).1.into_iter().map(|workload| workload.reference).collect(),
+        other_cluster: false,
     }
 }
 

@@ -53,10 +53,21 @@ pub struct Backup {
     pub selectors: Option<Selectors>,
     /// Workloads that the backup's ResourceSet asks to scale down.
     pub controllers: Vec<WorkloadRef>,
-    /// Selectors of the backup whose group or version the cluster does not serve.
-    pub unserved_selectors: Vec<String>,
+    /// What selectors of the backup ask for and the cluster does not serve so.
+    pub unserved_selectors: Vec<Unserved>,
+    /// Types, as `plural.group`, of which the backup or its selectors have objects, and which can be read but not listed.
+    pub unlistable: Vec<String>,
     /// Fields of the backup's selectors that we do not know, by name.
     pub unknown_fields: Vec<String>,
+}
+
+/// A group and version, or a type of it, that a selector of a backup asks for and nobody serves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unserved {
+    /// `example.org/v1`, or `widgets of example.org/v1`.
+    pub what: String,
+    /// The `apiVersion`s at which the cluster serves it instead.
+    pub elsewhere: Vec<String>,
 }
 
 /// One object of the backup.
@@ -156,6 +167,12 @@ pub struct ClusterFacts {
     pub terminating_namespaces: BTreeSet<String>,
     /// Namespaces that hold Pods or PersistentVolumeClaims.
     pub occupied_namespaces: BTreeMap<String, u64>,
+    /// Services that webhook configurations of the backup name and that are there, by namespace and name.
+    pub services: BTreeSet<(String, String)>,
+    /// Webhook configurations of Rancher that are there, as `plural/name`.
+    pub rancher_webhooks: Vec<String>,
+    /// What Kubernetes says it is, such as `v1.36.2+k3s1`; only asked where the backup is of another cluster.
+    pub kubernetes_version: Option<String>,
     /// Run that another agent or an earlier start of ours has not ended, by name.
     pub unfinished_runs: Vec<String>,
 }

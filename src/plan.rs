@@ -10,6 +10,7 @@ pub mod diff;
 pub mod digest;
 pub mod gate;
 pub mod gates;
+mod migration;
 pub mod order;
 pub mod prune;
 pub mod quiesce;
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 use crate::journal::Step;
 use crate::object::protect::Protection;
 use crate::object::{ObjectKey, StatusPlace};
-use crate::observed::{Backup, BackupSeen, Observed, Workload};
+use crate::observed::{Backup, BackupSeen, ClusterFacts, Observed, Unserved, Workload};
 use crate::run::{BackupRecord, Counts, PlanRecord};
 pub use access::accesses;
 use gate::{Gate, GateCode};
@@ -96,7 +97,7 @@ pub struct Item {
     pub change: Change,
     /// Where the status of its type is written.
     pub status: StatusPlace,
-    /// [`Step::Crds`], [`Step::ClusterScoped`] or [`Step::Namespaced`].
+    /// [`Step::Crds`], [`Step::ClusterScoped`] or [`Step::Namespaced`]; webhook configurations are written in the last one.
     pub step: Step,
     /// How many owners, one above the other, are written before it.
     pub depth: u16,
@@ -159,6 +160,8 @@ pub struct Plan {
     pub spared: Vec<(ObjectKey, Protection)>,
     /// Prune happens: the manifest asks for it and the cluster is the backup's own.
     pub prunes: bool,
+    /// The backup is of another cluster: a migration.
+    pub other_cluster: bool,
     /// Workloads to scale to 0, Rancher first; those that stay up are not in it.
     pub quiesce: Vec<Workload>,
     pub stays_up: Vec<Workload>,
@@ -211,6 +214,7 @@ impl Plan {
             backup: self.backup.clone().unwrap_or_default(),
             counts: self.counts(),
             prunes: self.prunes,
+            other_cluster: self.other_cluster,
             quiesce: self.quiesce.iter().map(|workload| workload.reference.clone()).collect(),
             accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
         }
@@ -237,6 +241,7 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
         deletions: Vec::new(),
         spared: Vec::new(),
         prunes: false,
+        other_cluster: observed.guarded.other_cluster,
         quiesce: Vec::new(),
         stays_up: Vec::new(),
         missing_owners: Vec::new(),
@@ -253,8 +258,8 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
 
 fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {
     plan.backup = Some(backup_record(backup));
-    plan.prunes =
-        plan.request.prunes_as_begun.unwrap_or_else(|| is_same_cluster(backup, observed)) && plan.request.prune;
+    plan.prunes = plan.request.prunes_as_begun.unwrap_or_else(|| is_same_cluster(backup, &observed.cluster))
+        && plan.request.prune;
     let differences = diff::diff(backup, observed);
     plan.missing_owners = differences.missing_owners;
     let ordered = order::order(backup, differences.items);
@@ -284,10 +289,10 @@ fn backup_record(backup: &Backup) -> BackupRecord {
 }
 
 /// By the kube-system UID in the file's name, else by `install-uuid`; unknown counts as different.
-pub fn is_same_cluster(backup: &Backup, observed: &Observed) -> bool {
+pub fn is_same_cluster(backup: &Backup, cluster: &ClusterFacts) -> bool {
     match backup.name.parts() {
-        Some(parts) => *parts.cluster_uid == *observed.cluster.uid,
-        None => match (&backup.facts.install_uuid, &observed.cluster.install_uuid) {
+        Some(parts) => *parts.cluster_uid == *cluster.uid,
+        None => match (&backup.facts.install_uuid, &cluster.install_uuid) {
             (Some(backup), Some(live)) => !backup.is_empty() && backup == live,
             _ => false,
         },
@@ -311,11 +316,26 @@ fn warnings(plan: &Plan, backup: &Backup, observed: &Observed) -> Vec<String> {
     if backup.selectors.is_none() {
         warnings.push("the backup has no filters/filters.json: nothing can be pruned".to_owned());
     }
+    if plan.other_cluster {
+        warnings.extend(migration::warnings(backup, observed));
+    }
     if plan.request.prune && !plan.prunes {
         warnings.push("prune is off: the backup is of another cluster".to_owned());
     }
-    for selector in &backup.unserved_selectors {
-        warnings.push(format!("not pruned, since the cluster does not serve it: {selector}"));
+    for Unserved { what, elsewhere } in &backup.unserved_selectors {
+        let served = match elsewhere.is_empty() {
+            true => String::new(),
+            false => format!(" (it serves {})", elsewhere.join(", ")),
+        };
+        warnings.push(printable(&format!(
+            "the backup's selectors ask for {what}, which the cluster does not serve{served}: what they would choose there \
+             is not pruned"
+        )));
+    }
+    for resource in &backup.unlistable {
+        warnings.push(format!(
+            "{resource} can be read but not listed: objects of it are written without a comparison, and none is pruned"
+        ));
     }
     for (resource, message) in &observed.live.unlisted {
         warnings.push(format!("cannot list {resource}: {message}"));

@@ -1,11 +1,15 @@
 //! Facts of Rancher, as data: who writes beside it, how its versions are read, and which of them lie apart.
 
+pub mod migration;
+
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 /// The Deployment that answers Rancher's admission webhook, in Rancher's namespace.
 pub const WEBHOOK_DEPLOYMENT: &str = "rancher-webhook";
+/// Name of both of its webhook configurations, which it makes when it starts.
+pub const RANCHER_WEBHOOKS: &str = "rancher.cattle.io";
 /// The rancher-backup operator's Deployment, in the namespace that the configuration names.
 pub const BACKUP_OPERATOR: &str = "rancher-backup";
 /// The first Rancher that rancher-backup was made for; what an older one left behind is no tarball of its.
@@ -74,6 +78,29 @@ const fn deployment(namespace: &'static str, name: &'static str) -> Writer {
 const fn all_deployments(namespace: &'static str) -> Writer {
     Writer { namespace, resource: "deployments", name: None, serves_webhook: false }
 }
+
+/// Types whose deletion destroys a cluster or cuts it off, by group; an empty list names all of a group.
+///
+/// Their finalizers take virtual machines, node groups and registrations away while Rancher runs. Prune deletes with Rancher
+/// at 0 and removes finalizers in the end, so that nobody does.
+pub const CLUSTER_TYPES: &[(&str, &[&str])] = &[
+    // Not `nodes`: every node of every cluster has one, which Rancher makes anew of what it finds there.
+    ("management.cattle.io", &["clusters", "nodepools"]),
+    ("provisioning.cattle.io", &["clusters"]),
+    ("fleet.cattle.io", &["clusters"]),
+    // Of RKE2 and K3s: the control plane of a cluster, and the machines that were not made by a driver.
+    ("rke.cattle.io", &["rkeclusters", "rkecontrolplanes", "custommachines"]),
+    ("cluster.x-k8s.io", &["clusters", "machines", "machinesets", "machinedeployments", "machinepools"]),
+    // A virtual machine each, in a type for each provider.
+    ("rke-machine.cattle.io", &[]),
+    ("infrastructure.cluster.x-k8s.io", &[]),
+    ("controlplane.cluster.x-k8s.io", &[]),
+    // Hosted clusters: the operator of the cloud deletes the cluster with the object.
+    ("aks.cattle.io", &["aksclusterconfigs"]),
+    ("eks.cattle.io", &["eksclusterconfigs"]),
+    ("gke.cattle.io", &["gkeclusterconfigs"]),
+    ("ali.cattle.io", &["aliclusterconfigs"]),
+];
 
 /// Longest text that is read as a version, in bytes: the longest tag that an image may have (OCI distribution spec).
 const MAX_VERSION_BYTES: usize = 128;

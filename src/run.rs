@@ -248,6 +248,9 @@ pub struct PlanRecord {
     pub counts: Counts,
     /// Prune was on: asked for, and the cluster was the backup's own.
     pub prunes: bool,
+    /// The backup was of another cluster; a run that is gone on with goes by this.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other_cluster: bool,
     /// Workloads to scale to 0; a run that is gone on with goes by them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub quiesce: Vec<WorkloadRef>,

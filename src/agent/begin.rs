@@ -434,6 +434,7 @@ impl Prepared {
             work.spool = found.spool;
             work.backup = Some(found.seen);
         }
+        let other_cluster_as_begun = work.recorder.status().plan.map(|plan| plan.other_cluster);
         if let Some(Looked { plan, observed, spool, known }) = self.looked {
             let key = |deletion: &crate::plan::Deletion| observed.live.objects[deletion.live as usize].key.clone();
             work.planned_deletions = Some(plan.deletions.iter().map(key).collect());
@@ -441,6 +442,7 @@ impl Prepared {
             work.spool = spool;
             work.backup = Some(observed.backup);
         }
+        work.known.other_cluster_as_begun = other_cluster_as_begun;
         work
     }
 }

@@ -122,7 +122,7 @@ pub async fn ask(
         request: request(config, placed),
         backup_name,
         location,
-        known: Known { ledger, unfinished_runs: Vec::new(), own_secrets },
+        known: Known { ledger, unfinished_runs: Vec::new(), own_secrets, other_cluster_as_begun: None },
     })
 }
 

@@ -11,10 +11,11 @@ use super::{ExecuteError, LaidOut};
 use crate::cluster::{
     Answer, ClusterError, ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target, WriteError,
 };
+use crate::object::chart::{self, Release};
 use crate::object::owner::{self, Owner};
 use crate::object::prepare::{Context, Prepared, prepare};
 use crate::object::{self, Interner, ObjectKey, StatusPlace, Summary};
-use crate::observed::LiveObject;
+use crate::observed::{LiveObject, Observed};
 use crate::plan::diff::owner_id;
 use crate::plan::gate::GateCode;
 use crate::plan::{Change, Differs, Item};
@@ -244,7 +245,13 @@ impl ObjectWriter {
             held_replicas: self.laid_out.held.iter().any(|workload| workload.names(job.key)),
             owner_uid: &|owner, namespace| self.laid_out.owner_uid(owner, namespace),
         };
-        let prepared = prepare(job.value.clone(), &context);
+        let mut prepared = prepare(job.value.clone(), &context);
+        let Observed { cluster, guarded, .. } = &self.laid_out.observed;
+        // Where there is no Rancher, Helm comes next.
+        if !cluster.workloads.iter().any(|workload| workload.rancher) {
+            let release = Release { name: &guarded.rancher_deployment, namespace: &guarded.rancher_namespace };
+            chart::mark(job.key, &mut prepared.body, release);
+        }
         let may_drop = self.laid_out.plan.request.accept.contains(&GateCode::OwnerMissing);
         match prepared.dropped_owners > 0 && !may_drop {
             true => Err(Unwritten::Refused(format!("{}: its owner is not there", job.key))),

@@ -60,6 +60,7 @@ pub fn normalise(resource: &Resource, object: &mut Object) {
 
 fn normalise_metadata(resource: &Resource, metadata: &mut Object) {
     strip_server_metadata(metadata);
+    super::chart::strip_marks(resource, metadata);
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.remove(REPLICAS_ANNOTATION);
         if resource.group == "apps" {
@@ -211,6 +212,19 @@ pub fn token_account(resource: &Resource, object: &Object) -> Option<Box<str>> {
     }
     let annotations = object.get("metadata")?.get("annotations")?;
     annotations.get(SERVICE_ACCOUNT_NAME_ANNOTATION)?.as_str().map(Box::from)
+}
+
+/// The Services that a webhook configuration asks, by namespace and name.
+pub fn webhook_services(resource: &Resource, object: &Object) -> Box<[(Box<str>, Box<str>)]> {
+    if !resource.is_webhook_configuration() {
+        return Box::default();
+    }
+    let webhooks = object.get("webhooks").and_then(Value::as_array);
+    let service = |webhook: &Value| {
+        let service = webhook.pointer("/clientConfig/service")?;
+        Some((service.get("namespace")?.as_str()?.into(), service.get("name")?.as_str()?.into()))
+    };
+    webhooks.into_iter().flatten().filter_map(service).collect()
 }
 
 /// Reads what protection and ordering need to know.

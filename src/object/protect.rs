@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{ObjectKey, Resource, Summary};
 use crate::journal::WorkloadRef;
+use crate::rancher::migration::OLD_LOCAL;
 use crate::run::NAMESPACE;
 
 /// Our own API group.
@@ -28,6 +29,10 @@ pub enum Protection {
     StaysUp,
     Builtin,
     ClusterRegistration,
+    /// Of a backup of another cluster: what Rancher and Fleet say of the cluster that they run in.
+    OldLocalCluster,
+    /// Only in the plan of a backup's object: a webhook configuration that would be made, and whose Service is nowhere.
+    NoService,
     /// The cluster's own CA, which the controller manager publishes in every namespace.
     ClusterCa,
     /// Live, deleted, and waiting for its finalizers. Only in the plan of a backup's object.
@@ -52,6 +57,13 @@ impl Protection {
             Self::StaysUp => "answers webhooks that the writes pass through, and so stays as it is",
             Self::Builtin => "is built in and kept by Rancher",
             Self::ClusterRegistration => "is made anew by Fleet for each registration",
+            Self::OldLocalCluster => {
+                "describes the cluster that the backup's Rancher ran in, and Rancher makes it anew for this one"
+            }
+            Self::NoService => {
+                "is a webhook whose Service is neither here nor in the backup: with it, what it is asked about could not be \
+                 written; what serves it makes it again"
+            }
             Self::ClusterCa => "is the CA of this cluster, which Kubernetes writes into every namespace",
             Self::Terminating => "is on its way out, and waits for its finalizers",
             Self::Needed => "holds, defines or owns objects of the backup",
@@ -76,6 +88,8 @@ pub struct Guarded {
     pub operator_secrets: BTreeSet<String>,
     /// Controllers that are not quiesced, since the API server asks them about the writes.
     pub stays_up: BTreeSet<WorkloadRef>,
+    /// The backup is of another cluster.
+    pub other_cluster: bool,
 }
 
 /// Says why an object is left as it is, whether it stands in the backup or only in the cluster.
@@ -106,6 +120,9 @@ pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Gu
     }
     if is_cluster_ca(key) {
         return Some(Protection::ClusterCa);
+    }
+    if guarded.other_cluster && OLD_LOCAL.iter().any(|local| local.is(key)) {
+        return Some(Protection::OldLocalCluster);
     }
     // What follows guards what is there: an object that is missing may be made.
     if !exists {

@@ -106,6 +106,7 @@ impl Indexer {
             selectors,
             controllers,
             unserved_selectors: Vec::new(),
+            unlistable: Vec::new(),
             unknown_fields,
         }))
     }

@@ -9,8 +9,8 @@ use crate::cluster::{Catalog, ClusterReader, ListOptions, Target, selector_text}
 use crate::journal::WorkloadRef;
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
-use crate::observed::{ClusterFacts, UpstreamRestore, Workload};
-use crate::rancher::{BACKUP_OPERATOR, WRITERS};
+use crate::observed::{Backup, ClusterFacts, UpstreamRestore, Workload};
+use crate::rancher::{BACKUP_OPERATOR, RANCHER_WEBHOOKS, WRITERS};
 use crate::release;
 
 /// Label of the objects that reinback makes for the operator.
@@ -47,7 +47,40 @@ pub async fn cluster(
         terminating_namespaces: terminating_namespaces(reader).await?,
         occupied_namespaces: BTreeMap::new(),
         unfinished_runs: Vec::new(),
+        services: BTreeSet::new(),
+        rancher_webhooks: rancher_webhooks(reader).await?,
+        kubernetes_version: None,
     })
+}
+
+/// Of the Services that webhook configurations of the backup name, those that are there.
+pub async fn services_named(
+    reader: &ClusterReader,
+    backup: &Backup,
+) -> Result<BTreeSet<(String, String)>, ObserveError> {
+    let named = backup.objects.iter().flat_map(|object| object.summary.webhook_services.iter());
+    let named: BTreeSet<(String, String)> =
+        named.map(|(namespace, name)| (namespace.to_string(), name.to_string())).collect();
+    let resource = Resource::new("", "v1", "services");
+    let mut there = BTreeSet::new();
+    for (namespace, name) in named {
+        if get(reader, &resource, Some(&namespace), &name).await?.is_some() {
+            there.insert((namespace, name));
+        }
+    }
+    Ok(there)
+}
+
+/// Rancher's own webhook configurations, which rancher-webhook makes when it starts.
+async fn rancher_webhooks(reader: &ClusterReader) -> Result<Vec<String>, ObserveError> {
+    let mut found = Vec::new();
+    for plural in ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"] {
+        let resource = Resource::new("admissionregistration.k8s.io", "v1", plural);
+        if get(reader, &resource, None, RANCHER_WEBHOOKS).await?.is_some() {
+            found.push(format!("{plural}/{RANCHER_WEBHOOKS}"));
+        }
+    }
+    Ok(found)
 }
 
 /// Settings of Rancher that a plan compares.

@@ -10,10 +10,10 @@ use serde_json::value::RawValue;
 use super::{ObserveError, is_forbidden, to_list, visible};
 use crate::backup::{SelectorQuery, Selectors};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
-use crate::object::owner::OwnerId;
+use crate::object::owner::{OwnerId, group_of};
 use crate::object::protect::goes_by_content;
 use crate::object::{self, Interner, ObjectKey, Resource};
-use crate::observed::{Access, Backup, Live, LiveObject, Served, ServedType};
+use crate::observed::{Access, Backup, Live, LiveObject, Served, ServedType, Unserved};
 use crate::plan::diff::{owner_id, wanted};
 
 /// Lists under way at once; more gain nothing, since the API server's CPU is the limit.
@@ -72,11 +72,45 @@ pub fn served(catalog: &Catalog, custom: &HashSet<(String, String)>) -> Served {
     Served { types: types.collect(), failing: catalog.failing.iter().map(ToString::to_string).collect() }
 }
 
-/// Selectors of the backup whose group and version nobody serves.
-pub fn unserved_selectors(backup: &Backup, catalog: &Catalog) -> Vec<String> {
-    let served: BTreeSet<String> = catalog.resources.iter().map(|found| found.resource.api_version()).collect();
-    let selectors = backup.selectors.iter();
-    selectors.flat_map(|all| all.unserved(|version| served.contains(version))).map(str::to_owned).collect()
+/// What selectors of the backup ask for at a group and version at which nobody serves it.
+pub fn unserved_selectors(backup: &Backup, catalog: &Catalog) -> Vec<Unserved> {
+    let Some(selectors) = &backup.selectors else { return Vec::new() };
+    let all = || catalog.resources.iter().map(|found| (found, found.resource.api_version()));
+    let served: BTreeSet<String> = all().map(|(_, version)| version).collect();
+    let is_named = |found: &ApiResource, kind: &str| found.kind == kind || found.resource.plural == kind;
+    let whole = selectors.unserved(|version| served.contains(version)).into_iter().map(|version| {
+        let group = group_of(version);
+        let elsewhere: BTreeSet<String> =
+            all().filter(|(found, _)| found.resource.group == group).map(|(_, version)| version).collect();
+        Unserved { what: version.to_owned(), elsewhere: elsewhere.into_iter().collect() }
+    });
+    // A version may be served with some of its types moved on.
+    let kinds = selectors.listed_kinds().into_iter().filter(|(version, _)| served.contains(*version));
+    let moved = kinds.filter_map(|(version, kind)| {
+        let named = || all().filter(|(found, _)| found.resource.group == group_of(version) && is_named(found, kind));
+        let elsewhere: BTreeSet<String> = named().map(|(_, version)| version).collect();
+        (!elsewhere.is_empty() && !elsewhere.contains(version))
+            .then(|| Unserved { what: format!("{kind} of {version}"), elsewhere: elsewhere.into_iter().collect() })
+    });
+    let unserved: BTreeSet<Unserved> = whole.chain(moved).collect();
+    unserved.into_iter().collect()
+}
+
+/// Types that are selected or in the backup, and that the API server gives by name but not as a list.
+pub fn unlistable(backup: &Backup, catalog: &Catalog) -> Vec<String> {
+    let in_backup: HashSet<&Resource> = backup.objects.iter().map(|object| object.key.resource.as_ref()).collect();
+    let listed: HashSet<String> = catalog
+        .resources
+        .iter()
+        .filter(|found| found.can("list"))
+        .map(|found| found.resource.group_resource())
+        .collect();
+    let found = catalog.resources.iter().filter(|found| found.can("get"));
+    let wanted = found
+        .filter(|found| in_backup.contains(found.resource.as_ref()) || !selector_queries(backup, found).is_empty())
+        .map(|found| found.resource.group_resource())
+        .filter(|name| !listed.contains(name));
+    wanted.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 /// One list: a type, and what its objects are wanted for.

@@ -22,13 +22,17 @@ pub struct Differences {
 pub fn diff(backup: &Backup, observed: &Observed) -> Differences {
     let own = Owners::new(backup, observed);
     let types = Types::new(backup, &observed.live.served);
+    let services = Services::new(backup, observed);
     let mut items: Vec<Item> = (0..)
         .zip(&backup.objects)
         .map(|(index, object)| {
             let live_index = observed.live.index(&object.key);
             let live = live_index.map(|index| &observed.live.objects[index as usize]);
             let status = types.status(&object.key.resource);
-            let change = change(&object.key, &object.summary, live, observed, status);
+            let change = match change(&object.key, &object.summary, live, observed, status) {
+                Change::Create if !services.answer(&object.summary) => Change::Protected(Protection::NoService),
+                change => change,
+            };
             let status = status.unwrap_or(StatusPlace::Nowhere);
             Item { backup: index, live: live_index, change, status, step: step_of(&object.key), depth: 0 }
         })
@@ -38,7 +42,12 @@ pub fn diff(backup: &Backup, observed: &Observed) -> Differences {
     Differences { items, missing_owners }
 }
 
+/// Webhooks come after all other objects: from then on what they are about passes through them, and who answers them may
+/// have come with this very restore.
 fn step_of(key: &ObjectKey) -> Step {
+    if key.resource.is_webhook_configuration() {
+        return Step::Namespaced;
+    }
     match (key.resource.is_crd(), &key.namespace) {
         (true, _) => Step::Crds,
         (false, None) => Step::ClusterScoped,
@@ -78,6 +87,23 @@ fn change(
     match differs.spec || differs.status {
         true => Change::Update(differs),
         false => Change::Skip,
+    }
+}
+
+/// Services that can be asked by a webhook: live ones, and those of the backup.
+struct Services<'a>(HashSet<(&'a str, &'a str)>);
+
+impl<'a> Services<'a> {
+    fn new(backup: &'a Backup, observed: &'a Observed) -> Self {
+        let of_backup = backup.objects.iter().filter(|object| object.key.resource.is("", "services"));
+        let of_backup = of_backup.filter_map(|object| Some((object.key.namespace.as_deref()?, &*object.key.name)));
+        let live = observed.cluster.services.iter().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
+        Self(of_backup.chain(live).collect())
+    }
+
+    /// Each Service that a webhook configuration asks is one of them. What asks none is answered.
+    fn answer(&self, summary: &Summary) -> bool {
+        summary.webhook_services.iter().all(|(namespace, name)| self.0.contains(&(&**namespace, &**name)))
     }
 }
 

@@ -5,6 +5,7 @@
 //! way out), and its approval was judged when it began.
 
 mod cluster;
+mod migration;
 mod objects;
 pub(super) mod source;
 
@@ -33,6 +34,7 @@ const RULES: &[Rule] = &[
     source::not_supported,
     source::unsupported_version,
     source::different_cluster,
+    migration::rancher_installed,
     source::different_server_url,
     source::version_mismatch,
     source::version_boundary,

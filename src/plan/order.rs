@@ -1,4 +1,5 @@
-//! The order of writes: CRDs, cluster-scoped, namespaced; in each, owners before what they own.
+//! The order of writes: CRDs, cluster-scoped, namespaced; in each, owners before what they own. Webhook configurations
+//! come last of all.
 
 use std::collections::HashMap;
 
@@ -15,7 +16,8 @@ pub struct Ordered {
     pub cycles: Vec<ObjectKey>,
 }
 
-/// Gives each item its depth and sorts by step, depth and the order of the backup; what waits for a circle comes last.
+/// Gives each item its depth and sorts by step, depth and the order of the backup; what waits for a circle comes
+/// last, and then webhook configurations.
 ///
 /// `items` are all of the backup's, in its order, as [`super::diff::diff`] makes them.
 pub fn order(backup: &Backup, mut items: Vec<Item>) -> Ordered {
@@ -27,6 +29,9 @@ pub fn order(backup: &Backup, mut items: Vec<Item>) -> Ordered {
         item.depth = depth.unwrap_or(last);
         if depth.is_none() {
             cycles.push(backup.objects[item.backup as usize].key.clone());
+        }
+        if backup.objects[item.backup as usize].key.resource.is_webhook_configuration() {
+            item.depth = last.saturating_add(1);
         }
     }
     items.sort_by_key(|item| (item.step, item.depth, item.backup));

@@ -17,24 +17,27 @@ pub fn split(workloads: &[Workload]) -> (Vec<Workload>, Vec<Workload>) {
 
 /// Writers that are not there and that the restore makes, with the replicas that the backup gives them: made at 0, they
 /// come up at resume with the others, and not in the middle of the writes.
-pub fn arrivals(items: &[Item], backup: &Backup) -> Vec<(WorkloadRef, i32)> {
+///
+/// `with_webhooks`: also those that answer webhooks. Where Rancher is not installed nothing asks them yet, and
+/// rancher-webhook would begin by making its webhooks itself.
+pub fn arrivals(items: &[Item], backup: &Backup, with_webhooks: bool) -> Vec<(WorkloadRef, i32)> {
     let made = items.iter().filter(|item| matches!(item.change, Change::Create | Change::Recreate));
     let made = made.map(|item| &backup.objects[item.backup as usize]);
     made.filter_map(|object| {
         let replicas = object.summary.traits.replicas?;
-        writes_beside(&object.key, &backup.controllers).then(|| (reference(&object.key), replicas))
+        writes_beside(&object.key, &backup.controllers, with_webhooks).then(|| (reference(&object.key), replicas))
     })
     .collect()
 }
 
-fn writes_beside(key: &ObjectKey, controllers: &[WorkloadRef]) -> bool {
+fn writes_beside(key: &ObjectKey, controllers: &[WorkloadRef], with_webhooks: bool) -> bool {
     let is = |writer: &&Writer| {
         key.namespace.as_deref() == Some(writer.namespace)
             && key.resource.is("apps", writer.resource)
             && writer.name.is_none_or(|name| name == &*key.name)
     };
     match WRITERS.iter().find(is) {
-        Some(writer) => !writer.serves_webhook,
+        Some(writer) => with_webhooks || !writer.serves_webhook,
         None => controllers.iter().any(|controller| controller.names(key)),
     }
 }

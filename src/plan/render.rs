@@ -86,6 +86,7 @@ impl<'a> Report<'a> {
             deletions,
             spared,
             prunes,
+            other_cluster: _, // the gate DifferentCluster says so
             quiesce,
             stays_up,
             missing_owners,
@@ -253,7 +254,7 @@ fn facts(backup: &Backup, observed: &Observed, at: Timestamp) -> Vec<(&'static s
     let unknown = || "unknown".to_owned();
     let version = said.rancher_version.as_deref().map_or_else(unknown, printable);
     let runs = running(cluster).map_or_else(unknown, |running| printable(running.text));
-    let same = if is_same_cluster(backup, observed) { "this cluster" } else { "ANOTHER cluster" };
+    let same = if is_same_cluster(backup, &observed.cluster) { "this cluster" } else { "ANOTHER cluster" };
     let parts = backup.name.parts();
     let uid = parts.as_ref().map_or_else(|| "kube-system UID unknown".to_owned(), |parts| parts.cluster_uid.to_owned());
     let mut facts = vec![

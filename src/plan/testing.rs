@@ -133,6 +133,7 @@ impl World {
             selectors: Some(no_selectors()),
             controllers: Vec::new(),
             unserved_selectors: Vec::new(),
+            unlistable: Vec::new(),
             unknown_fields: Vec::new(),
         };
         let request = Request {
@@ -254,6 +255,7 @@ impl World {
                 selectors,
                 controllers,
                 unserved_selectors,
+                unlistable,
                 unknown_fields,
             } = &self.backup;
             BackupSeen::Whole(Box::new(Backup {
@@ -268,6 +270,7 @@ impl World {
                 selectors: selectors.clone(),
                 controllers: controllers.clone(),
                 unserved_selectors: unserved_selectors.clone(),
+                unlistable: unlistable.clone(),
                 unknown_fields: unknown_fields.clone(),
             }))
         };
@@ -287,7 +290,7 @@ impl World {
             live,
             ledger: self.ledger.clone(),
             denied: self.denied.clone(),
-            guarded: guarded(),
+            guarded: Guarded { other_cluster: !super::is_same_cluster(&self.backup, &self.cluster), ..guarded() },
         }
     }
 
@@ -308,6 +311,7 @@ pub fn guarded() -> Guarded {
         operator_namespace: "cattle-resources-system".to_owned(),
         operator_secrets: BTreeSet::new(),
         stays_up: BTreeSet::new(),
+        other_cluster: false,
     }
 }
 

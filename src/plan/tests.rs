@@ -741,17 +741,109 @@ fn a_writer_that_the_restore_makes_comes_up_at_resume_and_one_that_answers_webho
     let observed = world.observed();
     let plan = plan(&world.request, &observed);
     let BackupSeen::Whole(backup) = &observed.backup else { panic!("a whole backup") };
-    let mut arrivals: Vec<String> = quiesce::arrivals(&plan.items, backup)
-        .into_iter()
-        .map(|(workload, replicas)| format!("{workload} {replicas}"))
-        .collect();
-    arrivals.sort();
-    assert_eq!(
-        arrivals,
-        [
-            "deployments/cattle-fleet-system/fleet-controller 2",
-            "deployments/cattle-fleet-system/gitjob 1",
-            "deployments/cattle-x/named-by-the-backup 2",
-        ]
+    let arrivals = |with_webhooks: bool| {
+        let arrivals = quiesce::arrivals(&plan.items, backup, with_webhooks).into_iter();
+        let mut arrivals: Vec<String> = arrivals.map(|(workload, replicas)| format!("{workload} {replicas}")).collect();
+        arrivals.sort();
+        arrivals
+    };
+    let beside = [
+        "deployments/cattle-fleet-system/fleet-controller 2",
+        "deployments/cattle-fleet-system/gitjob 1",
+        "deployments/cattle-x/named-by-the-backup 2",
+    ];
+    assert_eq!(arrivals(false), beside);
+    assert_eq!(arrivals(true), [&beside[..2], &["deployments/cattle-system/rancher-webhook 2"], &beside[2..]].concat());
+}
+
+// Migration.
+
+/// On a cluster where there was no Rancher.
+fn migrated() -> World {
+    let mut world = World::quiet();
+    world.cluster.uid = "0000".to_owned();
+    world.cluster.workloads.clear();
+    world.cluster.server_url = None;
+    world.cluster.server_version = None;
+    world
+}
+
+#[test]
+fn what_describes_the_old_local_cluster_stays_behind_and_only_in_a_migration() {
+    let left = ["nodes.management.cattle.io#v3/local/machine-1", "secrets.#v1/fleet-local/local-kubeconfig"];
+    let kept = ["clusters.management.cattle.io#v3/local", "secrets.#v1/fleet-local/other"];
+    let with_objects = |mut world: World| {
+        world.serve("nodes.management.cattle.io#v3", true, false);
+        for path in left.iter().chain(&kept) {
+            world.backed_up(path, json!({}));
+        }
+        changes(&world)
+    };
+    insta::assert_snapshot!(with_objects(migrated()), @r"
+    clusters.management.cattle.io#v3/local  create
+    nodes.management.cattle.io#v3/local/machine-1  protected: describes the cluster that the backup's Rancher ran in, and Rancher makes it anew for this one
+    secrets.#v1/fleet-local/local-kubeconfig  protected: describes the cluster that the backup's Rancher ran in, and Rancher makes it anew for this one
+    secrets.#v1/fleet-local/other  create
+    ");
+    assert!(!with_objects(World::quiet()).contains("describes"));
+}
+
+#[test]
+fn a_migration_says_what_nobody_can_see_and_what_comes_next() {
+    let mut world = migrated();
+    world.cluster.kubernetes_version = Some("v1.31.4+k3s1".to_owned());
+    insta::assert_snapshot!(world.plan().warnings.join("\n"), @r"
+    the backup is of another cluster: the Rancher there must be at 0 replicas for good before one starts here, and the host name of https://rancher.example.org must lead here, or two Ranchers drive the same clusters
+    the chart of Rancher v2.9.3 is made for Kubernetes before 1.31, and here is v1.31.4+k3s1: Helm will not install it; use an older Kubernetes, or upgrade Rancher on the old cluster and back it up again
+    there is no Rancher in cattle-system to stop or to start: when this has succeeded, install Rancher v2.9.3 with Helm, for https://rancher.example.org (docs/migration.md)
+    prune is off: the backup is of another cluster
+    ");
+    world.cluster.kubernetes_version = Some("v1.30.9".to_owned());
+    world.cluster.workloads = World::quiet().cluster.workloads;
+    assert_eq!(world.plan().warnings.len(), 2, "of the Rancher elsewhere, and of prune");
+}
+
+#[test]
+fn webhooks_come_last_of_all_and_stay_away_where_nothing_would_answer_them() {
+    let folder = "validatingwebhookconfigurations.admissionregistration.k8s.io#v1";
+    let asking = |namespace: &str, name: &str| json!({"webhooks": [{"name": "w", "clientConfig": {"service": {"namespace": namespace, "name": name}}}]});
+    let mut world = World::quiet();
+    world.serve(folder, false, false).serve("services.#v1", false, true);
+    world.backed_up(&format!("{folder}/dead"), asking("cattle-system", "nowhere"));
+    world.backed_up(&format!("{folder}/live"), asking("cattle-system", "rancher-webhook"));
+    world.backed_up(&format!("{folder}/comes"), asking("cattle-capi-system", "capi-webhook-service"));
+    world.backed_up(
+        &format!("{folder}/outside"),
+        json!({"webhooks": [{"clientConfig": {"url": "https://w.example.org"}}]}),
     );
+    world.both(&format!("{folder}/there"), asking("cattle-system", "nowhere"));
+    world.backed_up("services.#v1/cattle-capi-system/capi-webhook-service", json!({}));
+    world.backed_up(&secret("last"), json!({}));
+    world.cluster.services.insert(("cattle-system".to_owned(), "rancher-webhook".to_owned()));
+    insta::assert_snapshot!(changes(&world), @r"
+    services.#v1/cattle-capi-system/capi-webhook-service  create
+    secrets.#v1/cattle-system/last  create
+    validatingwebhookconfigurations.admissionregistration.k8s.io#v1/dead  protected: is a webhook whose Service is neither here nor in the backup: with it, what it is asked about could not be written; what serves it makes it again
+    validatingwebhookconfigurations.admissionregistration.k8s.io#v1/live  create
+    validatingwebhookconfigurations.admissionregistration.k8s.io#v1/comes  create
+    validatingwebhookconfigurations.admissionregistration.k8s.io#v1/outside  create
+    validatingwebhookconfigurations.admissionregistration.k8s.io#v1/there  equal
+    ");
+}
+
+#[test]
+fn what_selectors_ask_for_and_is_not_served_so_is_said() {
+    let mut world = World::quiet();
+    let unserved = |what: &str, elsewhere: &[&str]| crate::observed::Unserved {
+        what: what.to_owned(),
+        elsewhere: elsewhere.iter().map(|version| (*version).to_owned()).collect(),
+    };
+    world.backup.unserved_selectors =
+        vec![unserved("a.example.org/v1", &[]), unserved("cluster.x-k8s.io/v1beta1", &["cluster.x-k8s.io/v1beta2"])];
+    world.backup.unlistable = vec!["reviews.example.org".to_owned()];
+    insta::assert_snapshot!(world.plan().warnings.join("\n"), @r"
+    the backup's selectors ask for a.example.org/v1, which the cluster does not serve: what they would choose there is not pruned
+    the backup's selectors ask for cluster.x-k8s.io/v1beta1, which the cluster does not serve (it serves cluster.x-k8s.io/v1beta2): what they would choose there is not pruned
+    reviews.example.org can be read but not listed: objects of it are written without a comparison, and none is pruned
+    ");
 }

@@ -129,7 +129,7 @@ pub fn render_one(run: &Run, now: Timestamp) -> String {
 }
 
 fn plan_fields(plan: &PlanRecord, field: &mut impl FnMut(&str, &str)) {
-    let PlanRecord { digest, engine, backup, counts: _, prunes: _, quiesce: _, accepted } = plan;
+    let PlanRecord { digest, engine, backup, counts: _, prunes: _, other_cluster: _, quiesce: _, accepted } = plan;
     field("Plan", &format!("{digest}, engine {engine}"));
     let version = backup.rancher_version.as_ref().map_or_else(String::new, |version| format!(", Rancher {version}"));
     field("Backup", &format!("{}{version}", backup.name));

@@ -120,6 +120,7 @@ fn plan() -> PlanRecord {
         },
         counts: counts(),
         prunes: true,
+        other_cluster: false,
         quiesce: Vec::new(),
         accepted: vec!["CrdVersionsKept".to_owned()],
     }

@@ -163,7 +163,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
            deployments/cattle-fleet-system/fleet-controller (2 replicas)
 
          mind
-           not pruned, since the cluster does not serve it: catalog.cattle.io/v1
+           the backup's selectors ask for catalog.cattle.io/v1, which the cluster does not serve: what they would choose there is not pruned
 
          plan sha256:DIGEST
 

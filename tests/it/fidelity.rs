@@ -289,6 +289,10 @@ const PROTECTED_URLS: [&str; 6] = [
     "/api/v1/namespaces/reinback-system",
 ];
 
+const EXT_API: &str = "
+{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.ext.cattle.io}, spec: {group: ext.cattle.io, version: v1, groupPriorityMinimum: 100, versionPriority: 100, insecureSkipTLSVerify: true, service: {namespace: cattle-system, name: imperative-api-extension}}}
+";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_that_prune_deletes_is_waited_for_and_nothing_that_is_protected_goes() {
     let world = World::start().await;
@@ -302,6 +306,9 @@ async fn a_namespace_that_prune_deletes_is_waited_for_and_nothing_that_is_protec
         &world,
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: slow, namespace: p-newer, finalizers: [example.org/slow]}}",
     );
+
+    // Rancher's own API, which nobody serves while Rancher is at 0: discovery fails for it, and namespaces hang.
+    apply(&world, EXT_API);
 
     let accept = [("accept", "PruneDeletesNamespaces")];
     world.commit_restore("newer", &accept, "  prune: true\n");
@@ -319,6 +326,9 @@ async fn a_namespace_that_prune_deletes_is_waited_for_and_nothing_that_is_protec
     assert_eq!(phase(&run_of(&world, "newer").await.expect("a run")), "Running");
     let done = r#"{"metadata":{"finalizers":null}}"#;
     world.kubectl(&["patch", "configmap", "-n", "p-newer", "slow", "--type=merge", "-p", done]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(get(&world, "/api/v1/namespaces/p-newer").is_ok(), "an API that fails keeps it");
+    world.kubectl(&["delete", "apiservice", "v1.ext.cattle.io"]);
     assert_eq!(agent.ended(Duration::from_secs(60)).await.code(), Some(0));
 
     assert!(get(&world, "/api/v1/namespaces/p-newer").is_err(), "the run ended before the namespace was gone");

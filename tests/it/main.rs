@@ -16,6 +16,7 @@ mod git;
 mod git_server;
 mod harness;
 mod killed;
+mod migration;
 mod once;
 mod plan;
 mod process;

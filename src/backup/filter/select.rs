@@ -1,6 +1,6 @@
 //! Selectors, compiled.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use regex::Regex;
 
@@ -133,6 +133,19 @@ impl Selectors {
         unserved.sort_unstable();
         unserved.dedup();
         unserved
+    }
+}
+
+impl Selectors {
+    /// The kinds and plurals that selectors list by name, each with the `apiVersion` at which it is asked for.
+    pub fn listed_kinds(&self) -> BTreeSet<(&str, &str)> {
+        let listed = self.0.iter().flat_map(|selector| match &selector.kinds {
+            Kinds::All => Vec::new(),
+            Kinds::These { terms, excluded: _ } => {
+                terms.listed.iter().map(|kind| (selector.api_version.as_str(), kind.as_str())).collect()
+            }
+        });
+        listed.collect()
     }
 }
 

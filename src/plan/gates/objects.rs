@@ -8,6 +8,7 @@ use crate::object::{ObjectKey, Resource};
 use crate::observed::{BackupObject, LiveObject};
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::{Change, Deletion, Item, printable};
+use crate::rancher::CLUSTER_TYPES;
 
 impl<'a> View<'a> {
     fn items(&self) -> impl Iterator<Item = (&'a Item, &'a BackupObject)> {
@@ -148,31 +149,27 @@ pub(super) fn prune_deletes_clusters(view: &View<'_>) -> Option<Gate> {
 
 /// Objects whose deletion destroys a cluster, or cuts it off.
 fn is_cluster(resource: &Resource) -> bool {
-    match (resource.group.as_str(), resource.plural.as_str()) {
-        ("management.cattle.io" | "provisioning.cattle.io" | "fleet.cattle.io", "clusters")
-        | ("cluster.x-k8s.io", "clusters" | "machines" | "machinesets" | "machinedeployments" | "machinepools")
-        // A virtual machine each, in a type for each provider.
-        | ("rke-machine.cattle.io" | "infrastructure.cluster.x-k8s.io", _) => true,
-        _ => false,
-    }
+    let is = |(group, plurals): &(&str, &[&str])| {
+        resource.group == *group && (plurals.is_empty() || plurals.contains(&resource.plural.as_str()))
+    };
+    CLUSTER_TYPES.iter().any(is)
 }
 
 pub(super) fn prune_deletes_namespaces(view: &View<'_>) -> Option<Gate> {
-    let mut holding: BTreeMap<&str, usize> = BTreeMap::new();
-    for (deletion, object) in view.deletions() {
-        let along = deletion.takes_along.iter().filter(|key| key.resource.is_namespace());
-        let own = [&object.key].into_iter().filter(|key| key.resource.is_namespace());
-        for namespace in own.chain(along) {
-            let name = namespace.name.as_ref();
-            let inside = deletion.takes_along.iter().filter(|key| key.namespace.as_deref() == Some(name));
-            let others = inside.filter(|key| !comes_with_namespace(key)).count();
-            let pods = view.observed.cluster.occupied_namespaces.get(name).copied().unwrap_or_default();
-            let held = others.max(usize::try_from(pods).unwrap_or(usize::MAX));
-            if held > 0 {
-                holding.insert(name, held);
-            }
+    let namespaces = view.going().filter(|key| key.resource.is_namespace());
+    let mut holding: BTreeMap<&str, usize> = namespaces.map(|key| (key.name.as_ref(), 0)).collect();
+    // Whichever deletion reaches an object first: an owner of it may go beside the namespace that it lies in.
+    for key in view.deletions().flat_map(|(deletion, _)| &deletion.takes_along) {
+        let held = key.namespace.as_deref().and_then(|namespace| holding.get_mut(namespace));
+        if let Some(held) = held.filter(|_| !comes_with_namespace(key)) {
+            *held += 1;
         }
     }
+    for (name, held) in &mut holding {
+        let pods = view.observed.cluster.occupied_namespaces.get(*name).copied().unwrap_or_default();
+        *held = (*held).max(usize::try_from(pods).unwrap_or(usize::MAX));
+    }
+    holding.retain(|_, held| *held > 0);
     (!holding.is_empty()).then(|| {
         let named = holding.iter().map(|(name, held)| format!("{name} ({})", count(*held, "object")));
         view.acceptable(
@@ -199,11 +196,19 @@ fn comes_with_namespace(key: &ObjectKey) -> bool {
 }
 
 pub(super) fn prune_deletes_crds(view: &View<'_>) -> Option<Gate> {
-    let holding: Vec<String> = view
-        .deletions()
-        .filter(|(deletion, object)| object.key.resource.is_crd() && !deletion.takes_along.is_empty())
-        .map(|(deletion, object)| format!("{} ({})", object.key.name, count(deletion.takes_along.len(), "object")))
-        .collect();
+    let mut by_type: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for key in view.deletions().flat_map(|(deletion, _)| &deletion.takes_along) {
+        *by_type.entry((&key.resource.plural, &key.resource.group)).or_default() += 1;
+    }
+    let crds = view.deletions().filter(|(_, object)| object.key.resource.is_crd());
+    let held = crds.map(|(deletion, object)| {
+        let name = &object.key.name;
+        // Its objects may go along with an owner before they go with it, and what they own goes along with them.
+        let own = name.split_once('.').and_then(|name| by_type.get(&name).copied()).unwrap_or_default();
+        (name, own.max(deletion.takes_along.len()))
+    });
+    let holding: Vec<String> =
+        held.filter(|(_, held)| *held > 0).map(|(name, held)| format!("{name} ({})", count(held, "object"))).collect();
     (!holding.is_empty()).then(|| {
         view.acceptable(
             GateCode::PruneDeletesCrds,

@@ -1,6 +1,7 @@
 //! Gates about what is asked for, the backup, and what ran before.
 
-use super::{View, listed};
+use super::{View, count, listed};
+use crate::object::ObjectKey;
 use crate::observed::{BackupSeen, ClusterFacts};
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::{is_same_cluster, printable};
@@ -53,6 +54,10 @@ pub(super) fn not_supported(view: &View<'_>) -> Option<Gate> {
 }
 
 pub(super) fn unsupported_version(view: &View<'_>) -> Option<Gate> {
+    old_rancher(view).or_else(|| old_definitions(view))
+}
+
+fn old_rancher(view: &View<'_>) -> Option<Gate> {
     let version: Version = view.backup?.facts.rancher_version.as_ref()?.parse().ok()?;
     (version.numbers() < rancher::FIRST_WITH_BACKUPS).then(|| {
         Gate::new(
@@ -63,9 +68,28 @@ pub(super) fn unsupported_version(view: &View<'_>) -> Option<Gate> {
     })
 }
 
+/// Passing over definitions would pass over all of their objects.
+fn old_definitions(view: &View<'_>) -> Option<Gate> {
+    let served = &view.observed.live.served.types;
+    let old = |key: &&ObjectKey| key.resource.is_crd() && !served.contains_key(key.resource.as_ref());
+    let old: Vec<&ObjectKey> = view.backup?.objects.iter().map(|object| &object.key).filter(old).collect();
+    let first = old.first()?;
+    Some(Gate::new(
+        GateCode::UnsupportedVersion,
+        format!(
+            "{} of the backup are at {}, which this Kubernetes does not serve (v1beta1 ended with 1.22): {}",
+            count(old.len(), "definition"),
+            first.resource.api_version(),
+            listed(&old)
+        ),
+        "upgrade the Kubernetes of the old cluster to 1.16 or later, and back it up again by a ResourceSet that asks for \
+         apiextensions.k8s.io/v1",
+    ))
+}
+
 pub(super) fn different_cluster(view: &View<'_>) -> Option<Gate> {
     let backup = view.backup?;
-    if is_same_cluster(backup, view.observed) {
+    if is_same_cluster(backup, &view.observed.cluster) {
         return None;
     }
     let cluster = &view.observed.cluster;

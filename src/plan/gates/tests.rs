@@ -112,6 +112,7 @@ fn a_backup_older_than_the_operator_is_refused() {
 #[test]
 fn a_backup_of_another_cluster_is_not_pruned_by() {
     let mut world = world(|world| {
+        uninstall_rancher(world);
         world.cluster.uid = "0000".to_owned();
         world.ledger.branch_cluster_uid = None;
         world.live("secrets.#v1/cattle-system/later", json!({}));
@@ -126,13 +127,60 @@ fn a_backup_of_another_cluster_is_not_pruned_by() {
 
 #[test]
 fn a_backup_without_a_cluster_in_its_name_goes_by_install_uuid() {
-    let mut world = world(|world| world.backup.name = BackupName::new("renamed.tar.gz").unwrap());
+    let mut world = world(|world| {
+        uninstall_rancher(world);
+        world.backup.name = BackupName::new("renamed.tar.gz").unwrap();
+    });
     assert_snapshot!(held(&world), @r"
     DifferentCluster: the backup's name does not say of which cluster it is; the install-uuid of its Rancher is b3c0a1f2; here it is unknown; prune is off
     -> name a backup of this cluster; or add to the manifest's annotations: `reinback.io/accept: DifferentCluster` (restores it here, without prune whatever the manifest says)
     ");
     world.cluster.install_uuid = Some("b3c0a1f2".to_owned());
     assert!(is_free(&world));
+}
+
+/// Nothing is left of it, as on a new cluster.
+fn uninstall_rancher(world: &mut World) {
+    world.cluster.workloads.clear();
+    world.cluster.server_version = None;
+    world.cluster.server_url = None;
+}
+
+#[test]
+fn a_migration_to_where_rancher_was_installed_is_held() {
+    let mut world = world(|world| {
+        world.cluster.uid = "0000".to_owned();
+        world.ledger.branch_cluster_uid = None;
+        world.cluster.install_uuid = Some("another".to_owned());
+        world.cluster.rancher_webhooks = vec!["validatingwebhookconfigurations/rancher.cattle.io".to_owned()];
+        world.accept(GateCode::DifferentCluster);
+    });
+    assert_snapshot!(held(&world), @r"
+    RancherInstalled: the backup is of another cluster, and a Rancher has been installed on this one: Deployment cattle-system/rancher, validatingwebhookconfigurations/rancher.cattle.io, an install-uuid of its own
+    -> uninstall it and clear away what it made (rancher-cleanup), and install Rancher after the restore; or add to the manifest's annotations: `reinback.io/accept: DifferentCluster, RancherInstalled` (mixes the backup with what this Rancher made, of which nothing is pruned)
+    ");
+    assert!(is_accepted(world.accept(GateCode::RancherInstalled), GateCode::RancherInstalled));
+    world.request.accept.remove(&GateCode::RancherInstalled);
+    uninstall_rancher(&mut world);
+    world.cluster.rancher_webhooks.clear();
+    assert_eq!(world.holding(), [GateCode::RancherInstalled], "it has left its install-uuid");
+    world.cluster.install_uuid = Some("b3c0a1f2".to_owned());
+    assert!(world.holding().is_empty(), "an earlier try brought the backup's own");
+}
+
+#[test]
+fn definitions_of_an_old_form_are_refused() {
+    let definitions = "customresourcedefinitions.apiextensions.k8s.io#v1beta1";
+    let mut world = world(|world| {
+        world.backed_up(&format!("{definitions}/foos.example.org"), crd("foos", "example.org", "v1", false));
+        world.accept(GateCode::ResourceNotServed);
+    });
+    assert_snapshot!(held(&world), @r"
+    UnsupportedVersion: 1 definition of the backup are at apiextensions.k8s.io/v1beta1, which this Kubernetes does not serve (v1beta1 ended with 1.22): customresourcedefinitions.apiextensions.k8s.io#v1beta1/foos.example.org
+    -> upgrade the Kubernetes of the old cluster to 1.16 or later, and back it up again by a ResourceSet that asks for apiextensions.k8s.io/v1
+    ");
+    world.serve(definitions, false, false);
+    assert!(!world.holding().contains(&GateCode::UnsupportedVersion));
 }
 
 #[test]
@@ -535,6 +583,19 @@ fn a_namespace_that_is_taken_along_counts_too() {
         world.dependent("configmaps.#v1/p-1/notes", &[]);
     });
     assert_eq!(world.holding(), [GateCode::PruneDeletesNamespaces]);
+}
+
+#[test]
+fn an_object_counts_in_its_namespace_and_for_its_definition_whichever_deletion_reaches_it_first() {
+    let owner = "projects.management.cattle.io#v3/local/p-1";
+    let world = world(|world| {
+        world.live(owner, json!({})).live("namespaces.#v1/p-own", json!({}));
+        world.dependent("configmaps.#v1/p-own/notes", &[owner]);
+        let definition = "customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org";
+        world.live(definition, crd("foos", "example.org", "v1", false));
+        world.dependent("foos.example.org#v1/a", &[owner]);
+    });
+    assert_eq!(world.holding(), [GateCode::PruneDeletesNamespaces, GateCode::PruneDeletesCrds]);
 }
 
 #[test]

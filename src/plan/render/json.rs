@@ -43,6 +43,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
         deletions,
         spared,
         prunes,
+        other_cluster: _, // `backup.sameCluster`
         quiesce,
         stays_up,
         missing_owners,
@@ -53,7 +54,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
     } = plan;
     let mut backup = json!(backup);
     if let (Some(record), Some(whole)) = (backup.as_object_mut(), whole(observed)) {
-        record.insert("sameCluster".to_owned(), json!(is_same_cluster(whole, observed)));
+        record.insert("sameCluster".to_owned(), json!(is_same_cluster(whole, &observed.cluster)));
     }
     let changes =
         objects(plan, observed).filter(|(_, change)| verbosity == Verbosity::Objects || *change != Change::Skip);

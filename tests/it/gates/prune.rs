@@ -22,6 +22,21 @@ async fn prune_asks_before_it_takes_clusters_full_namespaces_definitions_in_use_
     insta::assert_snapshot!(accepted.message("PruneDeletesNamespaces"), @"prune would delete 1 namespace with objects that no backup of this kind holds: p-newer (1 object)");
     kubectl(&world, &["delete", "namespace", "p-newer"]);
 
+    // By the first letters of their names the selectors choose namespaces of others, too.
+    kubectl(&world, &["create", "namespace", "c-level"]);
+    kubectl(&world, &["run", "board", "--image=board", "-n", "c-level"]);
+    kubectl(&world, &["create", "namespace", "p-own"]);
+    apply(
+        &world,
+        "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: books, namespace: p-own}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}",
+    );
+    let accepted = ask.is_accepted("PruneDeletesNamespaces").await;
+    insta::assert_snapshot!(accepted.message("PruneDeletesNamespaces"), @"prune would delete 2 namespaces with objects that no backup of this kind holds: c-level (1 object), p-own (1 object)");
+    for taken in ["pods.#v1/c-level/board", "persistentvolumeclaims.#v1/p-own/books"] {
+        assert!(accepted.plan["deletions"].to_string().contains(taken), "{:#}", accepted.plan["deletions"]);
+    }
+    kubectl(&world, &["delete", "namespace", "c-level", "p-own"]);
+
     define(&world, "extra.management.cattle.io", "v1", "widgets", "Widget", "Cluster");
     ask.plan().await.assert_held_by(&[]);
     apply(&world, "{apiVersion: extra.management.cattle.io/v1, kind: Widget, metadata: {name: one}}");
