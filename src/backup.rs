@@ -24,7 +24,7 @@ mod unpack;
 mod write;
 
 pub use archive::{Entry, Limits, Summary, read, reread};
-pub use encryption::{ConfigurationError, Encryption, SealError, Unopened};
+pub use encryption::{CONFIGURATION_KEY, ConfigurationError, Encryption, SealError, Unopened};
 pub use error::{BackupError, EntryName, ReadError};
 pub use facts::Facts;
 pub use filter::{

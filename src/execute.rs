@@ -377,8 +377,12 @@ impl Executor {
         }
         let seen = match work.backup.take() {
             Some(seen) => seen,
-            None => observe::index(spool(work)?, backup_name(work)?).await.map_err(broken_off)?,
+            None => {
+                let opening = &work.known.opening;
+                observe::index(spool(work)?, backup_name(work)?, opening).await.map_err(broken_off)?
+            }
         };
+        unread(&seen).map_or(Ok(()), Err)?;
         let places = &self.settings.places;
         let observed = observe::observe_again(&self.reader, seen, places, work.known.clone(), self.now()).await;
         let observed = observed.map_err(broken_off)?;
@@ -446,6 +450,16 @@ fn warn_of_unserved(plan: &Plan, observed: &Observed, work: &mut Work) {
 
 fn backup_name(work: &Work) -> Result<&BackupName, StepError> {
     work.backup_name.as_ref().ok_or_else(|| StepError::failed("BackupNotFound", "the manifest names no backup"))
+}
+
+/// Why a backup that was whole when the run began is not now. Nothing is written from it then.
+fn unread(seen: &BackupSeen) -> Option<StepError> {
+    match seen {
+        BackupSeen::Whole(_) => None,
+        BackupSeen::Missing { place } => Some(StepError::failed("BackupNotFound", format!("it is gone from {place}"))),
+        BackupSeen::Corrupt { message } => Some(StepError::failed("BackupCorrupt", message)),
+        BackupSeen::Encrypted(closed) => Some(StepError::failed("DecryptionFailed", closed.to_string())),
+    }
 }
 
 pub(crate) fn spool(work: &Work) -> Result<&Spool, StepError> {

@@ -6,6 +6,7 @@ mod backup;
 mod dependents;
 mod facts;
 mod lists;
+mod opening;
 
 use std::path::PathBuf;
 
@@ -52,16 +53,21 @@ pub struct Found {
     pub spool: Option<Spool>,
 }
 
-/// Fetches the backup and checks it whole.
+/// Fetches the backup and checks it whole, its encrypted entries with what `opening` has.
 ///
 /// # Errors
 ///
 /// `Store` when the store does not answer or refuses us; a file that is missing or not whole is data.
-pub async fn fetch_backup(store: &dyn Backups, name: &BackupName, places: &Places) -> Result<Found, ObserveError> {
+pub async fn fetch_backup(
+    store: &dyn Backups,
+    name: &BackupName,
+    opening: &Opening,
+    places: &Places,
+) -> Result<Found, ObserveError> {
     let limits = SpoolLimits { max_bytes: MAX_BACKUP_BYTES };
     match store.spool(name.as_str(), &places.spool_dir, limits).await {
         Ok(spool) => {
-            let seen = backup::index(&spool, name).await?;
+            let seen = backup::index(&spool, name, opening).await?;
             Ok(Found { seen, spool: Some(spool) })
         }
         Err(StoreError::NotFound { .. }) => {
@@ -81,6 +87,8 @@ pub struct Known {
     /// Of a run that is under way: whether the backup was of another cluster when it began. The run may have restored the
     /// `install-uuid` by which clusters are told apart.
     pub other_cluster_as_begun: Option<bool>,
+    /// What opens the entries of its backup.
+    pub opening: Opening,
 }
 
 /// Looks at the cluster as far as the backup, its selectors and the gates ask for.
@@ -246,3 +254,4 @@ fn asked(access: &Access) -> cluster::Access {
 
 /// Passes over the spooled backup once more, on a blocking thread.
 pub use backup::{ObjectPass, index, pass};
+pub use opening::Opening;

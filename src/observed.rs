@@ -3,11 +3,12 @@
 //! What a gate judges (a missing backup, a workload that somebody else manages) is data here and never an error.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::backup::{BackupName, Facts, Selectors};
+use crate::backup::{BackupName, Facts, Selectors, Unopened};
 use crate::journal::WorkloadRef;
 use crate::object::owner::OwnerId;
 use crate::object::protect::Guarded;
@@ -33,10 +34,56 @@ pub enum BackupSeen {
     Missing { place: String },
     /// Found, and not whole. The message names the entry.
     Corrupt { message: String },
-    /// Entries are encrypted.
-    Encrypted { entry: String, provider: String },
+    /// Found, and not opened.
+    Encrypted(Closed),
     /// Found and whole.
     Whole(Box<Backup>),
+}
+
+/// Why a backup was not opened. No key material is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// The Secret that the manifest names (`namespace/name`) is not as it must be.
+    Configuration { secret: String, problem: String },
+    /// Entries that no key has opened: `closed` of `of`.
+    Entries {
+        /// Path of the first.
+        first: String,
+        provider: String,
+        problem: Unopened,
+        closed: u64,
+        of: u64,
+        /// The Secret with the configuration; `None` when the manifest names none.
+        secret: Option<String>,
+    },
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration { secret, problem } => {
+                write!(f, "the encryption configuration in the Secret {secret} cannot be used: {problem}")
+            }
+            Self::Entries { first, provider, problem, closed, of, secret } => {
+                write!(
+                    f,
+                    "{closed} of {of} entries cannot be decrypted, first {first}: it is encrypted by {provider}, and "
+                )?;
+                match secret {
+                    None => f.write_str("the manifest names no encryption configuration"),
+                    Some(secret) => write!(f, "{problem} (Secret {secret})"),
+                }
+            }
+        }
+    }
+}
+
+/// Objects that lie open although the encryption configuration of the manifest encrypts their types.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenEntries {
+    pub count: u64,
+    /// The first few.
+    pub first: Vec<String>,
 }
 
 /// A whole backup, indexed.
@@ -59,6 +106,8 @@ pub struct Backup {
     pub unlistable: Vec<String>,
     /// Fields of the backup's selectors that we do not know, by name.
     pub unknown_fields: Vec<String>,
+    /// Empty where nothing is to be encrypted.
+    pub open_entries: OpenEntries,
 }
 
 /// A group and version, or a type of it, that a selector of a backup asks for and nobody serves.

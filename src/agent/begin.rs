@@ -15,6 +15,7 @@ use crate::execute::{Ended, Executor, Recorder, Settings, Work};
 use crate::journal::{self, Entry, Next, OnFailure, Step};
 use crate::manifest::{self, Manifest};
 use crate::observe::ObserveError;
+use crate::observed::BackupSeen;
 use crate::plan::gate::GateCode;
 use crate::plan::gates::status_not_pushed;
 use crate::run::{ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
@@ -276,10 +277,16 @@ impl Agent {
         placed: &Placed,
     ) -> Result<Option<Prepared>, PassError> {
         let reader = self.cluster.reader();
-        let mut asked = look::ask(&self.config, &reader, placed, books.facts.clone()).await?;
-        let found = match asked.fetch(self.stores.as_ref(), &look::places(&self.config)).await {
+        let found = match look::ask(&self.config, &reader, placed, books.facts.clone()).await {
+            Ok(mut asked) => {
+                let found = asked.fetch(self.stores.as_ref(), &look::places(&self.config)).await;
+                found.map(|found| (asked, found))
+            }
+            Err(problem) => Err(problem),
+        };
+        let (asked, found) = match found {
             Ok(found) => found,
-            // The run's own time-out ends the waiting for a store that does not come back.
+            // The run's own time-out ends the waiting for a store, or for a Secret, that does not come back.
             Err(problem)
                 if deadline_of(recorder, self.timeout(placed)).is_none_or(|deadline| self.now() <= deadline) =>
             {
@@ -295,6 +302,11 @@ impl Agent {
         if !is_same {
             let message = format!("the backup {} is gone, or is no longer the one that was planned", asked.backup_name);
             self.fail(recorder, writer, "DigestMismatch", &message).await?;
+            return Ok(None);
+        }
+        // The Secret was read anew, and is not what it was.
+        if let BackupSeen::Encrypted(closed) = &found.seen {
+            self.fail(recorder, writer, GateCode::DecryptionFailed.as_str(), &closed.to_string()).await?;
             return Ok(None);
         }
         Ok(Some(Prepared { asked: Some(asked), found: Some(found), ..Prepared::default() }))

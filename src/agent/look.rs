@@ -11,7 +11,7 @@ use crate::desired::{Placed, StoreDefault};
 use crate::journal::OnFailure;
 use crate::manifest::{Body, Engine, Manifest, RestoreSpec};
 use crate::object::Resource;
-use crate::observe::{self, Found, Known, ObserveError, Places};
+use crate::observe::{self, Found, Known, ObserveError, Opening, Places};
 use crate::observed::{LedgerFacts, Observed};
 use crate::plan::{self, Plan, Request};
 use crate::store::{Location, OpenStore, S3Credentials, Spool, StoreError};
@@ -91,9 +91,6 @@ fn not_supported(config: &Config, manifest: &Manifest) -> Vec<String> {
     if manifest.options.engine == Engine::Operator {
         sentences.push("reinback.io/engine: operator: this version has the native engine only".to_owned());
     }
-    if manifest.body.restore().is_some_and(|restore| restore.encryption_config_secret_name.is_some()) {
-        sentences.push("encryptionConfigSecretName: this version reads backups in the open only".to_owned());
-    }
     let on_failure = manifest.options.on_failure.unwrap_or(config.policy.on_failure);
     if on_failure == OnFailure::Undo {
         sentences.push("on-failure Undo: this version makes no safety backups; use Hold or Resume".to_owned());
@@ -101,11 +98,11 @@ fn not_supported(config: &Config, manifest: &Manifest) -> Vec<String> {
     sentences
 }
 
-/// Where the backup of a manifest lies, with the credentials for it.
+/// Where the backup of a manifest lies, with the credentials for it, and what opens it.
 ///
 /// # Errors
 ///
-/// The inner error when the place is not one or its Secret is not as it must be: it goes away by a changed manifest,
+/// When the API server does not answer. The inner error when the place is not one or its Secret is not as it must be: it goes away by a changed manifest,
 /// Secret or configuration.
 pub async fn ask(
     config: &Config,
@@ -118,11 +115,15 @@ pub async fn ask(
     let backup_name = BackupName::new(name).map_err(|error| bad_location("backupFilename", error.to_string()))?;
     let location = location(config, reader, restore).await;
     let own_secrets = restore.map(own_secrets).unwrap_or_default();
+    let opening = match restore.and_then(|restore| restore.encryption_config_secret_name.as_deref()) {
+        Some(name) => Opening::read(reader, &config.operator_namespace, name).await?,
+        None => Opening::None,
+    };
     Ok(Asked {
         request: request(config, placed),
         backup_name,
         location,
-        known: Known { ledger, unfinished_runs: Vec::new(), own_secrets, other_cluster_as_begun: None },
+        known: Known { ledger, unfinished_runs: Vec::new(), own_secrets, other_cluster_as_begun: None, opening },
     })
 }
 
@@ -181,7 +182,7 @@ impl Asked {
         let location = std::mem::replace(&mut self.location, Err(StoreError::Stopped))?;
         make_spool_dir(places).await?;
         let store = stores.open(&location).await?;
-        observe::fetch_backup(store.as_ref(), &self.backup_name, places).await
+        observe::fetch_backup(store.as_ref(), &self.backup_name, &self.known.opening, places).await
     }
 
     /// Looks at backup and cluster, and makes the plan.

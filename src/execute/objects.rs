@@ -72,7 +72,8 @@ impl Executor {
         let writer =
             ObjectWriter { reader: self.reader.clone(), writer: self.writer.clone(), laid_out: Arc::clone(laid_out) };
         let quiet = self.quiet(work).await?;
-        let (mut pass, handle) = observe::pass(super::spool(work)?, items.keys().copied().collect());
+        let encryption = work.known.opening.encryption().cloned();
+        let (mut pass, handle) = observe::pass(super::spool(work)?, encryption, items.keys().copied().collect());
         let mut tasks: JoinSet<Outcome> = JoinSet::new();
         let mut open = true;
         while open || !tasks.is_empty() {

@@ -2,28 +2,36 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::ObserveError;
-use crate::backup::{self, BackupError, BackupName, Entry, Facts, Limits, ReadError, ResourceSet};
+use super::{ObserveError, Opening};
+use crate::backup::{
+    self, BackupError, BackupName, Encryption, Entry, Facts, Limits, ReadError, ResourceSet, Unopened,
+};
 use crate::git::blocking;
 use crate::journal::WorkloadRef;
 use crate::object::{self, Interner, ObjectKey};
-use crate::observed::{Backup, BackupObject, BackupSeen};
+use crate::observed::{Backup, BackupObject, BackupSeen, Closed, OpenEntries};
 use crate::store::Spool;
 
+/// Names of entries that are kept for a message.
+const NAMES_KEPT: usize = 5;
+
 /// Checks a backup whole and indexes it.
-pub async fn index(spool: &Spool, name: &BackupName) -> Result<BackupSeen, ObserveError> {
+pub async fn index(spool: &Spool, name: &BackupName, opening: &Opening) -> Result<BackupSeen, ObserveError> {
     let (reader, size) = (spool.reader(), spool.size());
+    let encryption = opening.encryption().cloned();
     let outcome = blocking(move || {
-        let mut indexer = Indexer::default();
-        backup::read(reader, size, &Limits::default(), None, |entry| indexer.take(entry)).map(|_| indexer)
+        let mut indexer = Indexer { encryption: encryption.clone(), ..Indexer::default() };
+        backup::read(reader, size, &Limits::default(), encryption.as_deref(), |entry| indexer.take(entry))
+            .map(|_| indexer)
     })
     .await;
     let sha256 = spool.sha256().to_string();
     Ok(match outcome {
-        Ok(indexer) => indexer.into_backup(name.clone(), sha256, size),
+        Ok(indexer) => indexer.into_backup(name.clone(), sha256, size, opening),
         Err(ReadError::Corrupt(error)) => corrupt(&error),
         Err(ReadError::Visit(Unfit { object, problem })) => {
             BackupSeen::Corrupt { message: format!("entry {object}: {problem}") }
@@ -49,19 +57,40 @@ struct Indexer {
     objects: Vec<BackupObject>,
     facts: Facts,
     filters: Option<ResourceSet>,
-    encrypted: Option<(String, String)>,
+    encryption: Option<Arc<Encryption>>,
+    open: OpenEntries,
+    /// Entries that no key has opened.
+    closed: u64,
+    /// The first of them: its path, its provider, and why.
+    first_closed: Option<(String, String, Unopened)>,
 }
 
 impl Indexer {
     fn take(&mut self, entry: Entry) -> Result<(), Unfit> {
         match entry {
-            Entry::Object { key, value, encrypted: _ } => self.object(key, value)?,
+            Entry::Object { key, value, encrypted } => {
+                if !encrypted {
+                    self.lies_open(&key);
+                }
+                self.object(key, value)?;
+            }
             Entry::Filters(filters) => self.filters = Some(filters),
-            Entry::Encrypted { key, provider, problem: _ } => {
-                self.encrypted.get_or_insert_with(|| (key.to_string(), provider));
+            Entry::Encrypted { key, provider, problem } => {
+                self.closed += 1;
+                self.first_closed.get_or_insert_with(|| (format!("{key}.json"), provider, problem));
             }
         }
         Ok(())
+    }
+
+    /// One that its configuration would have encrypted was put there by somebody else, or before there was one.
+    fn lies_open(&mut self, key: &ObjectKey) {
+        if self.encryption.as_ref().is_some_and(|encryption| encryption.encrypts(&key.resource)) {
+            self.open.count += 1;
+            if self.open.first.len() < NAMES_KEPT {
+                self.open.first.push(key.to_string());
+            }
+        }
     }
 
     fn object(&mut self, key: ObjectKey, value: Value) -> Result<(), Unfit> {
@@ -77,9 +106,18 @@ impl Indexer {
         Ok(())
     }
 
-    fn into_backup(self, name: BackupName, sha256: String, size_bytes: u64) -> BackupSeen {
-        if let Some((entry, provider)) = self.encrypted {
-            return BackupSeen::Encrypted { entry, provider };
+    fn into_backup(self, name: BackupName, sha256: String, size_bytes: u64, opening: &Opening) -> BackupSeen {
+        let secret = match opening {
+            Opening::None => None,
+            Opening::With { secret, encryption: _ } => Some(secret.clone()),
+            Opening::Broken { secret, problem } => {
+                let (secret, problem) = (secret.clone(), problem.clone());
+                return BackupSeen::Encrypted(Closed::Configuration { secret, problem });
+            }
+        };
+        if let Some((first, provider, problem)) = self.first_closed {
+            let (closed, of) = (self.closed, self.closed + self.objects.len() as u64);
+            return BackupSeen::Encrypted(Closed::Entries { first, provider, problem, closed, of, secret });
         }
         let controllers = self.filters.iter().flat_map(|filters| &filters.controller_references);
         let controllers = controllers
@@ -108,6 +146,7 @@ impl Indexer {
             unserved_selectors: Vec::new(),
             unlistable: Vec::new(),
             unknown_fields,
+            open_entries: self.open,
         }))
     }
 }
@@ -124,7 +163,11 @@ const AHEAD: usize = 64;
 ///
 /// The pass ends after the last of them, or when the receiver is dropped. A spool is not written after it was checked,
 /// so a failure is one of the disk; the handle returns it.
-pub fn pass(spool: &Spool, wanted: Vec<u32>) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
+pub fn pass(
+    spool: &Spool,
+    encryption: Option<Arc<Encryption>>,
+    wanted: Vec<u32>,
+) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
     let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
     let (reader, size) = (spool.reader(), spool.size());
     let handle = tokio::task::spawn_blocking(move || {
@@ -133,9 +176,10 @@ pub fn pass(spool: &Spool, wanted: Vec<u32>) -> (ObjectPass, tokio::task::JoinHa
             None => ControlFlow::Break(()),
             Some(_) => ControlFlow::Continue(wanted.next_if_eq(&place).is_some()),
         };
-        let read = backup::reread(reader, size, &Limits::default(), None, is_next, |place, key, value| {
-            sender.blocking_send((place, key, value))
-        });
+        let read =
+            backup::reread(reader, size, &Limits::default(), encryption.as_deref(), is_next, |place, key, value| {
+                sender.blocking_send((place, key, value))
+            });
         match read {
             // The receiver was dropped.
             Ok(()) | Err(ReadError::Visit(_)) => Ok(()),

@@ -56,12 +56,12 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
 /// Group, plural and verbs.
 type Rights = [(&'static str, &'static str, &'static [&'static str])];
 
-/// What is looked at whatever the backup holds: facts of Rancher, who manages it, which webhooks the writes pass, pods
+/// What is looked at whatever the backup holds: facts of Rancher, the Secrets of the manifest, who manages Rancher, which webhooks the writes pass, pods
 /// while they go.
 const READS: &Rights = &[
     ("", "namespaces", &["get", "list"]),
     ("", "pods", &["list", "watch"]),
-    ("", "secrets", &["list"]),
+    ("", "secrets", &["get", "list"]),
     ("", "services", &["get"]),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", &["get", "list"]),
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations", &["get", "list"]),

@@ -31,6 +31,8 @@ const RULES: &[Rule] = &[
     source::backup_not_found,
     source::backup_corrupt,
     source::digest_mismatch,
+    source::decryption_failed,
+    source::not_encrypted,
     source::not_supported,
     source::unsupported_version,
     source::different_cluster,

@@ -12,8 +12,8 @@ use crate::journal::WorkloadRef;
 use crate::object::protect::Guarded;
 use crate::object::{Interner, ObjectKey, Resource, live_facts, summarise};
 use crate::observed::{
-    Backup, BackupObject, BackupSeen, ClusterFacts, Dependent, LedgerFacts, Live, LiveObject, Observed, Served,
-    ServedType, Workload,
+    Backup, BackupObject, BackupSeen, ClusterFacts, Dependent, LedgerFacts, Live, LiveObject, Observed, OpenEntries,
+    Served, ServedType, Workload,
 };
 
 /// UID of kube-system, in the cluster and in the name of the backup.
@@ -135,6 +135,7 @@ impl World {
             unserved_selectors: Vec::new(),
             unlistable: Vec::new(),
             unknown_fields: Vec::new(),
+            open_entries: OpenEntries::default(),
         };
         let request = Request {
             kind: "Restore".to_owned(),
@@ -257,6 +258,7 @@ impl World {
                 unserved_selectors,
                 unlistable,
                 unknown_fields,
+                open_entries,
             } = &self.backup;
             BackupSeen::Whole(Box::new(Backup {
                 name: name.clone(),
@@ -272,15 +274,14 @@ impl World {
                 unserved_selectors: unserved_selectors.clone(),
                 unlistable: unlistable.clone(),
                 unknown_fields: unknown_fields.clone(),
+                open_entries: open_entries.clone(),
             }))
         };
         let backup = match &self.seen {
             None => whole(),
             Some(BackupSeen::Missing { place }) => BackupSeen::Missing { place: place.clone() },
             Some(BackupSeen::Corrupt { message }) => BackupSeen::Corrupt { message: message.clone() },
-            Some(BackupSeen::Encrypted { entry, provider }) => {
-                BackupSeen::Encrypted { entry: entry.clone(), provider: provider.clone() }
-            }
+            Some(BackupSeen::Encrypted(closed)) => BackupSeen::Encrypted(closed.clone()),
             Some(BackupSeen::Whole(_)) => panic!("change the backup of the world instead"),
         };
         Observed {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::world::{Said, World};
 
 mod cluster;
+pub mod encryption;
 mod held;
 mod history;
 mod objects;

@@ -6,6 +6,7 @@ mod cluster;
 mod contract;
 mod control_plane;
 mod demo;
+mod encrypted;
 mod events;
 mod examples;
 mod failures;

@@ -135,17 +135,23 @@ impl World {
         }
         change(&mut entries);
         let name = format!("{prefix}-{}-2026-11-23T05-58-54Z.tar.gz", self.cluster.uid());
-        let file = std::fs::File::create(self.store().join(&name)).expect("the store is ours");
+        let entries: Vec<_> =
+            entries.into_iter().map(|(path, value)| (format!("{path}.json"), value.to_string().into_bytes())).collect();
+        self.archive(&name, &entries);
+        name
+    }
+
+    /// Packs entries, by path and content, into the store.
+    pub fn archive(&self, name: &str, entries: &[(String, Vec<u8>)]) {
+        let file = std::fs::File::create(self.store().join(name)).expect("the store is ours");
         let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
-        for (path, value) in entries {
-            let text = value.to_string();
+        for (path, content) in entries {
             let mut header = tar::Header::new_gnu();
-            header.set_size(text.len() as u64);
+            header.set_size(content.len() as u64);
             header.set_mode(0o600);
-            archive.append_data(&mut header, format!("{path}.json"), text.as_bytes()).expect("written");
+            archive.append_data(&mut header, path, content.as_slice()).expect("written");
         }
         archive.into_inner().and_then(GzEncoder::finish).and_then(|mut file| file.flush()).expect("written");
-        name
     }
 
     pub fn command(&self, args: &[&str]) -> Command {

@@ -1,8 +1,9 @@
 //! Gates about what is asked for, the backup, and what ran before.
 
 use super::{View, count, listed};
+use crate::backup::CONFIGURATION_KEY;
 use crate::object::ObjectKey;
-use crate::observed::{BackupSeen, ClusterFacts};
+use crate::observed::{BackupSeen, Closed, ClusterFacts, OpenEntries};
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::{is_same_cluster, printable};
 use crate::rancher::{self, Version};
@@ -39,11 +40,49 @@ pub(super) fn digest_mismatch(view: &View<'_>) -> Option<Gate> {
     })
 }
 
+pub(super) fn decryption_failed(view: &View<'_>) -> Option<Gate> {
+    let BackupSeen::Encrypted(closed) = &view.observed.backup else { return None };
+    let namespace = &view.observed.guarded.operator_namespace;
+    let remedy = match closed {
+        Closed::Configuration { .. } => format!(
+            "put the configuration that the backup was written with into the key `{CONFIGURATION_KEY}` of that Secret"
+        ),
+        Closed::Entries { secret: None, .. } => format!(
+            "name in `encryptionConfigSecretName` the Secret in the namespace {namespace} whose key `{CONFIGURATION_KEY}` holds \
+             the configuration that the backup was written with"
+        ),
+        Closed::Entries { secret: Some(_), closed, of, .. } if closed == of => {
+            "give the Secret the configuration that the backup was written with, former keys included".to_owned()
+        }
+        Closed::Entries { secret: Some(_), .. } => {
+            "give the Secret the configuration that the backup was written with, former keys included; if it has that, somebody \
+             changed those entries: take another copy of the backup"
+                .to_owned()
+        }
+    };
+    Some(Gate::new(GateCode::DecryptionFailed, closed.to_string(), remedy))
+}
+
+pub(super) fn not_encrypted(view: &View<'_>) -> Option<Gate> {
+    let OpenEntries { count: open, first } = &view.backup?.open_entries;
+    let more = open.saturating_sub(first.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (*open > 0).then(|| {
+        view.acceptable(
+            GateCode::NotEncrypted,
+            format!(
+                "the encryption configuration of the manifest encrypts every object of their types, and these lie open: \
+                 {}{more}; whoever can write to the store can have put them there",
+                first.join(", ")
+            ),
+            "name a backup that was encrypted whole",
+            "takes them as they are",
+        )
+    })
+}
+
 pub(super) fn not_supported(view: &View<'_>) -> Option<Gate> {
-    let mut asked = view.plan.request.not_supported.clone();
-    if let BackupSeen::Encrypted { entry, provider } = &view.observed.backup {
-        asked.push(format!("the backup is encrypted ({entry} by {provider}), and this version cannot decrypt"));
-    }
+    let asked = &view.plan.request.not_supported;
     (!asked.is_empty()).then(|| {
         Gate::new(
             GateCode::NotSupported,

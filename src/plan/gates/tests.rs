@@ -4,9 +4,9 @@ use insta::assert_snapshot;
 use serde_json::json;
 
 use super::*;
-use crate::backup::BackupName;
+use crate::backup::{BackupName, Unopened};
 use crate::object::Resource;
-use crate::observed::{Access, UpstreamRestore};
+use crate::observed::{Access, Closed, OpenEntries, UpstreamRestore};
 use crate::plan::testing::{World, crd, key, owner, uid_of, workload};
 
 /// What a person reads of the one gate that holds this world.
@@ -85,14 +85,60 @@ fn what_is_not_built_is_said() {
     ");
     asked.request.not_supported.clear();
     assert!(is_free(&asked));
-    let encrypted = BackupSeen::Encrypted { entry: "secrets.#v1/a/b.json".to_owned(), provider: "aescbc".to_owned() };
-    let mut encrypted = world(|world| world.seen = Some(encrypted));
-    assert_snapshot!(held(&encrypted), @r"
-    NotSupported: the backup is encrypted (secrets.#v1/a/b.json by aescbc), and this version cannot decrypt
-    -> take it out of the manifest, or install a version of reinback that can do it
+}
+
+#[test]
+fn an_encrypted_backup_is_refused_until_the_right_configuration_is_named() {
+    let entries = |secret: Option<&str>, problem, closed| Closed::Entries {
+        first: "secrets.#v1/a/b.json".to_owned(),
+        provider: "aescbc".to_owned(),
+        problem,
+        closed,
+        of: 464,
+        secret: secret.map(str::to_owned),
+    };
+    let secret = Some("cattle-resources-system/key");
+    let configuration = Closed::Configuration {
+        secret: "cattle-resources-system/key".to_owned(),
+        problem: "it is not there".to_owned(),
+    };
+    let wrong = Unopened::WrongKey { key: "key1".to_owned() };
+    let mut said = Vec::new();
+    for closed in [
+        entries(None, Unopened::NoConfiguration, 464),
+        configuration,
+        entries(secret, Unopened::NoKey { key: "key1".to_owned() }, 464),
+        entries(secret, wrong, 1),
+    ] {
+        let mut world = world(|world| world.seen = Some(BackupSeen::Encrypted(closed)));
+        said.push(held(&world));
+        world.request.accept.extend(GateCode::ALL.iter().copied());
+        assert_eq!(world.holding(), [GateCode::DecryptionFailed], "nobody can take it");
+        world.seen = None;
+        assert!(is_free(&world));
+    }
+    assert_snapshot!(said.join("\n"), @r"
+    DecryptionFailed: 464 of 464 entries cannot be decrypted, first secrets.#v1/a/b.json: it is encrypted by aescbc, and the manifest names no encryption configuration
+    -> name in `encryptionConfigSecretName` the Secret in the namespace cattle-resources-system whose key `encryption-provider-config.yaml` holds the configuration that the backup was written with
+    DecryptionFailed: the encryption configuration in the Secret cattle-resources-system/key cannot be used: it is not there
+    -> put the configuration that the backup was written with into the key `encryption-provider-config.yaml` of that Secret
+    DecryptionFailed: 464 of 464 entries cannot be decrypted, first secrets.#v1/a/b.json: it is encrypted by aescbc, and the configuration has no key named `key1` for it (Secret cattle-resources-system/key)
+    -> give the Secret the configuration that the backup was written with, former keys included
+    DecryptionFailed: 1 of 464 entries cannot be decrypted, first secrets.#v1/a/b.json: it is encrypted by aescbc, and the key `key1` does not open it: it was written with another key of that name, or changed since, or put under another name (Secret cattle-resources-system/key)
+    -> give the Secret the configuration that the backup was written with, former keys included; if it has that, somebody changed those entries: take another copy of the backup
     ");
-    encrypted.seen = None;
-    assert!(is_free(&encrypted));
+}
+
+#[test]
+fn entries_that_lie_open_beside_encrypted_ones_are_held_until_accepted() {
+    let first = ["a", "b"].map(|name| format!("secrets.#v1/ns/{name}")).to_vec();
+    let mut world = world(|world| world.backup.open_entries = OpenEntries { count: 9, first });
+    assert_snapshot!(held(&world), @r"
+    NotEncrypted: the encryption configuration of the manifest encrypts every object of their types, and these lie open: secrets.#v1/ns/a, secrets.#v1/ns/b and 7 more; whoever can write to the store can have put them there
+    -> name a backup that was encrypted whole; or add to the manifest's annotations: `reinback.io/accept: NotEncrypted` (takes them as they are)
+    ");
+    world.accept(GateCode::NotEncrypted);
+    assert!(is_accepted(&world, GateCode::NotEncrypted));
 }
 
 #[test]

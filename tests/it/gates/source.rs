@@ -73,13 +73,10 @@ async fn a_backup_of_another_cluster_url_or_version_is_held_until_its_author_tak
 async fn what_this_version_cannot_do_is_refused_by_name_and_a_selector_with_unknown_fields_prunes_only_when_accepted() {
     let world = World::start().await;
     let ask = Asked::of(&world);
-    let everything = ask
-        .annotated("reinback.io/engine", "operator")
-        .annotated("reinback.io/on-failure", "Undo")
-        .spec("encryptionConfigSecretName: key");
+    let everything = ask.annotated("reinback.io/engine", "operator").annotated("reinback.io/on-failure", "Undo");
     let refused = everything.plan().await;
     refused.assert_held_by(&["NotSupported"]);
-    insta::assert_snapshot!(refused.message("NotSupported"), @"reinback.io/engine: operator: this version has the native engine only; encryptionConfigSecretName: this version reads backups in the open only; on-failure Undo: this version makes no safety backups; use Hold or Resume");
+    insta::assert_snapshot!(refused.message("NotSupported"), @"reinback.io/engine: operator: this version has the native engine only; on-failure Undo: this version makes no safety backups; use Hold or Resume");
     insta::assert_snapshot!(refused.remedy("NotSupported"), @"take it out of the manifest, or install a version of reinback that can do it");
     ask.plan().await.assert_held_by(&[]);
 
