@@ -18,7 +18,7 @@
 //!
 //! - [`manifest`]: the files as written; unknown fields are refused, with file, line and a remedy
 //! - [`desired`]: which manifest rules the cluster now, and run keys; [`desired::decide`] is the whole of that decision
-//! - [`backup`]: the format of a backup: names, entries, filters and selectors
+//! - [`backup`]: the format of a backup: names, entries, filters and selectors, and what opens encrypted entries
 //! - [`object`]: the heart: are two objects equal, and what is written for one that is not
 //! - [`rancher`]: Rancher's facts: who writes beside it, how its versions are read, and which lie apart
 //! - [`release`]: Helm's release Secrets, read

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::scene::{self, Step};
-use crate::backup::BackupWriter;
+use crate::backup::{BackupWriter, Encryption};
 use crate::cluster::{ClusterWriter, Limits, Preconditions, Target};
 use crate::object::{ObjectKey, Resource};
 use crate::sim::Sim;
@@ -19,17 +19,26 @@ use crate::sim::Sim;
 /// What the server sets, and rancher-backup leaves out.
 const OF_THE_SERVER: [&str; 4] = ["uid", "resourceVersion", "creationTimestamp", "managedFields"];
 
-/// Writes a backup of those of `objects` that are in the cluster, as they are there, into `folder`. Gives its file name and
-/// how many there were.
+/// Writes a backup of those of `objects` that are in the cluster, as they are there, into `folder`, encrypted by `encryption`
+/// if there is one. Gives its file name and how many there were.
 ///
 /// # Errors
 ///
 /// When the folder cannot be written.
-pub fn save(sim: &Sim, folder: &Path, objects: &[Value], now: Timestamp) -> anyhow::Result<(String, usize)> {
+pub fn save(
+    sim: &Sim,
+    folder: &Path,
+    objects: &[Value],
+    encryption: Option<Arc<Encryption>>,
+    now: Timestamp,
+) -> anyhow::Result<(String, usize)> {
     let system = sim.object("namespaces", None, "kube-system").context("there is no kube-system")?;
     let name = format!("nightly-{}-2026-11-23T02-00-00Z.tar.gz", text(&system["metadata"]["uid"]));
     let file = File::create(folder.join(&name)).context("cannot write the backup")?;
     let mut writer = BackupWriter::new(file, now);
+    if let Some(encryption) = encryption {
+        writer = writer.encrypted_by(encryption);
+    }
     let stored = sim.objects();
     let mut count = 0;
     for object in objects.iter().filter(|object| scene::is_saved(object)) {

@@ -105,7 +105,7 @@ impl Stage {
     ///
     /// When it cannot be written.
     pub fn back_up(&self) -> anyhow::Result<Backup> {
-        let (name, objects) = past::save(&self.sim, &self.store(), &objects(), self.now())?;
+        let (name, objects) = past::save(&self.sim, &self.store(), &objects(), None, self.now())?;
         Ok(Backup { name, objects })
     }
 

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use reinback::agent::source::Source;
 use reinback::agent::{Agent, Options, Parts, PassError, Passed};
+use reinback::backup::{CONFIGURATION_KEY, Encryption};
 use reinback::cluster::{Cluster, LeaseTimes, Limits, Preconditions, Target};
 use reinback::config::Config;
 use reinback::demo::{past, scene};
@@ -28,6 +31,15 @@ source: {url: \"file:///nowhere\", branch: main, path: clusters/sim, interval: 3
 status: {branch: reinback/sim}
 policy: {maxHold: 2h}
 store: {directory: /backups}
+operator: {namespace: rancher-backup}
+";
+/// What encrypts the backup of every fourth seed.
+const ENCRYPTION: &str = "
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- {resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=}]}}]}
+- {resources: ['*.*'], providers: [{secretbox: {keys: [{name: b, secret: QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=}]}}]}
 ";
 /// Longer than what any run may take.
 pub const BOUND: Duration = Duration::from_secs(6 * 3600);
@@ -39,6 +51,7 @@ pub struct Stage {
     /// What is in the backup, as [`Stage::picture`] shows it.
     pub saved: BTreeMap<String, Value>,
     folder: TempDir,
+    encryption: Option<Arc<Encryption>>,
     config: Config,
     /// Nobody asks agents to stop.
     stop: watch::Sender<bool>,
@@ -66,7 +79,8 @@ impl Stage {
         // Until Rancher is up.
         tokio::time::sleep(Duration::from_secs(30)).await;
         let folder = tempfile::tempdir().expect("a folder");
-        let backup = save(&sim, folder.path());
+        let encryption = seed.is_multiple_of(4).then(|| encryption(&sim));
+        let backup = save(&sim, folder.path(), encryption.clone());
         let saved = picture(&sim).into_iter().filter(|(key, _)| is_saved(key)).collect();
         let settle = Duration::from_secs(1);
         let upgrade = [scene::upgrade(), held_back()].concat();
@@ -76,7 +90,7 @@ impl Stage {
         let data = folder.path().join("data");
         let config = Config::parse(Some(("reinback.yaml", CONFIG.as_bytes())), &[], &data).expect("a configuration");
         let git = Git::default();
-        let stage = Self { sim, git, backup, saved, folder, config, stop: watch::Sender::new(false) };
+        let stage = Self { sim, git, backup, saved, folder, encryption, config, stop: watch::Sender::new(false) };
         stage.push("README.md", Some("manifests\n"));
         let ended = stage.once(&Process::calm(None)).await.expect("the first look ends");
         assert!(matches!(ended, Ended::Passed(_)), "{ended:?}");
@@ -97,8 +111,9 @@ impl Stage {
         let text = format!(
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n  annotations:\n    \
              reinback.io/accept: VersionMismatch, PruneShare\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n  \
-             deleteTimeoutSeconds: 5\n",
-            self.backup
+             deleteTimeoutSeconds: 5\n{}",
+            self.backup,
+            if self.encryption.is_some() { "  encryptionConfigSecretName: key\n" } else { "" },
         );
         self.push(&format!("clusters/sim/{name}.yaml"), Some(&text));
     }
@@ -193,7 +208,7 @@ impl Stage {
 
     /// Another backup is put under the name of the one that is asked for.
     pub fn replace_backup(&self) {
-        save(&self.sim, self.folder.path());
+        save(&self.sim, self.folder.path(), self.encryption.clone());
     }
 
     /// Everything that a restore is about, without what the server sets and what goes by itself.
@@ -235,6 +250,16 @@ async fn answer_late(sim: Sim) {
             let _ = sim.cluster(Limits::default()).writer().merge_patch(&target, &patch).await;
         }
     }
+}
+
+/// Puts the Secret with the configuration into the cluster.
+fn encryption(sim: &Sim) -> Arc<Encryption> {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key", "namespace": "rancher-backup"},
+        "data": {CONFIGURATION_KEY: STANDARD.encode(ENCRYPTION)},
+    });
+    sim.seed([secret]).expect("Secrets are served");
+    Arc::new(Encryption::parse(ENCRYPTION.as_bytes()).expect("it is one"))
 }
 
 fn is_saved(key: &str) -> bool {
@@ -296,8 +321,8 @@ fn plain(key: &str, object: &Value, uids: &BTreeMap<String, String>) -> Value {
 }
 
 /// A backup of the scene as it is in the cluster; gives its file name.
-fn save(sim: &Sim, folder: &std::path::Path) -> String {
+fn save(sim: &Sim, folder: &std::path::Path, encryption: Option<Arc<Encryption>>) -> String {
     let now = START.parse().expect("a time");
-    let (name, _) = past::save(sim, folder, &scene::before(), now).expect("the folder is ours");
+    let (name, _) = past::save(sim, folder, &scene::before(), encryption, now).expect("the folder is ours");
     name
 }

@@ -16,6 +16,7 @@ mod gates;
 mod git;
 mod git_server;
 mod harness;
+mod hostile;
 mod killed;
 mod migration;
 mod once;

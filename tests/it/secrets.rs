@@ -12,6 +12,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::binary::Reinback;
+use crate::gates::encryption;
 use crate::git_server::{Authority, GitServer, Options, Work};
 use crate::harness::rancher::{self, Disturbance, Item};
 use crate::harness::{Cluster, eventually};
@@ -26,6 +27,8 @@ const USER: &str = "git-operator-of-rancher";
 const PASSWORD: &str = "g1t/p4ss+w0rd=&%ü of-the-source";
 const WRONG_PASSWORD: &str = "n0t-the/p4ssword+of=git";
 const WRONG_KEY: &str = "wr0ng/s3cret+key=that-somebody-mistyped";
+/// Of the fixture's configuration.
+const ENCRYPTION_KEY: &str = "cmVpbmJhY2stdGVzdC1rZXktc2VjcmV0Ym94LTMyLWI=";
 /// Of the live users, which the restore takes away again.
 const HASH: &str = "$2a$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 11 };
@@ -137,6 +140,9 @@ fn secrets_of(items: &[Item]) -> Searcher {
     let git = [(PASSWORD, "password"), (WRONG_PASSWORD, "mistyped password"), (HASH, "hash of a user's password")];
     ours.iter().chain(&git).for_each(|(value, label)| searcher.add(label, value.as_bytes()));
     searcher.add("authorization for Git", format!("{USER}:{PASSWORD}").as_bytes());
+    searcher.add("encryption key", &BASE64_STANDARD.decode(ENCRYPTION_KEY).expect("base64"));
+    searcher.add("encryption key as it is written", ENCRYPTION_KEY.as_bytes());
+    searcher.add("encryption configuration", encryption::configuration("secretbox").as_bytes());
     searcher
 }
 
@@ -176,14 +182,13 @@ impl Remote {
         Reinback::new(world.folder(), world.cluster.kubeconfig(), &config).tracing()
     }
 
-    fn commit(&self, world: &World, requested_at: &str) {
+    fn commit(&self, backup: &str, requested_at: &str) {
         let text = format!(
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: back\n  annotations:\n    \
              reinback.io/accept: VersionMismatch, PruneShare\n    reinback.io/requested-at: \"{requested_at}\"\n\
-             spec:\n  backupFilename: {}\n  prune: true\n  ignoreErrors: true\n  storageLocation:\n    s3:\n      endpoint: {}\n      \
+             spec:\n  backupFilename: {backup}\n  encryptionConfigSecretName: key\n  prune: true\n  ignoreErrors: true\n  storageLocation:\n    s3:\n      endpoint: {}\n      \
              endpointCA: {}\n      bucketName: leaks\n      folder: /nightly/prod/\n      region: us-east-1\n      \
              credentialSecretName: bucket\n      credentialSecretNamespace: default\n",
-            world.backup,
             S3Server::tls().address,
             BASE64_STANDARD.encode(S3Server::tls().ca()),
         );
@@ -251,17 +256,37 @@ async fn no_secret_is_in_anything_that_was_logged_committed_or_stored() {
     heard.said("the first look", &said);
 
     disturb(&world).await;
-    let backup = std::fs::read(world.folder().join("backups").join(&world.backup)).expect("the backup");
+    let backup = encryption::store(&world, encryption::SECRETBOX);
+    let content = std::fs::read(world.store().join(&backup)).expect("the backup");
     S3Server::tls().bucket("leaks");
-    S3Server::tls().place("leaks", &format!("nightly/prod/{}", world.backup), &backup);
+    S3Server::tls().place("leaks", &format!("nightly/prod/{backup}"), &content);
+    encryption::install(&world, "key", encryption::KEY, &encryption::configuration("secretbox"));
     bucket_secret(cluster, WRONG_KEY);
-    remote.commit(&world, "2026-11-23T09:00:00Z");
+    remote.commit(&backup, "2026-11-23T09:00:00Z");
     let said = agent.run(&once).await;
     assert_eq!(said.code, Some(3), "{said:?}");
     heard.said("the agent with a wrong key for the bucket", &said);
     heard.said("a plan with a wrong key", &agent.run(&["plan", "-v"]).await);
 
     bucket_secret(cluster, SECRET_KEY);
+    // The key in the place of its name, too short, too long, as a field, and one that is not the backup's.
+    let configuration = encryption::configuration("secretbox");
+    for (number, broken) in [
+        configuration.replace("key1", ENCRYPTION_KEY).replace(&format!("secret: {ENCRYPTION_KEY}"), "secret: QUFB"),
+        configuration.replace(ENCRYPTION_KEY, &ENCRYPTION_KEY[..40]),
+        configuration.replace(ENCRYPTION_KEY, &format!("{ENCRYPTION_KEY}{ENCRYPTION_KEY}")),
+        configuration.replace("secret: ", ""),
+        configuration.replace("secretbox", "aesgcm"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        encryption::install(&world, "key", encryption::KEY, broken);
+        let said = agent.run(&["plan", "-v", "--log-level", LEVELS]).await;
+        assert_eq!(said.code, Some(3), "{number}: {said:?}");
+        heard.said(&format!("a plan with a broken configuration ({number})"), &said);
+    }
+    encryption::install(&world, "key", encryption::KEY, &configuration);
     for output in ["text", "json", "markdown"] {
         let said = agent.run(&["plan", "-v", "-o", output, "--log-level", LEVELS]).await;
         assert_eq!(said.code, Some(2), "{said:?}");
@@ -277,7 +302,7 @@ async fn no_secret_is_in_anything_that_was_logged_committed_or_stored() {
         cluster.kubectl(&["create", "--dry-run=server", "-f", "-"], probe).map(drop)
     })
     .await;
-    remote.commit(&world, "2026-11-23T10:00:00Z");
+    remote.commit(&backup, "2026-11-23T10:00:00Z");
     let said = agent.run(&once).await;
     assert_eq!(said.code, Some(0), "{said:?}");
     heard.said("the agent that succeeds", &said);
@@ -297,6 +322,7 @@ async fn no_secret_is_in_anything_that_was_logged_committed_or_stored() {
     // What is searched is what was meant to be searched.
     assert!(heard.has("wrong password", "credentials") || heard.has("wrong password", "401"));
     assert!(heard.has("wrong key", "SignatureDoesNotMatch"));
+    assert!(heard.has("broken configuration (1)", "has 30 bytes, and a key of secretbox has 32"));
     assert!(heard.has("plan as markdown", "tokens.management.cattle.io"));
     assert!(
         heard.has("refused with quotations", "u-28ltp-secret") && heard.has("refused with quotations", "token-28ltp")

@@ -15,8 +15,8 @@ use crate::harness::rancher::{self, Item, Place};
 use crate::world::World;
 
 pub const SECRETBOX: &str = "secretbox-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz.enc";
-const CBC: &str = "aescbc-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-55Z.tar.gz.enc";
-const GCM: &str = "aesgcm-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-56Z.tar.gz.enc";
+pub const CBC: &str = "aescbc-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-55Z.tar.gz.enc";
+pub const GCM: &str = "aesgcm-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-56Z.tar.gz.enc";
 /// Of the Secret.
 pub const KEY: &str = "encryption-provider-config.yaml";
 
@@ -27,7 +27,8 @@ pub fn configuration(provider: &str) -> String {
 
 /// Puts a Secret with this configuration where the operator looks for it.
 pub fn install(world: &World, name: &str, key: &str, configuration: &str) {
-    apply(world, "apiVersion: v1\nkind: Namespace\nmetadata: {name: cattle-resources-system}\n");
+    // The backup has it; an empty cluster has not.
+    let _ = world.cluster.kubectl(&["create", "namespace", "cattle-resources-system"], "");
     let data = BASE64_STANDARD.encode(configuration);
     apply(
         world,
@@ -49,7 +50,7 @@ async fn an_encrypted_backup_is_refused_until_its_configuration_is_there_and_rig
     let ask = Asked::of(&world).backup(&backups[0]);
     let unnamed = ask.plan().await;
     unnamed.assert_held_by(&["DecryptionFailed"]);
-    insta::assert_snapshot!(unnamed.message("DecryptionFailed"), @"464 of 464 entries cannot be decrypted, first apps.catalog.cattle.io#v1/cattle-system/app-00.json: it is encrypted by secretbox, and the manifest names no encryption configuration");
+    insta::assert_snapshot!(unnamed.message("DecryptionFailed"), @"464 of 464 entries cannot be decrypted, first apps.catalog.cattle.io#v1/cattle-system/fleet-crd.json: it is encrypted by secretbox, and the manifest names no encryption configuration");
 
     let ask = ask.spec("encryptionConfigSecretName: key");
     let mut said = Vec::new();
@@ -70,12 +71,19 @@ async fn an_encrypted_backup_is_refused_until_its_configuration_is_there_and_rig
         refused.assert_held_by(&["DecryptionFailed"]);
         said.push(refused.message("DecryptionFailed"));
     }
-    insta::assert_snapshot!(said.join("\n"), @"");
+    insta::assert_snapshot!(said.join("\n"), @r"
+    the encryption configuration in the Secret cattle-resources-system/key cannot be used: it is not there
+    the encryption configuration in the Secret cattle-resources-system/key cannot be used: it has no key `encryption-provider-config.yaml`
+    the encryption configuration in the Secret cattle-resources-system/key cannot be used: in `encryption-provider-config.yaml`, the configuration (line 1) has no `apiVersion`
+    464 of 464 entries cannot be decrypted, first apps.catalog.cattle.io#v1/cattle-system/fleet-crd.json: it is encrypted by secretbox, and the configuration has no such provider for `apps.catalog.cattle.io` (Secret cattle-resources-system/key)
+    464 of 464 entries cannot be decrypted, first apps.catalog.cattle.io#v1/cattle-system/fleet-crd.json: it is encrypted by secretbox, and the configuration has no key named `key1` for it (Secret cattle-resources-system/key)
+    464 of 464 entries cannot be decrypted, first apps.catalog.cattle.io#v1/cattle-system/fleet-crd.json: it is encrypted by secretbox, and the key `key1` does not open it: it was written with another key of that name, or changed since, or put under another name (Secret cattle-resources-system/key)
+    ");
 
     for (backup, provider) in backups.iter().zip(["secretbox", "aescbc", "aesgcm"]) {
         install(&world, provider, KEY, &configuration(provider));
-        let planned =
-            Asked::of(&world).backup(backup).spec(&format!("encryptionConfigSecretName: {provider}")).plan().await;
+        let ask = Asked::of(&world).backup(backup).spec(&format!("encryptionConfigSecretName: {provider}"));
+        let planned = ask.plan().await;
         planned.assert_held_by(&[]);
         assert_eq!(planned.count("skipped") + planned.count("protected"), 464, "{:#}", planned.plan["counts"]);
     }
@@ -138,7 +146,7 @@ async fn entries_that_somebody_swapped_changed_or_put_in_are_noticed() {
     ask(&whole, "aesgcm").plan().await.assert_held_by(&[]);
     let swapped = ask(&seal(&world, "gcm", "aesgcm", swap), "aesgcm").plan().await;
     swapped.assert_held_by(&["DecryptionFailed"]);
-    insta::assert_snapshot!(swapped.message("DecryptionFailed"), @"");
+    insta::assert_snapshot!(swapped.message("DecryptionFailed"), @"2 of 464 entries cannot be decrypted, first secrets.#v1/cattle-global-data/c-m-g24lp-agent.json: it is encrypted by aesgcm, and the key `key1` does not open it: it was written with another key of that name, or changed since, or put under another name (Secret cattle-resources-system/aesgcm)");
     let swapped = ask(&seal(&world, "box", "secretbox", swap), "secretbox").plan().await;
     swapped.assert_held_by(&["BackupCorrupt"]);
 
