@@ -384,6 +384,7 @@ fn rights_are_asked_for_what_the_plan_does() {
     delete clusterrolebindings.rbac.authorization.k8s.io
     escalate roles.rbac.authorization.k8s.io
     get namespaces.
+    get secrets.
     get services.
     get mutatingwebhookconfigurations.admissionregistration.k8s.io
     get validatingwebhookconfigurations.admissionregistration.k8s.io
