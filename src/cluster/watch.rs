@@ -78,6 +78,9 @@ struct Filter<'a> {
     metadata_only: bool,
 }
 
+/// What is kept of the metadata of objects that are only waited for.
+const KEPT: [&str; 4] = ["uid", "resourceVersion", "finalizers", "deletionTimestamp"];
+
 /// The objects, and the resourceVersion that they are of.
 #[derive(Default)]
 struct Seen<'a> {
@@ -115,7 +118,7 @@ impl ClusterReader {
 
     /// As [`Self::wait_until`] for certain objects of a resource: others, and later ones of their names, are not seen.
     ///
-    /// Of each object only `metadata` is asked for and kept, so that memory grows by the objects that are waited for. They
+    /// Of each object only `metadata` is asked for, and of that uid, resourceVersion, finalizers and deletionTimestamp are kept. They
     /// are looked at once even when `deadline` has passed.
     ///
     /// # Errors
@@ -180,7 +183,7 @@ impl ClusterReader {
         let listed = self
             .list(watched.resource, options, |item| {
                 let (key, object) = keyed(item)?;
-                Ok(filter.keeps(&key, &object).then_some((key, object)))
+                Ok(filter.keeps(&key, &object).then(|| (key, filter.shown(object))))
             })
             .await?;
         Ok(Seen { present: listed.items.into_iter().collect(), version: listed.resource_version, filter })
@@ -283,6 +286,16 @@ impl Filter<'_> {
             only.get(key).is_some_and(|wanted| uid == Some(wanted))
         })
     }
+
+    /// Of thousands of objects that are waited for, who wrote which of their fields would be most of the memory.
+    fn shown(&self, mut object: Value) -> Value {
+        if self.metadata_only
+            && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
+        {
+            metadata.retain(|field, _| KEPT.contains(&field.as_str()));
+        }
+        object
+    }
 }
 
 impl Seen<'_> {
@@ -297,7 +310,7 @@ impl Seen<'_> {
         match event.kind {
             EventKind::Bookmark | EventKind::Error => return Ok(Applied::Nothing),
             EventKind::Added | EventKind::Modified if self.filter.keeps(&key, &object) => {
-                self.present.insert(key, object)
+                self.present.insert(key, self.filter.shown(object))
             }
             // Another object has the name: the one that was waited for is gone.
             EventKind::Added | EventKind::Modified => self.present.remove(&key),

@@ -146,9 +146,43 @@ impl Executor {
         };
         if let Waited::Late(present) = waited {
             for namespace in gone.iter().filter(|namespace| is_there(&present, namespace)) {
-                work.recorder.warn(&format!("namespace {} is still Terminating", namespace.0));
+                let why = present.get(&(String::new(), namespace.0.clone())).map(why_it_stays).unwrap_or_default();
+                work.recorder.warn(&format!("namespace {} is still Terminating{why}", namespace.0));
             }
         }
         Ok(())
+    }
+}
+
+/// Which conditions of a namespace keep it, such as `NamespaceFinalizersRemaining`. Their messages name what is in it, and
+/// are not told (invariant 7).
+fn why_it_stays(namespace: &Value) -> String {
+    let conditions = namespace.pointer("/status/conditions").and_then(Value::as_array);
+    let holding = conditions.into_iter().flatten().filter(|condition| condition["status"] == "True");
+    let types: Vec<&str> = holding.filter_map(|condition| condition["type"].as_str()).collect();
+    match types.is_empty() {
+        true => String::new(),
+        false => format!(": {}; `kubectl get namespace -o yaml` says more", types.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_namespace_is_told_by_its_conditions_alone() {
+        let condition = |name: &str, status: &str| json!({"type": name, "status": status, "message": "secret/one"});
+        let conditions = [
+            condition("NamespaceDeletionDiscoveryFailure", "False"),
+            condition("NamespaceFinalizersRemaining", "True"),
+        ];
+        assert_eq!(
+            why_it_stays(&json!({"status": {"conditions": conditions}})),
+            ": NamespaceFinalizersRemaining; `kubectl get namespace -o yaml` says more"
+        );
+        assert_eq!(why_it_stays(&Value::Null), "");
     }
 }

@@ -13,7 +13,8 @@
 //! | `\101` | a character in octal | an error |
 //! | `(?x)` `(?R)` `(?u)` | an error | flags |
 //!
-//! What is left: Go refuses some that this takes (`a**`, more than 1,000 repetitions, `\p{Emoji}`). No operator writes them.
+//! What is left: Go refuses some that this takes (`a**`, more than 1,000 repetitions of repetitions, `\p{Emoji}`). No operator
+//! writes them.
 
 use std::cell::Cell;
 use std::iter::Peekable;
@@ -29,6 +30,8 @@ const MAX_PATTERN_BYTES: usize = 16 * 1024;
 const SMALL_BYTES: usize = 64 * 1024;
 /// Memory for one that needs more, such as `^.{1,253}$`.
 const LARGE_BYTES: usize = 4 * 1024 * 1024;
+/// Most repetitions (`regexp/syntax`, `ErrInvalidRepeatSize`).
+const MAX_REPETITIONS: u32 = 1000;
 /// How many may need more, so that all together stay below 400 MiB with the 1,000 selectors that a set may have.
 const MAX_LARGE: u32 = 32;
 
@@ -78,7 +81,11 @@ fn translate(pattern: &str) -> Result<String, &'static str> {
         match c {
             '\\' => escape(&mut chars, &mut out, Place::Outside)?,
             '[' => class(&mut chars, &mut out)?,
-            '{' if !is_repetition(chars.clone()) => out.push_str(r"\{"),
+            '{' => match repetition(chars.clone()) {
+                None => out.push_str(r"\{"),
+                Some(most) if most > MAX_REPETITIONS => return Err("more than 1000 repetitions"),
+                Some(_) => out.push(c),
+            },
             '(' if chars.peek() == Some(&'?') => {
                 flags(chars.clone())?;
                 out.push(c);
@@ -242,20 +249,23 @@ fn posix(chars: &mut Rest<'_>, out: &mut String) -> bool {
     true
 }
 
-/// Whether `{` begins `{2}`, `{2,}` or `{2,3}`.
-fn is_repetition(mut chars: Rest<'_>) -> bool {
-    let mut number = || std::iter::from_fn(|| chars.next_if(char::is_ascii_digit)).count();
-    if number() == 0 {
-        return false;
-    }
-    match chars.next() {
-        Some('}') => true,
-        Some(',') => {
-            while chars.next_if(char::is_ascii_digit).is_some() {}
-            chars.next() == Some('}')
+/// The larger number of `{2}`, `{2,}` or `{2,3}`, when that is what `{` begins.
+fn repetition(mut chars: Rest<'_>) -> Option<u32> {
+    let least = number(&mut chars)?;
+    match chars.next()? {
+        '}' => Some(least),
+        ',' => {
+            let most = number(&mut chars).unwrap_or(least);
+            (chars.next()? == '}').then_some(least.max(most))
         }
-        _ => false,
+        _ => None,
     }
+}
+
+/// Digits; more than fit are as many as there can be.
+fn number(chars: &mut Rest<'_>) -> Option<u32> {
+    let digits: String = std::iter::from_fn(|| chars.next_if(char::is_ascii_digit)).collect();
+    (!digits.is_empty()).then(|| digits.parse().unwrap_or(u32::MAX))
 }
 
 /// Refuses flags that only the crate has. `(?P<name>` and `(?<name>` are the same in both.
@@ -388,6 +398,8 @@ mod tests {
             "[b-a]",
             "[a-\\d]",
             r"(\pL{1000}){1000}",
+            "a{1001}",
+            "a{2,99999999999}",
             &long,
         ];
         let said: Vec<String> = bad.iter().map(|pattern| Compiler::new().compile(pattern).unwrap_err()).collect();
@@ -407,6 +419,8 @@ mod tests {
         `[b-a]`: invalid character class range, the start must be <= the end
         `[a-\d]`: a range that does not end in a character
         `(\pL{1000}){1000}`: it takes too much memory
+        `a{1001}`: more than 1000 repetitions
+        `a{2,99999999999}`: more than 1000 repetitions
         `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`: it is longer than 16 KiB
         ");
     }

@@ -134,9 +134,7 @@ impl Selectors {
         unserved.dedup();
         unserved
     }
-}
 
-impl Selectors {
     /// The kinds and plurals that selectors list by name, each with the `apiVersion` at which it is asked for.
     pub fn listed_kinds(&self) -> BTreeSet<(&str, &str)> {
         let listed = self.0.iter().flat_map(|selector| match &selector.kinds {
