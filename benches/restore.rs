@@ -36,7 +36,7 @@ use world::{Filled, World};
 const LARGE: &str = "large-56488071-5e68-44dd-b5a1-2f0f8091f490-2026-11-23T05-59-47Z.tar.gz";
 /// As the measurement of the rancher-backup operator, of 8,631 objects: 2,471 changed, 757 deleted, 200 to prune.
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 200, seed: 7 };
-const ACCEPT: (&str, &str) = ("accept", "AlreadyRun, VersionMismatch, PruneShare");
+const ACCEPT: (&str, &str) = ("accept", "AlreadyRun, VersionMismatch, PruneShare, DownstreamReverts");
 
 fn main() -> Result<()> {
     if !std::env::args().any(|arg| arg == "--bench") {

@@ -28,8 +28,8 @@ pub use encryption::{CONFIGURATION_KEY, ConfigurationError, Encryption, SealErro
 pub use error::{BackupError, EntryName, ReadError};
 pub use facts::Facts;
 pub use filter::{
-    ControllerReference, FilterError, LabelExpression, LabelSelector, ResourceSelector, ResourceSet, SelectorQuery,
-    Selectors,
+    ControllerReference, FilterError, LabelExpression, LabelSelector, Labels, ResourceSelector, ResourceSet,
+    SelectorQuery, Selectors,
 };
 pub use name::{BackupName, BackupNameError, NameParts};
 pub use write::BackupWriter;

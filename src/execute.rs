@@ -5,12 +5,14 @@
 //! resume. What looking at the cluster cannot tell is in the journal before its effect.
 
 mod objects;
+mod pause;
 mod prune;
 mod quiesce;
 mod quiet;
 mod record;
 mod resume;
 mod write;
+mod writers;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -174,6 +176,8 @@ pub struct LaidOut {
     pub owner_uids: Mutex<OwnerUids>,
     /// Workloads that stay at 0 until resume.
     pub held: BTreeSet<WorkloadRef>,
+    /// Clusters of Cluster API stay paused until resume.
+    pub pausing: bool,
     /// Objects that others of the backup name as their owner.
     pub owners: HashSet<OwnerId>,
 }
@@ -395,7 +399,8 @@ impl Executor {
         let held = work.recorder.replicas().keys().cloned().collect();
         let owners = owners(&observed);
         let owner_uids = Mutex::new(owner_uids(&observed, &owners));
-        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, owners });
+        let pausing = work.recorder.paused().is_some();
+        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, pausing, owners });
         work.laid_out = Some(Arc::clone(&laid_out));
         Ok(laid_out)
     }
@@ -412,6 +417,10 @@ impl Executor {
             if !work.recorder.replicas().contains_key(&workload) {
                 work.recorder.append(&self.writer, Entry::Replicas { workload, replicas }).await?;
             }
+        }
+        let made = plan::quiesce::paused_arrivals(&plan.items, backup);
+        if work.recorder.paused().is_some() && !made.is_empty() {
+            work.recorder.append(&self.writer, Entry::Paused { clusters: made }).await?;
         }
         Ok(())
     }

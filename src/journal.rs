@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::object::ObjectKey;
+use crate::object::{ObjectKey, Resource};
 
 use crate::run::{Phase, cut_message};
 
@@ -89,6 +89,11 @@ pub struct WorkloadRef {
 }
 
 impl WorkloadRef {
+    pub fn resource_type(&self) -> Resource {
+        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
+        Resource::new(group, version, &self.resource)
+    }
+
     /// This is the workload that `key` names.
     pub fn names(&self, key: &ObjectKey) -> bool {
         let Self { api_version, resource, namespace, name } = self;
@@ -104,6 +109,18 @@ impl fmt::Display for WorkloadRef {
         write!(f, "{}/{}/{}", self.resource, self.namespace, self.name)
     }
 }
+
+/// A `clusters.cluster.x-k8s.io` that a run pauses, and whether it was paused before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PausedCluster {
+    pub namespace: String,
+    pub name: String,
+    pub paused: bool,
+}
+
+/// Whether clusters were paused before a run, by namespace and name.
+pub type Paused = BTreeMap<(String, String), bool>;
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +139,8 @@ pub enum Entry {
     Started { step: Step },
     /// The workload's replicas before it is scaled down; written before the scale-down.
     Replicas { workload: WorkloadRef, replicas: i32 },
+    /// What clusters of Cluster API had before they are paused, and that this run pauses them; written before the first.
+    Paused { clusters: Vec<PausedCluster> },
     /// The step's effects are complete.
     Finished { step: Step },
     /// The step gave up; what follows is decided by [`next`].
@@ -307,6 +326,20 @@ pub fn replicas(events: &[Event]) -> BTreeMap<WorkloadRef, i32> {
     first
 }
 
+/// What clusters had before a run paused them; `None` where it pauses none. The first word wins, as with replicas.
+pub fn paused(events: &[Event]) -> Option<Paused> {
+    let mut first = None;
+    for event in events {
+        if let Entry::Paused { clusters } = &event.entry {
+            let known: &mut Paused = first.get_or_insert_default();
+            for PausedCluster { namespace, name, paused } in clusters {
+                known.entry((namespace.clone(), name.clone())).or_insert(*paused);
+            }
+        }
+    }
+    first
+}
+
 /// [`Journal::step_times`] of borrowed events.
 pub fn step_times(events: &[Event]) -> Vec<StepTime> {
     let mut times: Vec<StepTime> = Vec::new();
@@ -326,7 +359,11 @@ pub fn step_times(events: &[Event]) -> Vec<StepTime> {
                     times[index].failed = Some(*at);
                 }
             }
-            Entry::Started { .. } | Entry::Replicas { .. } | Entry::TakenOver { .. } | Entry::Recovered => {}
+            Entry::Started { .. }
+            | Entry::Replicas { .. }
+            | Entry::Paused { .. }
+            | Entry::TakenOver { .. }
+            | Entry::Recovered => {}
         }
     }
     times
@@ -359,7 +396,11 @@ impl Entry {
                 Self::Failed { step, reason: cut_message(&reason), message: cut_message(&message) }
             }
             Self::TakenOver { holder } => Self::TakenOver { holder: cut_message(&holder) },
-            entry @ (Self::Started { .. } | Self::Replicas { .. } | Self::Finished { .. } | Self::Recovered) => entry,
+            entry @ (Self::Started { .. }
+            | Self::Replicas { .. }
+            | Self::Paused { .. }
+            | Self::Finished { .. }
+            | Self::Recovered) => entry,
         }
     }
 }
@@ -369,6 +410,7 @@ impl fmt::Display for Entry {
         match self {
             Self::Started { step } => write!(f, "{step} started"),
             Self::Replicas { workload, replicas } => write!(f, "{workload} has {replicas} replicas"),
+            Self::Paused { clusters } => write!(f, "{} clusters are paused", clusters.len()),
             Self::Finished { step } => write!(f, "{step} finished"),
             Self::Failed { step, reason, message: _ } => write!(f, "{step} failed: {reason}"),
             Self::TakenOver { holder } => write!(f, "taken over by {holder}"),
@@ -390,6 +432,8 @@ struct State {
     started: BTreeSet<Step>,
     finished: BTreeSet<Step>,
     recorded: BTreeSet<WorkloadRef>,
+    /// `None` before the first entry of them.
+    paused: Option<BTreeSet<(String, String)>>,
     takeovers: usize,
     recovered: bool,
     /// The first failure, which is the run's.
@@ -415,6 +459,10 @@ impl State {
             }
             Entry::Replicas { workload, replicas: _ } => {
                 self.recorded.insert(workload.clone());
+            }
+            Entry::Paused { clusters } => {
+                let names = clusters.iter().map(|cluster| (cluster.namespace.clone(), cluster.name.clone()));
+                self.paused.get_or_insert_default().extend(names);
             }
             Entry::TakenOver { holder: _ } => self.takeovers += 1,
             Entry::Recovered => self.recovered = true,
@@ -466,8 +514,11 @@ impl State {
             Entry::Replicas { .. } if self.open() != Some(Step::Quiesce) => {
                 Err("replicas are recorded in quiesce only".to_owned())
             }
+            Entry::Paused { .. } if self.open() != Some(Step::Quiesce) => {
+                Err("clusters are paused in quiesce only".to_owned())
+            }
             Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
-            Entry::Replicas { .. } | Entry::TakenOver { .. } | Entry::Recovered => Ok(()),
+            Entry::Replicas { .. } | Entry::Paused { .. } | Entry::TakenOver { .. } | Entry::Recovered => Ok(()),
         }
     }
 
@@ -490,6 +541,9 @@ impl State {
         match entry {
             Entry::Started { step } => self.started.contains(step),
             Entry::Replicas { workload, replicas: _ } => self.recorded.contains(workload),
+            Entry::Paused { clusters } => self.paused.as_ref().is_some_and(|known| {
+                clusters.iter().all(|cluster| known.contains(&(cluster.namespace.clone(), cluster.name.clone())))
+            }),
             Entry::Recovered => self.recovered,
             Entry::Finished { .. } | Entry::Failed { .. } | Entry::TakenOver { .. } => false,
         }

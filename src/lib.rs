@@ -22,6 +22,7 @@
 //! - [`object`]: the heart: are two objects equal, and what is written for one that is not
 //! - [`rancher`]: Rancher's facts: who writes beside it, how its versions are read, and which lie apart
 //! - [`release`]: Helm's release Secrets, read
+//! - [`webhook`]: which writes the API server asks webhooks about, and who answers
 //! - [`observed`]: plain data: what backup, cluster and ledger said
 //! - [`plan`]: [`plan::plan`] from what is asked and what was seen; gates, order, prune, digest, and how a plan is shown
 //! - [`journal`]: what is recorded of a run, which events are legal, and what is next
@@ -96,3 +97,4 @@ pub mod sim;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod webhook;

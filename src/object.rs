@@ -7,6 +7,7 @@
 
 pub mod chart;
 pub mod crd;
+pub mod downstream;
 pub mod normal;
 pub mod owner;
 pub mod prepare;
@@ -22,7 +23,10 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crd::CrdSummary;
+use downstream::Downstream;
 use owner::Owner;
+
+use crate::webhook::bundle::{self, Trusted};
 
 /// A resource type at one version, as the paths of a backup and of the API name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -195,6 +199,10 @@ pub struct Summary {
     pub webhook_services: Box<[(Box<str>, Box<str>)]>,
     /// Only for CustomResourceDefinitions.
     pub crd: Option<Box<CrdSummary>>,
+    /// The CA bundles by which it trusts Services; compared apart ([`bundle::equal`]).
+    pub trusted: Trusted,
+    /// Only for objects of downstream clusters.
+    pub downstream: Option<Box<Downstream>>,
     pub traits: Traits,
 }
 
@@ -215,6 +223,8 @@ pub struct Traits {
     pub own_binding: bool,
     /// How often the agents of a cluster were asked to deploy anew (Fleet and provisioning clusters).
     pub redeploy_generation: Option<i64>,
+    /// Of a Cluster API cluster: paused, but for what a run did to it.
+    pub paused: Option<bool>,
     /// Wanted of a Deployment or StatefulSet; 1 where it does not say.
     pub replicas: Option<i32>,
 }
@@ -255,7 +265,9 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
     let status = object.remove("status").filter(|status| !normal::is_empty(status));
     let token_account = normal::token_account(resource, object);
     let webhook_services = normal::webhook_services(resource, object);
+    let downstream = Downstream::read(resource, object);
     let crd = resource.is_crd().then(|| Box::new(CrdSummary::take(object, status.as_ref())));
+    let trusted = bundle::take(resource, object);
     normal::normalise(resource, object);
     Ok(Summary {
         kind,
@@ -269,6 +281,8 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
         token_account,
         webhook_services,
         crd,
+        trusted,
+        downstream,
         traits,
     })
 }

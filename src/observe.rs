@@ -7,7 +7,9 @@ mod dependents;
 mod facts;
 mod lists;
 mod opening;
+mod webhooks;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -19,6 +21,7 @@ use crate::object::protect::Guarded;
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
 use crate::plan::{self, Request};
 use crate::store::{Backups, Spool, SpoolLimits, StoreError};
+use crate::webhook::ServiceRef;
 
 /// Largest backup that is fetched. The largest that is known of has some tens of MiB.
 const MAX_BACKUP_BYTES: u64 = 8 << 30;
@@ -119,6 +122,7 @@ pub async fn observe(
         observed.cluster.occupied_namespaces = dependents::occupied(&reached.dependents);
         observed.live.dependents = reached.dependents;
         observed.live.unlisted.extend(reached.unlisted);
+        observed.live.unconverted.extend(reached.unconverted);
         observed.denied.extend(reached.denied);
         observed.denied.extend(denied);
         observed.denied.sort();
@@ -153,14 +157,14 @@ async fn look(
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
     let crds = lists::crds(reader).await?;
-    let services = crds.webhook_services.clone();
+    let converters = webhooks::Converters { live: crds.conversion.clone(), coming: coming(&seen) };
     if let BackupSeen::Whole(backup) = &mut seen {
         backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
         backup.unlistable = lists::unlistable(backup, catalog);
     }
     // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
     let (mut cluster, (live, denied)) = tokio::try_join!(
-        facts::cluster(reader, catalog, places, &services, controllers(&seen)),
+        facts::cluster(reader, catalog, places, &converters, controllers(&seen)),
         live(reader, catalog, &seen, crds),
     )?;
     cluster.unfinished_runs = known.unfinished_runs;
@@ -205,9 +209,30 @@ fn is_forbidden(error: &ClusterError) -> bool {
     matches!(error, ClusterError::Api { failure, .. } if failure.kind == FailureKind::Forbidden)
 }
 
+/// Objects of the type are stored at a version that only a webhook can read, and none answers.
+fn is_unconverted(error: &ClusterError) -> bool {
+    matches!(error, ClusterError::Api { failure, .. } if failure.kind == FailureKind::WebhookUnavailable)
+}
+
 /// The right to list a type in all namespaces.
 fn to_list(resource: &Resource) -> Access {
-    Access { verb: "list", group: resource.group.clone(), resource: resource.plural.clone(), namespace: None }
+    Access {
+        verb: "list",
+        group: resource.group.clone(),
+        resource: resource.plural.clone(),
+        namespace: None,
+        name: None,
+    }
+}
+
+/// Services that the backup's definitions name.
+fn coming(seen: &BackupSeen) -> BTreeSet<ServiceRef> {
+    let objects = match seen {
+        BackupSeen::Whole(backup) => backup.objects.as_slice(),
+        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => &[],
+    };
+    let crds = objects.iter().filter_map(|object| object.summary.crd.as_deref());
+    crds.filter_map(|crd| crd.conversion.as_ref()?.service.clone()).collect()
 }
 
 fn whole(seen: &BackupSeen) -> Option<&crate::observed::Backup> {
@@ -227,15 +252,13 @@ fn guarded(cluster: &ClusterFacts, places: &Places, own_secrets: Vec<String>) ->
         rancher_deployment: places.rancher_deployment.clone(),
         operator_namespace: places.operator_namespace.clone(),
         operator_secrets: cluster.operator_secrets.iter().cloned().chain(own_secrets).collect(),
+        serving: cluster.webhooks.serving.clone(),
         stays_up: plan::quiesce::split(&cluster.workloads).1.into_iter().map(|workload| workload.reference).collect(),
         other_cluster: false,
     }
 }
 
-async fn denied(
-    reader: &ClusterReader,
-    wanted: &std::collections::BTreeSet<Access>,
-) -> Result<Vec<Access>, ObserveError> {
+async fn denied(reader: &ClusterReader, wanted: &BTreeSet<Access>) -> Result<Vec<Access>, ObserveError> {
     let asked: Vec<cluster::Access> = wanted.iter().map(asked).collect();
     let answers = reader.allowed(&asked).await?;
     Ok(wanted.iter().zip(answers).filter(|(_, (_, allowed))| !allowed).map(|(access, _)| access.clone()).collect())
@@ -243,11 +266,12 @@ async fn denied(
 
 /// `<type>/<subresource>` is one word in a plan and two in a review.
 fn asked(access: &Access) -> cluster::Access {
-    let Access { verb, group, resource, namespace } = access;
+    let Access { verb, group, resource, namespace, name } = access;
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     cluster::Access {
         subresource: subresource.to_owned(),
         namespace: namespace.clone().unwrap_or_default(),
+        name: name.clone().unwrap_or_default(),
         ..cluster::Access::new(verb, group, resource)
     }
 }

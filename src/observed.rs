@@ -13,6 +13,7 @@ use crate::journal::WorkloadRef;
 use crate::object::owner::OwnerId;
 use crate::object::protect::Guarded;
 use crate::object::{LiveFacts, ObjectKey, Resource, Summary};
+use crate::webhook::{ServiceRef, Webhooks};
 
 /// Everything that a plan is made from, as it stood at one time.
 #[derive(Debug)]
@@ -147,12 +148,14 @@ pub struct Live {
     pub dependents: Vec<Dependent>,
     /// Every list ended; a type that could not be listed is named.
     pub unlisted: Vec<(Resource, String)>,
+    /// Types that could not be listed since the webhook that converts their objects does not answer.
+    pub unconverted: BTreeSet<Resource>,
 }
 
 impl Live {
     pub fn new(objects: Vec<LiveObject>, served: Served) -> Self {
         let by_key = objects.iter().zip(0..).map(|(object, index)| (object.key.clone(), index)).collect();
-        Self { objects, by_key, served, dependents: Vec::new(), unlisted: Vec::new() }
+        Self { objects, by_key, served, dependents: Vec::new(), unlisted: Vec::new(), unconverted: BTreeSet::new() }
     }
 
     pub fn get(&self, key: &ObjectKey) -> Option<&LiveObject> {
@@ -209,6 +212,7 @@ pub struct ClusterFacts {
     pub release_version: Option<String>,
     /// Rancher's own Deployment and the controllers that write beside it, Rancher first.
     pub workloads: Vec<Workload>,
+    pub webhooks: Webhooks,
     /// Live `Restore` objects of the rancher-backup operator.
     pub restores: Vec<UpstreamRestore>,
     /// Secrets that a live Backup or Restore of the operator names.
@@ -245,8 +249,10 @@ pub struct Workload {
     pub selector: String,
     /// Tools that would set the replicas back, such as `Argo CD (application rancher)`.
     pub managers: Vec<String>,
-    /// It answers an admission or conversion webhook, so it stays up.
-    pub serves_webhook: bool,
+    /// Services of admission and conversion webhooks that lead to its pods: where there is one, it stays up.
+    pub answers: Vec<ServiceRef>,
+    /// Secrets of its namespace that its pods mount.
+    pub mounts: Vec<String>,
 }
 
 /// A `Restore` of the rancher-backup operator in the cluster.
@@ -282,6 +288,8 @@ pub struct Access {
     /// Plural, with `/status` for the subresource.
     pub resource: String,
     pub namespace: Option<String>,
+    /// `None` for all.
+    pub name: Option<String>,
 }
 
 /// UIDs of live owners, by what their dependents call them.

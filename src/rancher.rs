@@ -6,10 +6,21 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::journal::WorkloadRef;
+
 /// The Deployment that answers Rancher's admission webhook, in Rancher's namespace.
 pub const WEBHOOK_DEPLOYMENT: &str = "rancher-webhook";
 /// Name of both of its webhook configurations, which it makes when it starts.
 pub const RANCHER_WEBHOOKS: &str = "rancher.cattle.io";
+/// Namespace and name of the Service that it answers at.
+pub const WEBHOOK_SERVICE: (&str, &str) = ("cattle-system", "rancher-webhook");
+/// Secrets of that namespace with the webhook's certificate and its authority, which it reads from the API server and
+/// does not mount (rancher/webhook, `pkg/server/server.go`).
+pub const WEBHOOK_SECRETS: [&str; 2] = ["cattle-webhook-tls", "cattle-webhook-ca"];
+/// Namespace and name of the ServiceAccount that the webhook lets pass unseen, when it comes with [`SUDO_GROUP`]
+/// (rancher/webhook, `pkg/admission/admission.go`). Its chart makes it, since webhook 0.4.
+pub const SUDO_ACCOUNT: (&str, &str) = ("cattle-system", "rancher-webhook-sudo");
+pub const SUDO_GROUP: &str = "system:masters";
 /// The rancher-backup operator's Deployment, in the namespace that the configuration names.
 pub const BACKUP_OPERATOR: &str = "rancher-backup";
 /// The first Rancher that rancher-backup was made for; what an older one left behind is no tarball of its.
@@ -101,6 +112,18 @@ pub const CLUSTER_TYPES: &[(&str, &[&str])] = &[
     ("gke.cattle.io", &["gkeclusterconfigs"]),
     ("ali.cattle.io", &["aliclusterconfigs"]),
 ];
+
+/// Controllers of Cluster API, by namespace and name: each answers webhooks, and reconciles beside it.
+pub const CLUSTER_API: &[(&str, &str)] = &[
+    ("cattle-capi-system", "capi-controller-manager"),
+    ("cattle-provisioning-capi-system", "capi-controller-manager"),
+];
+
+/// This is a controller of Cluster API.
+pub fn is_cluster_api(workload: &WorkloadRef) -> bool {
+    let WorkloadRef { api_version: _, resource, namespace, name } = workload;
+    resource == "deployments" && CLUSTER_API.contains(&(namespace.as_str(), name.as_str()))
+}
 
 /// Longest text that is read as a version, in bytes: the longest tag that an image may have (OCI distribution spec).
 const MAX_VERSION_BYTES: usize = 128;

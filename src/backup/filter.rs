@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-pub use labels::{LabelExpression, LabelSelector};
+pub use labels::{LabelExpression, LabelSelector, Labels};
 pub use select::{SelectorQuery, Selectors};
 
 use super::error::shown;

@@ -69,8 +69,11 @@ impl Executor {
         pace: &mut Pace,
         work: &mut Work,
     ) -> Result<(), StepError> {
-        let writer =
-            ObjectWriter { reader: self.reader.clone(), writer: self.writer.clone(), laid_out: Arc::clone(laid_out) };
+        let writer = ObjectWriter {
+            reader: self.reader.clone(),
+            writers: self.writers(laid_out)?,
+            laid_out: Arc::clone(laid_out),
+        };
         let quiet = self.quiet(work).await?;
         let encryption = work.known.opening.encryption().cloned();
         let (mut pass, handle) = observe::pass(super::spool(work)?, encryption, items.keys().copied().collect());

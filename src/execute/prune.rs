@@ -17,14 +17,16 @@ use tracing::warn;
 use super::objects::{LOOK_EVERY, Pace, interrupted};
 use super::quiet::SharedQuiet;
 use super::write::Unwritten;
+use super::writers::Writers;
 use super::{Executor, HALT_WITHIN, LaidOut, StepError, Work};
 use crate::cluster::{
-    Answer, Awaited, ClusterError, ClusterReader, ClusterWriter, FailureKind, JsonFault, ListOptions, Preconditions,
-    Present, Propagation, Target, Waited,
+    Answer, Awaited, ClusterError, ClusterReader, FailureKind, JsonFault, ListOptions, Preconditions, Present,
+    Propagation, Target, Waited,
 };
 use crate::journal::Step;
 use crate::object::{ObjectKey, Resource};
 use crate::plan::DeleteWave;
+use crate::webhook::Operation;
 
 /// An object without finalizers is gone at once, but for the API server's own work and the grace of a pod.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
@@ -62,7 +64,7 @@ enum Struck {
 #[derive(Clone)]
 struct Deleter {
     reader: ClusterReader,
-    writer: ClusterWriter,
+    writers: Writers,
     quiet: SharedQuiet,
     /// How long finalizers may take.
     patience: Duration,
@@ -87,7 +89,7 @@ impl Executor {
         for wave in waves {
             let deleter = Deleter {
                 reader: self.reader.clone(),
-                writer: self.writer.clone(),
+                writers: self.writers(&laid_out)?,
                 quiet: Arc::clone(&quiet),
                 patience: self.settings.delete_timeout,
                 concurrency: self.settings.concurrency,
@@ -215,7 +217,8 @@ impl Deleter {
         let Doomed { key, uid } = &object;
         let target = Target::new(&key.resource, key.namespace.as_deref(), &key.name);
         let preconditions = Preconditions { uid: Some(uid), resource_version: None };
-        let outcome = match self.writer.delete(&target, preconditions, Some(Propagation::Background), None).await {
+        let writer = self.writers.to(&target, Operation::Delete);
+        let outcome = match writer.delete(&target, preconditions, Some(Propagation::Background), None).await {
             Ok(answer) if is_gone(&answer) => Ok(true),
             Ok(_) => return Struck::Waits(object),
             Err(error) => match error.kind() {
@@ -338,7 +341,7 @@ impl Deleter {
             "uid": live["metadata"]["uid"],
             "resourceVersion": live["metadata"]["resourceVersion"],
         }});
-        match self.writer.merge_patch(&target, &patch).await {
+        match self.writers.to(&target, Operation::Update).merge_patch(&target, &patch).await {
             Ok(_) => Ok(()),
             Err(error) => match error.kind() {
                 Some(FailureKind::NotFound | FailureKind::Conflict) => Ok(()),

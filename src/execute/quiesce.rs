@@ -1,4 +1,4 @@
-//! Quiesce: replicas recorded, writers at 0, their pods gone.
+//! Quiesce: replicas recorded, writers at 0, their pods gone, and Cluster API paused.
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -23,11 +23,6 @@ pub(super) struct Seen {
     pub selector: String,
 }
 
-pub(super) fn resource_of(workload: &WorkloadRef) -> Resource {
-    let (group, version) = workload.api_version.split_once('/').unwrap_or(("", &workload.api_version));
-    Resource::new(group, version, &workload.resource)
-}
-
 impl Executor {
     pub(super) async fn quiesce(&self, work: &mut Work) -> Result<(), StepError> {
         let workloads = self.to_quiesce(work).await?;
@@ -38,6 +33,7 @@ impl Executor {
         for workload in &workloads {
             self.until_pods_are_gone(workload, work).await?;
         }
+        self.pause(work).await?;
         self.lay_out(Step::Quiesce, work).await.map(drop)
     }
 
@@ -67,7 +63,7 @@ impl Executor {
     }
 
     pub(super) async fn look_at(&self, workload: &WorkloadRef) -> Result<Option<Seen>, StepError> {
-        let resource = resource_of(workload);
+        let resource = workload.resource_type();
         let target = Target::new(&resource, Some(&workload.namespace), &workload.name);
         let Some(answer) = self.reader.get(&target).await? else { return Ok(None) };
         let value = answer.value().unwrap_or(Value::Null);
@@ -90,7 +86,7 @@ impl Executor {
             if seen.replicas == 0 && seen.recorded == Some(had) {
                 return Ok(());
             }
-            let resource = resource_of(workload);
+            let resource = workload.resource_type();
             let target = Target::new(&resource, Some(&workload.namespace), &workload.name);
             let text = had.to_string();
             let annotation = ReplicasAnnotation { key: REPLICAS_ANNOTATION, value: Some(&text) };

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Replicas;
 use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, FailureKind, Target, WriteError};
-use crate::journal::{Entry, Event, IllegalTransition, Journal, replicas};
+use crate::journal::{Entry, Event, IllegalTransition, Journal, Paused, paused, replicas};
 use crate::object::Resource;
 use crate::run::{NAMESPACE, Run, RunSpec, RunStatus};
 use crate::status::{self, StatusFileError};
@@ -108,6 +108,16 @@ impl Recorder {
     /// Replicas as the journal holds them.
     pub fn replicas(&self) -> Replicas {
         self.run.status.as_ref().map(|status| replicas(&status.journal)).unwrap_or_default()
+    }
+
+    /// What clusters of Cluster API had before they were paused; `None` where the run pauses none.
+    pub fn paused(&self) -> Option<Paused> {
+        self.run.status.as_ref().and_then(|status| paused(&status.journal))
+    }
+
+    /// Whether one was paused before the run.
+    pub fn had_paused(&self, namespace: &str, name: &str) -> Option<bool> {
+        self.paused()?.get(&(namespace.to_owned(), name.to_owned())).copied()
     }
 
     /// Keeps a sentence for the reader; durable with the next write.

@@ -1,4 +1,4 @@
-//! Resume: replicas given back. Verify: what was given back is Ready, and what was to go is gone.
+//! Resume: replicas given back, and clusters no longer paused. Verify: what was given back is Ready, and what was to go is gone.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::quiesce::{is_conflict, resource_of};
+use super::quiesce::is_conflict;
 use super::{Executor, StepError, Work};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, rollout_is_ready};
 use crate::journal::WorkloadRef;
@@ -39,7 +39,7 @@ impl Executor {
                 self.give_back(&workload, replicas, work).await?;
             }
         }
-        Ok(())
+        self.unpause(work).await
     }
 
     /// The annotation beats the journal: a workload of the backup was written with the backup's number in it.
@@ -58,7 +58,7 @@ impl Executor {
             if seen.recorded.is_none() && replicas == seen.replicas {
                 return Ok(());
             }
-            let resource = resource_of(workload);
+            let resource = workload.resource_type();
             let target = Target::new(&resource, Some(&workload.namespace), &workload.name);
             let annotation = ReplicasAnnotation { key: REPLICAS_ANNOTATION, value: None };
             let wanted = u32::try_from(replicas).unwrap_or_default();
@@ -103,7 +103,7 @@ impl Executor {
     }
 
     async fn until_ready(&self, workload: &WorkloadRef, deadline: Instant) -> Result<bool, StepError> {
-        let resource = resource_of(workload);
+        let resource = workload.resource_type();
         let field = format!("metadata.name={}", workload.name);
         let watched = Watched {
             resource: &resource,

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::writers::Writers;
 use super::{ExecuteError, LaidOut};
 use crate::cluster::{
-    Answer, ClusterError, ClusterReader, ClusterWriter, FailureKind, Preconditions, Propagation, Target, WriteError,
+    Answer, ClusterError, ClusterReader, FailureKind, Preconditions, Propagation, Target, WriteError,
 };
 use crate::object::chart::{self, Release};
 use crate::object::owner::{self, Owner};
@@ -19,6 +20,7 @@ use crate::observed::{LiveObject, Observed};
 use crate::plan::diff::owner_id;
 use crate::plan::gate::GateCode;
 use crate::plan::{Change, Differs, Item};
+use crate::webhook::{Operation, bundle};
 
 /// Writes of an object that somebody else changes at the same time.
 const CONFLICT_TRIES: usize = 5;
@@ -72,7 +74,7 @@ impl From<ClusterError> for Unwritten {
 #[derive(Clone)]
 pub struct ObjectWriter {
     pub reader: ClusterReader,
-    pub writer: ClusterWriter,
+    pub writers: Writers,
     pub laid_out: Arc<LaidOut>,
 }
 
@@ -113,7 +115,7 @@ impl ObjectWriter {
         let target = target(job.key);
         let end = Instant::now() + SERVED_WITHIN;
         loop {
-            match self.writer.create(&target, body(&prepared.body)?).await {
+            match self.writers.to(&target, Operation::Create).create(&target, body(&prepared.body)?).await {
                 Ok(answer) => {
                     self.settle(&job, prepared, &answer).await?;
                     return Ok(Written::Created);
@@ -141,7 +143,7 @@ impl ObjectWriter {
                 Err(error) => Err(error.into()),
             };
         }
-        match self.writer.replace(&target, body(&prepared.body)?).await {
+        match self.writers.to(&target, Operation::Update).replace(&target, body(&prepared.body)?).await {
             Ok(answer) => {
                 // The replaced object keeps the status that it was listed with.
                 let status = prepared.status.filter(|_| differs.status);
@@ -159,7 +161,7 @@ impl ObjectWriter {
         for _ in 0..CONFLICT_TRIES {
             let Some(live) = self.read(&target).await? else {
                 let prepared = self.prepare(&job, None, None, None)?;
-                match self.writer.create(&target, body(&prepared.body)?).await {
+                match self.writers.to(&target, Operation::Create).create(&target, body(&prepared.body)?).await {
                     Ok(answer) => {
                         self.settle(&job, prepared, &answer).await?;
                         return Ok(Written::Created);
@@ -175,7 +177,7 @@ impl ObjectWriter {
             let kept = job.key.resource.is_crd().then_some(&live);
             let redeploy = summary.traits.redeploy_generation;
             let prepared = self.prepare(&job, Some(&version), kept, redeploy)?;
-            match self.writer.replace(&target, body(&prepared.body)?).await {
+            match self.writers.to(&target, Operation::Update).replace(&target, body(&prepared.body)?).await {
                 Ok(answer) => {
                     self.settle(&job, prepared, &answer).await?;
                     return Ok(Written::Updated);
@@ -191,7 +193,12 @@ impl ObjectWriter {
         let target = target(job.key);
         if let Some(live) = job.live {
             let preconditions = Preconditions { uid: Some(&live.facts.uid), resource_version: None };
-            match self.writer.delete(&target, preconditions, Some(Propagation::Background), None).await {
+            match self
+                .writers
+                .to(&target, Operation::Delete)
+                .delete(&target, preconditions, Some(Propagation::Background), None)
+                .await
+            {
                 Ok(_) => {}
                 Err(error) if is_outdated(&error) => return self.replace_live(job).await,
                 Err(error) => return Err(error.into()),
@@ -242,7 +249,9 @@ impl ObjectWriter {
             live,
             redeploy_generation,
             status: job.status,
+            bundles: &self.laid_out.observed.cluster.webhooks.kept,
             held_replicas: self.laid_out.held.iter().any(|workload| workload.names(job.key)),
+            pausing: self.laid_out.pausing,
             owner_uid: &|owner, namespace| self.laid_out.owner_uid(owner, namespace),
         };
         let mut prepared = prepare(job.value.clone(), &context);
@@ -295,7 +304,7 @@ impl ObjectWriter {
         let Some(status) = status else { return Ok(()) };
         object["status"] = status;
         let text = serde_json::to_vec(&object).unwrap_or_default();
-        self.writer.replace_status(target, Bytes::from(text)).await.map(drop)
+        self.writers.to_status(target).replace_status(target, Bytes::from(text)).await.map(drop)
     }
 
     fn summary_of(&self, key: &ObjectKey, value: Value) -> Result<(Summary, String), Unwritten> {
@@ -309,7 +318,10 @@ impl ObjectWriter {
         let uids = self.laid_out.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
         let namespace = job.key.namespace.as_ref();
         let uid = |owner: &Owner| owner.candidates(namespace).find_map(|id| uids.get(&id).map(AsRef::as_ref));
-        object::equal(job.backup, live, job.status) && owner::lead_home(&job.backup.owners, &live.owners, uid)
+        let kept = &self.laid_out.observed.cluster.webhooks.kept;
+        object::equal(job.backup, live, job.status)
+            && bundle::equal(&job.backup.trusted, &live.trusted, kept)
+            && owner::lead_home(&job.backup.owners, &live.owners, uid)
     }
 }
 

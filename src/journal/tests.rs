@@ -405,3 +405,24 @@ fn a_run_whose_process_died_between_its_last_entry_and_its_end_can_be_taken_over
     run.append(at(99), Entry::TakenOver { holder: "pod-b".to_owned() }).expect("legal");
     assert!(matches!(run.next(OnFailure::Hold), Next::End { phase: Phase::Succeeded, .. }));
 }
+
+#[test]
+fn what_clusters_had_before_they_were_paused_is_kept_and_the_first_word_wins() {
+    let cluster =
+        |name: &str, paused| PausedCluster { namespace: "fleet-default".to_owned(), name: name.to_owned(), paused };
+    let entry = |clusters: &[PausedCluster]| Entry::Paused { clusters: clusters.to_vec() };
+    let mut journal = journal(up_to(Step::Quiesce));
+    assert_eq!(paused(journal.events()), None, "nothing is paused");
+    journal.append(at(50), entry(&[])).unwrap();
+    assert_eq!(paused(journal.events()), Some(Paused::new()), "pauses what comes");
+    journal.append(at(51), entry(&[cluster("a", false), cluster("b", true)])).unwrap();
+    let length = journal.events().len();
+    journal.append(at(52), entry(&[cluster("a", true)])).unwrap();
+    assert_eq!(journal.events().len(), length, "after a crash it says nothing new");
+    let kept = paused(journal.events()).unwrap();
+    assert_eq!(kept.into_values().collect::<Vec<_>>(), [false, true]);
+    let text = serde_json::to_string(journal.events()).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<Event>>(&text).unwrap(), journal.events());
+    journal.append(at(53), finished(Step::Quiesce)).unwrap();
+    assert!(journal.append(at(54), entry(&[cluster("c", false)])).is_err(), "in quiesce only");
+}

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{Digest, normal};
+use crate::webhook::ConversionWebhook;
 
 /// What of a CRD is compared version by version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct CrdSummary {
     pub stored: Vec<String>,
     /// The `Established` condition of the status.
     pub established: bool,
+    /// Who converts its objects between versions.
+    pub conversion: Option<ConversionWebhook>,
 }
 
 /// One version of a CRD.
@@ -37,6 +40,7 @@ impl CrdSummary {
     /// whole.
     pub fn take(object: &mut Map<String, Value>, status: Option<&Value>) -> Self {
         open_schemas_of_preserving(object);
+        let conversion = ConversionWebhook::read(object);
         let mut spec = object.get_mut("spec").and_then(Value::as_object_mut);
         let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         let of_spec = |field: &str| spec.as_deref().and_then(|spec| spec.get(field));
@@ -52,6 +56,7 @@ impl CrdSummary {
             versions: read_versions(versions),
             stored: stored_versions(status),
             established: is_established(status),
+            conversion,
         }
     }
 

@@ -6,6 +6,10 @@ use super::{Digest, Resource};
 
 /// Replicas that a workload had before it was quiesced; written by the same patch that sets 0.
 pub const REPLICAS_ANNOTATION: &str = "reinback.io/replicas";
+/// What `spec.paused` of a Cluster API cluster was before it was paused; written by the same patch.
+pub const PAUSED_ANNOTATION: &str = "reinback.io/paused";
+/// Cluster API. Its versions v1alpha4 to v1beta2 all have `spec.paused` in a Cluster.
+pub const CAPI_GROUP: &str = "cluster.x-k8s.io";
 /// Asks Rancher to deploy the agents of a cluster anew (rancher-backup e90504c3, `restore/controller.go`).
 pub const FORCE_DEPLOY_ANNOTATION: &str = "io.cattle.agent.force.deploy";
 /// Set on a token Secret by the token controller.
@@ -63,6 +67,7 @@ fn normalise_metadata(resource: &Resource, metadata: &mut Object) {
     super::chart::strip_marks(resource, metadata);
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.remove(REPLICAS_ANNOTATION);
+        annotations.remove(PAUSED_ANNOTATION);
         if resource.group == "apps" {
             annotations.remove(REVISION_ANNOTATION);
         }
@@ -95,6 +100,7 @@ fn normalise_type(resource: &Resource, object: &mut Object) {
         ("", "namespaces") => drop_keys(object, &["spec"]),
         ("", "secrets") => normalise_token_secret(object),
         ("apps", "deployments" | "statefulsets") => recorded_replicas(object),
+        (CAPI_GROUP, "clusters") => recorded_pause(object),
         ("rbac.authorization.k8s.io", "clusterroles") if is_aggregated(object) => drop_keys(object, &["rules"]),
         ("apiextensions.k8s.io", "customresourcedefinitions") => normalise_crd(object),
         _ => {
@@ -148,6 +154,29 @@ fn recorded_replicas(object: &mut Object) {
         .and_then(|text| text.parse::<i32>().ok());
     if let (Some(replicas), Some(spec)) = (recorded, object.get_mut("spec").and_then(Value::as_object_mut)) {
         spec.insert("replicas".to_owned(), Value::from(replicas));
+    }
+}
+
+/// Whether a Cluster API cluster is paused, but for what a run did to it. `None` for other objects.
+pub fn true_pause(resource: &Resource, object: &Object) -> Option<bool> {
+    if !resource.is(CAPI_GROUP, "clusters") {
+        return None;
+    }
+    let annotations = object.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    let recorded = annotations.and_then(|all| all.get(PAUSED_ANNOTATION)).and_then(Value::as_str);
+    let recorded = recorded.and_then(|text| text.parse().ok());
+    let own = || object.get("spec").and_then(|spec| spec.get("paused")) == Some(&Value::Bool(true));
+    Some(recorded.unwrap_or_else(own))
+}
+
+/// A paused cluster counts with what it had. Not paused and not said is the same.
+fn recorded_pause(object: &mut Object) {
+    let resource = Resource::new(CAPI_GROUP, "", "clusters");
+    let paused = true_pause(&resource, object).unwrap_or_default();
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    match paused {
+        true => drop(spec.insert("paused".to_owned(), Value::Bool(true))),
+        false => drop(spec.remove("paused")),
     }
 }
 
@@ -247,6 +276,7 @@ pub fn traits(resource: &Resource, object: &Object) -> super::Traits {
         redeploy_generation: redeploy_key(resource)
             .and_then(|key| object.get("spec").and_then(|spec| spec.get(key)))
             .and_then(Value::as_i64),
+        paused: true_pause(resource, object),
         replicas: is_workload(resource).then(|| {
             let replicas = object.get("spec").and_then(|spec| spec.get("replicas")).and_then(Value::as_i64);
             replicas.and_then(|replicas| i32::try_from(replicas).ok()).unwrap_or(1)

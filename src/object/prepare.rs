@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::owner::{self, Owner};
-use super::{Interner, ObjectKey, StatusPlace, crd, normal};
+use super::{Interner, ObjectKey, Resource, StatusPlace, crd, normal};
+use crate::webhook::bundle::{self, Bundles};
 
 /// What a write needs to know beside the object of the backup.
 pub struct Context<'a> {
@@ -18,8 +19,12 @@ pub struct Context<'a> {
     pub redeploy_generation: Option<i64>,
     /// Where the status of the type is written.
     pub status: StatusPlace,
+    /// What stays trusted, whatever the backup says.
+    pub bundles: &'a Bundles,
     /// The workload stays at 0, and this annotation says what it gets back at resume.
     pub held_replicas: bool,
+    /// Clusters of Cluster API are written paused, and this annotation says what they get back at resume.
+    pub pausing: bool,
     /// Finds the UID that an owner has now.
     pub owner_uid: &'a FindUid<'a>,
 }
@@ -46,6 +51,7 @@ pub fn prepare(mut object: Value, context: &Context<'_>) -> Prepared {
     let mut dropped_owners = 0;
     if let Some(map) = object.as_object_mut() {
         prepare_type(map, context);
+        bundle::put(&context.key.resource, map, context.bundles);
         if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
             normal::strip_server_metadata(metadata);
             dropped_owners = point_to_live_owners(metadata, context);
@@ -80,6 +86,7 @@ fn prepare_type(object: &mut Map<String, Value>, context: &Context<'_>) {
         ("management.cattle.io", "clusters") => annotate(object, normal::FORCE_DEPLOY_ANNOTATION, "true"),
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::open_schemas_of_preserving(object),
         ("apps", "deployments" | "statefulsets") if context.held_replicas => hold_replicas(object),
+        (normal::CAPI_GROUP, "clusters") => pause(resource, object, context.pausing),
         _ => redeploy(object, context),
     }
 }
@@ -105,6 +112,23 @@ fn hold_replicas(object: &mut Map<String, Value>) {
     annotate(object, normal::REPLICAS_ANNOTATION, &replicas.to_string());
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         spec.insert("replicas".to_owned(), json!(0));
+    }
+}
+
+/// A backup that was taken in the middle of a run says in the annotation what a cluster had.
+fn pause(resource: &Resource, object: &mut Map<String, Value>, pausing: bool) {
+    let had = normal::true_pause(resource, object).unwrap_or_default();
+    if pausing {
+        annotate(object, normal::PAUSED_ANNOTATION, if had { "true" } else { "false" });
+    } else if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
+        && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
+    {
+        annotations.remove(normal::PAUSED_ANNOTATION);
+    }
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    match pausing || had {
+        true => drop(spec.insert("paused".to_owned(), json!(true))),
+        false => drop(spec.remove("paused")),
     }
 }
 

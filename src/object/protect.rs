@@ -27,6 +27,8 @@ pub enum Protection {
     KubeNamespace,
     RancherDeployment,
     StaysUp,
+    /// A Secret with which a webhook that stays up serves.
+    Serving,
     Builtin,
     ClusterRegistration,
     /// Of a backup of another cluster: what Rancher and Fleet say of the cluster that they run in.
@@ -55,6 +57,7 @@ impl Protection {
             Self::KubeNamespace => "lies in a namespace of Kubernetes itself",
             Self::RancherDeployment => "is the Deployment of Rancher, whose version a Restore does not change",
             Self::StaysUp => "answers webhooks that the writes pass through, and so stays as it is",
+            Self::Serving => "is in use by who answers webhooks that the writes pass through, and so stays as it is",
             Self::Builtin => "is built in and kept by Rancher",
             Self::ClusterRegistration => "is made anew by Fleet for each registration",
             Self::OldLocalCluster => {
@@ -90,6 +93,8 @@ pub struct Guarded {
     pub stays_up: BTreeSet<WorkloadRef>,
     /// The backup is of another cluster.
     pub other_cluster: bool,
+    /// Secrets with which those serve, by namespace and name.
+    pub serving: BTreeSet<(String, String)>,
 }
 
 /// Says why an object is left as it is, whether it stands in the backup or only in the cluster.
@@ -147,10 +152,18 @@ fn guards_live(key: &ObjectKey, summary: &Summary, guarded: &Guarded) -> Option<
     {
         return Some(Protection::OperatorSecret);
     }
+    if key.resource.is("", "secrets") && is_serving(key, guarded) {
+        return Some(Protection::Serving);
+    }
     if is_rbac(&key.resource) && (name.starts_with("system:") || traits.bootstrapping || name == "cluster-admin") {
         return Some(Protection::SystemRbac);
     }
     is_kube_namespace(key).then_some(Protection::KubeNamespace)
+}
+
+fn is_serving(key: &ObjectKey, guarded: &Guarded) -> bool {
+    let namespace = key.namespace.as_deref().unwrap_or_default().to_owned();
+    guarded.serving.contains(&(namespace, key.name.to_string()))
 }
 
 fn is_own(resource: &Resource, key: &ObjectKey) -> bool {

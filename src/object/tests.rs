@@ -9,6 +9,7 @@ use super::prepare::{Context, Prepared, prepare};
 use super::protect::{Protection, protection};
 use super::*;
 use crate::plan::testing::{crd, guarded, key, merge, object, owner};
+use crate::webhook::bundle::Bundles;
 
 const USER: &str = "users.management.cattle.io#v3/u-1";
 const CRD: &str = "customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org";
@@ -257,17 +258,58 @@ fn a_definition_that_preserves_unknown_fields_is_compared_as_it_is_written() {
 
 fn prepared<'v>(path: &str, value: Value, change: impl FnOnce(&mut Context<'v>)) -> Prepared {
     let key: &'static ObjectKey = Box::leak(Box::new(key(path)));
+    static NO_BUNDLES: Bundles = Bundles::new();
     let mut context = Context {
         key,
         resource_version: None,
         live: None,
         redeploy_generation: None,
         status: StatusPlace::Nowhere,
+        bundles: &NO_BUNDLES,
         held_replicas: false,
+        pausing: false,
         owner_uid: &|_: &Owner, _: Option<&Arc<str>>| None,
     };
     change(&mut context);
     prepare(value, &context)
+}
+
+const CAPI: &str = "clusters.cluster.x-k8s.io#v1beta1/fleet-default/prod";
+
+#[test]
+fn a_cluster_of_cluster_api_is_written_paused_and_counts_with_what_it_had() {
+    let plain = object(CAPI, json!({ "spec": { "a": 1 } }));
+    let by_hand = object(CAPI, json!({ "spec": { "a": 1, "paused": true } }));
+    let written = |value: &Value| prepared(CAPI, value.clone(), |context| context.pausing = true).body;
+    for (value, had) in [(&plain, "false"), (&by_hand, "true")] {
+        let paused = written(value);
+        assert_eq!(
+            (&paused["spec"]["paused"], &paused["metadata"]["annotations"][normal::PAUSED_ANNOTATION]),
+            (&json!(true), &json!(had))
+        );
+        assert!(same(CAPI, value.clone(), paused.clone()), "what a run did to it is no difference");
+        // A backup of that moment.
+        assert_eq!(prepared(CAPI, paused, |_| {}).body["spec"], value["spec"]);
+    }
+    assert!(!same(CAPI, plain.clone(), by_hand));
+    assert!(same(CAPI, plain, object(CAPI, json!({ "spec": { "a": 1, "paused": false } }))));
+}
+
+#[test]
+fn who_stays_up_stays_trusted() {
+    let path = "validatingwebhookconfigurations.admissionregistration.k8s.io#v1/a";
+    let config = |bundle: &str| {
+        let service = json!({ "namespace": "b", "name": "c" });
+        object(
+            path,
+            json!({ "webhooks": [{ "name": "d", "clientConfig": { "service": service, "caBundle": bundle } }] }),
+        )
+    };
+    let service = crate::plan::testing::service("b/c");
+    let kept: &'static Bundles = Box::leak(Box::new(Bundles::from([(service, "live".to_owned())])));
+    let written = prepared(path, config("old"), |context| context.bundles = kept);
+    assert_eq!(written.body, config("live"));
+    assert_eq!(prepared(path, config("old"), |_| {}).body, config("old"));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! What goes along with deletions: found by names, owners and namespaces of everything else in the cluster.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 
-use super::{ObserveError, is_forbidden, to_list};
+use super::{ObserveError, is_forbidden, is_unconverted, to_list};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
 use crate::object::{ObjectKey, Resource};
 use crate::observed::{Access, Dependent, LiveObject, Observed};
@@ -19,6 +19,7 @@ const IN_FLIGHT: usize = 4;
 pub struct Reached {
     pub dependents: Vec<Dependent>,
     pub unlisted: Vec<(Resource, String)>,
+    pub unconverted: BTreeSet<Resource>,
     /// Lists that we may not make.
     pub denied: Vec<Access>,
 }
@@ -59,9 +60,10 @@ async fn list_all(reader: &ClusterReader, catalog: &Catalog, scope: &Scope) -> R
     }))
     .buffer_unordered(IN_FLIGHT);
     let mut all = Reached::default();
-    while let Some(Reached { dependents, unlisted, denied }) = lists.try_next().await? {
+    while let Some(Reached { dependents, unlisted, unconverted, denied }) = lists.try_next().await? {
         all.dependents.extend(dependents);
         all.unlisted.extend(unlisted);
+        all.unconverted.extend(unconverted);
         all.denied.extend(denied);
     }
     Ok(all)
@@ -159,6 +161,9 @@ async fn list(reader: &ClusterReader, resource: Arc<Resource>, scope: &Scope) ->
         Ok(listed) => Ok(Reached { dependents: listed.items, ..Reached::default() }),
         Err(ClusterError::NotServed { .. }) => Ok(Reached::default()),
         Err(error) if is_forbidden(&error) => Ok(Reached { denied: vec![to_list(&resource)], ..Reached::default() }),
+        Err(error) if is_unconverted(&error) => {
+            Ok(Reached { unconverted: BTreeSet::from([resource.as_ref().clone()]), ..Reached::default() })
+        }
         Err(error @ ClusterError::Api { .. }) => {
             let unlisted = vec![(resource.as_ref().clone(), error.to_string())];
             Ok(Reached { unlisted, ..Reached::default() })

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::webhooks::{self, Converters, Service};
 use super::{ObserveError, Places, visible};
 use crate::cluster::{Catalog, ClusterReader, ListOptions, Target, selector_text};
 use crate::journal::WorkloadRef;
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 use crate::observed::{Backup, ClusterFacts, UpstreamRestore, Workload};
+use crate::plan::quiesce;
 use crate::rancher::{BACKUP_OPERATOR, RANCHER_WEBHOOKS, WRITERS};
 use crate::release;
+use crate::webhook::{NamespaceLabels, ServiceRef, Webhooks};
 
 /// Label of the objects that reinback makes for the operator.
 pub const RUN_LABEL: &str = "reinback.io/run";
@@ -21,11 +24,12 @@ pub async fn cluster(
     reader: &ClusterReader,
     catalog: &Catalog,
     places: &Places,
-    conversion_services: &BTreeSet<(String, String)>,
+    converters: &Converters,
     controllers: &[WorkloadRef],
 ) -> Result<ClusterFacts, ObserveError> {
     let settings = Settings::read(reader, catalog).await?;
-    let services = webhook_services(reader, conversion_services).await?;
+    let namespaces = namespaces(reader).await?;
+    let (mut webhooks, services) = webhooks::read(reader, catalog, converters, namespaces.labels).await?;
     let scalers = Scalers::read(reader, catalog).await?;
     let mut workloads = Vec::new();
     for reference in writers(reader, places, controllers).await? {
@@ -33,6 +37,7 @@ pub async fn cluster(
             workloads.push(found);
         }
     }
+    keep_serving(&mut webhooks, &services, &workloads);
     let (restores, operator_secrets) = upstream(reader, catalog).await?;
     Ok(ClusterFacts {
         uid: reader.cluster_uid().await?.unwrap_or_default(),
@@ -42,9 +47,10 @@ pub async fn cluster(
         server_version: settings.server_version,
         release_version: release_version(reader, places).await?,
         workloads,
+        webhooks,
         restores,
         operator_secrets,
-        terminating_namespaces: terminating_namespaces(reader).await?,
+        terminating_namespaces: namespaces.terminating,
         occupied_namespaces: BTreeMap::new(),
         unfinished_runs: Vec::new(),
         services: BTreeSet::new(),
@@ -112,7 +118,7 @@ async fn setting(reader: &ClusterReader, resource: &Resource, name: &str) -> Res
 }
 
 /// One object, or `None` when it or its type is not there or not ours to see.
-async fn get(
+pub(super) async fn get(
     reader: &ClusterReader,
     resource: &Resource,
     namespace: Option<&str>,
@@ -198,11 +204,7 @@ async fn workload(
     services: &[Service],
     scalers: &Scalers,
 ) -> Result<Option<Workload>, ObserveError> {
-    let (group, version) = match reference.api_version.split_once('/') {
-        Some((group, version)) => (group, version),
-        None => ("", reference.api_version.as_str()),
-    };
-    let resource = Resource::new(group, version, &reference.resource);
+    let resource = reference.resource_type();
     let Some(value) = get(reader, &resource, Some(&reference.namespace), &reference.name).await? else {
         return Ok(None);
     };
@@ -222,6 +224,7 @@ fn read_workload(
     let rancher = reference.namespace == places.rancher_namespace && reference.name == places.rancher_deployment;
     let mut managers = managers(value, rancher);
     managers.extend(scalers.of(reference));
+    let answers = services.iter().filter(|service| service.selects(&reference.namespace, value));
     Workload {
         reference: reference.clone(),
         rancher,
@@ -233,8 +236,36 @@ fn read_workload(
         image: text("/spec/template/spec/containers/0/image").map(str::to_owned),
         selector: selector_text(value).unwrap_or_default(),
         managers,
-        serves_webhook: services.iter().any(|service| service.selects(&reference.namespace, value)),
+        answers: answers.map(|service| service.reference.clone()).collect(),
+        mounts: mounts(value),
     }
+}
+
+/// What workloads that stay up serve with stays as it is.
+fn keep_serving(webhooks: &mut Webhooks, services: &[Service], workloads: &[Workload]) {
+    let (quiesce, stays_up) = quiesce::split(workloads);
+    let answered = |workloads: &[Workload]| workloads.iter().flat_map(|workload| workload.answers.clone()).collect();
+    let (mut stopped, up): (BTreeSet<ServiceRef>, BTreeSet<ServiceRef>) = (answered(&quiesce), answered(&stays_up));
+    stopped.retain(|service| !up.contains(service));
+    let own = services
+        .iter()
+        .flat_map(|service| service.secrets.iter().map(|name| (service.reference.clone(), name.clone())));
+    let mounted = stays_up.iter().flat_map(|workload| {
+        workload.answers.iter().flat_map(|service| workload.mounts.iter().map(|name| (service.clone(), name.clone())))
+    });
+    let secrets: Vec<(ServiceRef, String)> = own.chain(mounted).collect();
+    webhooks.keep(&stopped, &secrets);
+}
+
+/// Secrets that a workload's pods mount.
+fn mounts(workload: &Value) -> Vec<String> {
+    let volumes = workload.pointer("/spec/template/spec/volumes").and_then(Value::as_array).into_iter().flatten();
+    let names = volumes.flat_map(|volume| {
+        let whole = volume.pointer("/secret/secretName");
+        let parts = volume.pointer("/projected/sources").and_then(Value::as_array).into_iter().flatten();
+        whole.into_iter().chain(parts.filter_map(|part| part.pointer("/secret/name")))
+    });
+    names.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// A rollout that makes progress: on the worst day Rancher crashes in a loop, and nobody should wait for that to end.
@@ -325,68 +356,27 @@ fn installed_by_chart(chart: &Value) -> Option<((String, String, String), String
     Some((("Deployment".to_owned(), namespace.to_owned(), name.to_owned()), by))
 }
 
-/// A Service that answers webhooks.
-struct Service {
-    namespace: String,
-    selector: Vec<(String, String)>,
+#[derive(Default)]
+struct Namespaces {
+    terminating: BTreeSet<String>,
+    labels: NamespaceLabels,
 }
 
-impl Service {
-    /// The Service leads to the pods of this workload.
-    fn selects(&self, namespace: &str, workload: &Value) -> bool {
-        let labels = workload.pointer("/spec/template/metadata/labels");
-        let has = |(key, value): &(String, String)| {
-            labels.and_then(|labels| labels.get(key)).and_then(Value::as_str) == Some(value)
-        };
-        self.namespace == namespace && !self.selector.is_empty() && self.selector.iter().all(has)
-    }
-}
-
-async fn webhook_services(
-    reader: &ClusterReader,
-    conversion: &BTreeSet<(String, String)>,
-) -> Result<Vec<Service>, ObserveError> {
-    let mut names = conversion.clone();
-    for plural in ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"] {
-        let resource = Resource::new("admissionregistration.k8s.io", "v1", plural);
-        let listed = reader
-            .list(&resource, ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
-            .await;
-        names.extend(visible(listed.map(|listed| listed.items))?.iter().flat_map(admission_services));
-    }
-    let resource = Resource::new("", "v1", "services");
-    let mut services = Vec::new();
-    for (namespace, name) in names {
-        if let Some(service) = get(reader, &resource, Some(&namespace), &name).await? {
-            let selector = service.pointer("/spec/selector").and_then(Value::as_object);
-            let term = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-            let selector = selector.into_iter().flatten().filter_map(term).collect();
-            services.push(Service { namespace, selector });
-        }
-    }
-    Ok(services)
-}
-
-fn admission_services(configuration: &Value) -> Vec<(String, String)> {
-    let webhooks = configuration.get("webhooks").and_then(Value::as_array);
-    let service = |webhook: &Value| {
-        let service = webhook.pointer("/clientConfig/service")?;
-        Some((service.get("namespace")?.as_str()?.to_owned(), service.get("name")?.as_str()?.to_owned()))
-    };
-    webhooks.into_iter().flatten().filter_map(service).collect()
-}
-
-async fn terminating_namespaces(reader: &ClusterReader) -> Result<BTreeSet<String>, ObserveError> {
+async fn namespaces(reader: &ClusterReader) -> Result<Namespaces, ObserveError> {
     let resource = Resource::new("", "v1", "namespaces");
     let options = ListOptions { metadata_only: true, ..ListOptions::default() };
-    let listed = reader
-        .list(&resource, options, |raw| {
-            let value: Value = serde_json::from_str(raw.get())?;
-            let name = value.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
-            Ok(name.filter(|_| value.pointer("/metadata/deletionTimestamp").is_some()))
-        })
-        .await;
-    Ok(visible(listed.map(|listed| listed.items))?.into_iter().collect())
+    let listed = reader.list(&resource, options, |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?))).await;
+    let mut namespaces = Namespaces::default();
+    for value in visible(listed.map(|listed| listed.items))? {
+        let Some(name) = value.pointer("/metadata/name").and_then(Value::as_str) else { continue };
+        if value.pointer("/metadata/deletionTimestamp").is_some() {
+            namespaces.terminating.insert(name.to_owned());
+        }
+        let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
+        let label = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        namespaces.labels.insert(name.to_owned(), labels.into_iter().flatten().filter_map(label).collect());
+    }
+    Ok(namespaces)
 }
 
 /// The operator's Restores, and the Secrets that its Restores and Backups name.

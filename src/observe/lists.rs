@@ -7,7 +7,7 @@ use futures::stream::{self, StreamExt};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{ObserveError, is_forbidden, to_list, visible};
+use super::{ObserveError, is_forbidden, is_unconverted, to_list, visible};
 use crate::backup::{SelectorQuery, Selectors};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
 use crate::object::owner::{OwnerId, group_of};
@@ -15,6 +15,7 @@ use crate::object::protect::goes_by_content;
 use crate::object::{self, Interner, ObjectKey, Resource};
 use crate::observed::{Access, Backup, Live, LiveObject, Served, ServedType, Unserved};
 use crate::plan::diff::{owner_id, wanted};
+use crate::webhook::ConversionWebhook;
 
 /// Lists under way at once; more gain nothing, since the API server's CPU is the limit.
 const IN_FLIGHT: usize = 4;
@@ -25,8 +26,8 @@ pub struct Crds {
     objects: Vec<LiveObject>,
     /// Group and plural of every type that a CRD defines.
     pub types: HashSet<(String, String)>,
-    /// Namespace and name of Services that convert custom resources.
-    pub webhook_services: BTreeSet<(String, String)>,
+    /// Who converts the objects of definitions.
+    pub conversion: Vec<ConversionWebhook>,
 }
 
 fn crd_resource() -> Arc<Resource> {
@@ -37,23 +38,18 @@ fn crd_resource() -> Arc<Resource> {
 pub async fn crds(reader: &ClusterReader) -> Result<Crds, ObserveError> {
     let resource = crd_resource();
     let mut interner = Interner::default();
-    let mut services = BTreeSet::new();
+    let mut conversion = Vec::new();
     let listed = reader
         .list(&resource, ListOptions::default(), |raw| {
             let value: Value = serde_json::from_str(raw.get())?;
-            services.extend(conversion_service(&value));
+            conversion.extend(value.as_object().and_then(ConversionWebhook::read));
             Ok(live_object(&resource, value, &mut interner, "CustomResourceDefinition"))
         })
         .await;
     let objects = visible(listed.map(|listed| listed.items))?;
     let types = objects.iter().filter_map(|object| object.summary.crd.as_deref());
     let types = types.map(|crd| (crd.group.clone(), crd.plural.clone())).collect();
-    Ok(Crds { objects, types, webhook_services: services })
-}
-
-fn conversion_service(crd: &Value) -> Option<(String, String)> {
-    let service = crd.pointer("/spec/conversion/webhook/clientConfig/service")?;
-    Some((service.get("namespace")?.as_str()?.to_owned(), service.get("name")?.as_str()?.to_owned()))
+    Ok(Crds { objects, types, conversion })
 }
 
 /// Discovery in the words of a plan.
@@ -148,6 +144,7 @@ pub async fn live(
     let mut crds = Some(crds.objects);
     let mut denied = Vec::new();
     let mut unlisted = Vec::new();
+    let mut unconverted = BTreeSet::new();
     let mut objects = Vec::new();
     let mut lists = stream::iter(wishes.into_iter().map(|wish| {
         let (reader, keep) = (reader.clone(), Arc::clone(&keep));
@@ -159,6 +156,7 @@ pub async fn live(
         match outcome? {
             Outcome::Listed(found) => objects.extend(found),
             Outcome::Refused(resource, message) => unlisted.push((resource, message)),
+            Outcome::Unconverted(resource) => drop(unconverted.insert(resource)),
             Outcome::Denied(access) => denied.push(access),
         }
     }
@@ -168,6 +166,7 @@ pub async fn live(
     unlisted.sort();
     let mut live = Live::new(objects, served);
     live.unlisted = unlisted;
+    live.unconverted = unconverted;
     Ok((live, denied))
 }
 
@@ -213,6 +212,8 @@ fn selector_queries(backup: &Backup, found: &ApiResource) -> Vec<SelectorQuery> 
 enum Outcome {
     Listed(Vec<LiveObject>),
     Refused(Resource, String),
+    /// The webhook that converts its objects does not answer.
+    Unconverted(Resource),
     Denied(Access),
 }
 
@@ -229,6 +230,7 @@ async fn spawned(
             // A type that went away holds nothing; one that we may not list leaves the plan incomplete.
             Err(ClusterError::NotServed { .. }) => Ok(Outcome::Listed(Vec::new())),
             Err(error) if is_forbidden(&error) => Ok(Outcome::Denied(to_list(&wish.resource))),
+            Err(error) if is_unconverted(&error) => Ok(Outcome::Unconverted(wish.resource.as_ref().clone())),
             Err(error @ ClusterError::Api { .. }) => {
                 Ok(Outcome::Refused(wish.resource.as_ref().clone(), error.to_string()))
             }

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, Plan};
-use crate::object::{Resource, StatusPlace, owner};
-use crate::observed::{Access, BackupSeen, Observed};
+use crate::object::normal::CAPI_GROUP;
+use crate::object::{ObjectKey, Resource, StatusPlace, owner};
+use crate::observed::{Access, Backup, BackupSeen, Observed};
+use crate::rancher::{SUDO_ACCOUNT, SUDO_GROUP, is_cluster_api};
 use crate::run::NAMESPACE;
+use crate::webhook::{Operation, Write};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -37,6 +40,10 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
         let group = owner::group_of(&workload.reference.api_version);
         wanted.verbs(group, workload.reference.resource.clone(), &["patch"]);
     }
+    if plan.stays_up.iter().any(|workload| is_cluster_api(&workload.reference)) {
+        // Paused, and given back.
+        wanted.verbs(CAPI_GROUP, "clusters".to_owned(), &["get", "list", "patch"]);
+    }
     for (group, resource, verbs) in READS {
         wanted.verbs(group, (*resource).to_owned(), verbs);
     }
@@ -47,10 +54,53 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
             group: (*group).to_owned(),
             resource: (*resource).to_owned(),
             namespace: Some(NAMESPACE.to_owned()),
+            name: None,
         };
         accesses.extend(verbs.iter().map(own));
     }
+    if takes_sudo(plan, backup, observed) {
+        accesses.extend(impersonation());
+    }
     accesses
+}
+
+/// Some write goes as rancher-webhook's sudo identity.
+fn takes_sudo(plan: &Plan, backup: &Backup, observed: &Observed) -> bool {
+    let takes = |key: &ObjectKey, operations: &[Operation], status: bool| {
+        let write = |operation, status| Write {
+            resource: &key.resource,
+            operation,
+            status,
+            namespace: key.namespace.as_deref(),
+            name: &key.name,
+        };
+        let webhooks = &observed.cluster.webhooks;
+        operations.iter().any(|operation| webhooks.takes_sudo(&write(*operation, false)))
+            || status && webhooks.takes_sudo(&write(Operation::Update, true))
+    };
+    // An object that somebody else makes at the same time is replaced.
+    let written = plan.items.iter().filter(|item| item.writes()).any(|item| {
+        let operations = [Operation::Create, Operation::Update, Operation::Delete];
+        let operations = if item.change == Change::Recreate { &operations[..] } else { &operations[..2] };
+        takes(&backup.objects[item.backup as usize].key, operations, item.status == StatusPlace::Subresource)
+    });
+    written
+        || plan.deletions.iter().any(|deletion| {
+            let key = &observed.live.objects[deletion.live as usize].key;
+            takes(key, &[Operation::Delete, Operation::Update], false)
+        })
+}
+
+fn impersonation() -> [Access; 2] {
+    let (namespace, account) = SUDO_ACCOUNT;
+    let right = |resource: &str, namespace: Option<&str>, name: &str| Access {
+        verb: "impersonate",
+        group: String::new(),
+        resource: resource.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        name: Some(name.to_owned()),
+    };
+    [right("serviceaccounts", Some(namespace), account), right("groups", None, SUDO_GROUP)]
 }
 
 /// Group, plural and verbs.
@@ -62,12 +112,14 @@ const READS: &Rights = &[
     ("", "namespaces", &["get", "list"]),
     ("", "pods", &["list", "watch"]),
     ("", "secrets", &["get", "list"]),
+    ("", "serviceaccounts", &["get"]),
     ("", "services", &["get"]),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", &["get", "list"]),
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations", &["get", "list"]),
     ("apiextensions.k8s.io", "customresourcedefinitions", &["get", "list", "watch"]),
     ("apps", "deployments", &["get", "list", "watch"]),
     ("apps", "statefulsets", &["get", "list", "watch"]),
+    ("discovery.k8s.io", "endpointslices", &["list"]),
     ("autoscaling", "horizontalpodautoscalers", &["list"]),
     ("helm.cattle.io", "helmcharts", &["list"]),
     ("keda.sh", "scaledobjects", &["list"]),
@@ -119,6 +171,7 @@ impl Wanted {
                 group: group.clone(),
                 resource: resource.clone(),
                 namespace: None,
+                name: None,
             })
         };
         self.0.into_iter().flat_map(each).collect()

@@ -9,6 +9,7 @@ use crate::object::owner::{self, Owner, OwnerId};
 use crate::object::protect::{Protection, protection};
 use crate::object::{self, ObjectKey, Resource, StatusPlace, Summary};
 use crate::observed::{Backup, LiveObject, Observed, Served};
+use crate::webhook::bundle;
 
 /// The items of a plan, not yet ordered, and what was found on the way.
 #[derive(Debug, Default)]
@@ -80,7 +81,8 @@ fn change(
         return Change::Protected(Protection::Terminating);
     }
     let differs = Differs {
-        spec: !object::spec_equal(backup, &live.summary, status),
+        spec: !object::spec_equal(backup, &live.summary, status)
+            || !bundle::equal(&backup.trusted, &live.summary.trusted, &observed.cluster.webhooks.kept),
         status: !object::status_equal(backup, &live.summary, status),
         owners: false,
     };

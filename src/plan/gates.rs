@@ -5,9 +5,11 @@
 //! way out), and its approval was judged when it began.
 
 mod cluster;
+mod downstream;
 mod migration;
 mod objects;
 pub(super) mod source;
+mod webhooks;
 
 use super::Plan;
 use super::gate::{Gate, GateClass, GateCode};
@@ -55,6 +57,8 @@ const RULES: &[Rule] = &[
     objects::owner_missing,
     objects::recreates,
     objects::object_terminating,
+    webhooks::webhook_unavailable,
+    downstream::downstream_reverts,
     objects::prune_deletes_clusters,
     objects::prune_deletes_namespaces,
     objects::prune_deletes_crds,

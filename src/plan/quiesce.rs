@@ -1,7 +1,7 @@
 //! Who is scaled down, who stays up, and who comes up only at resume.
 
 use super::{Change, Item};
-use crate::journal::WorkloadRef;
+use crate::journal::{PausedCluster, WorkloadRef};
 use crate::object::ObjectKey;
 use crate::observed::{Backup, Workload};
 use crate::rancher::{WRITERS, Writer};
@@ -10,7 +10,7 @@ use crate::rancher::{WRITERS, Writer};
 /// because the API server asks them about the very writes of the restore.
 pub fn split(workloads: &[Workload]) -> (Vec<Workload>, Vec<Workload>) {
     let (stays_up, mut quiesce): (Vec<_>, Vec<_>) =
-        workloads.iter().cloned().partition(|workload| workload.serves_webhook && !workload.rancher);
+        workloads.iter().cloned().partition(|workload| !workload.answers.is_empty() && !workload.rancher);
     quiesce.sort_by_key(|workload| !workload.rancher);
     (quiesce, stays_up)
 }
@@ -26,6 +26,20 @@ pub fn arrivals(items: &[Item], backup: &Backup, with_webhooks: bool) -> Vec<(Wo
     made.filter_map(|object| {
         let replicas = object.summary.traits.replicas?;
         writes_beside(&object.key, &backup.controllers, with_webhooks).then(|| (reference(&object.key), replicas))
+    })
+    .collect()
+}
+
+/// Clusters of Cluster API that the restore makes, with what the backup says of them: made paused.
+pub fn paused_arrivals(items: &[Item], backup: &Backup) -> Vec<PausedCluster> {
+    let made = items.iter().filter(|item| matches!(item.change, Change::Create | Change::Recreate));
+    let made = made.map(|item| &backup.objects[item.backup as usize]);
+    made.filter_map(|object| {
+        Some(PausedCluster {
+            namespace: object.key.namespace.as_deref()?.to_owned(),
+            name: object.key.name.to_string(),
+            paused: object.summary.traits.paused?,
+        })
     })
     .collect()
 }

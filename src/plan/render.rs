@@ -17,6 +17,7 @@ use super::{Change, Differs, Plan, is_same_cluster, printable};
 use crate::object::ObjectKey;
 use crate::object::protect::Protection;
 use crate::observed::{Backup, BackupSeen, Observed, Workload};
+use crate::rancher::is_cluster_api;
 
 pub use json::json;
 pub use markdown::markdown;
@@ -106,6 +107,9 @@ impl<'a> Report<'a> {
             .for_each(|protection| *protected.entry(protection).or_default() += 1);
         let mut facts = vec![("engine", format!("{engine}; prune {}", if *prunes { "on" } else { "off" }))];
         facts.splice(0..0, backup.map(|backup| self::facts(backup, observed, *at)).unwrap_or_default());
+        if stays_up.iter().any(|workload| is_cluster_api(&workload.reference)) {
+            facts.push(("pauses", "every cluster of Cluster API, until Rancher is started again".to_owned()));
+        }
         let mut warnings = warnings.clone();
         warnings.extend(missing_owners.iter().map(|(key, owner)| format!("{key}: its owner {owner} is nowhere")));
         warnings.extend(cycles.iter().map(|key| format!("{key}: its owners wait for one another")));

@@ -15,6 +15,7 @@ use crate::observed::{
     Backup, BackupObject, BackupSeen, ClusterFacts, Dependent, LedgerFacts, Live, LiveObject, Observed, OpenEntries,
     Served, ServedType, Workload,
 };
+use crate::webhook::ServiceRef;
 
 /// UID of kube-system, in the cluster and in the name of the backup.
 pub const UID: &str = "6e9ee6a6-d4f2-46c2-bd99-75269cf041dc";
@@ -29,6 +30,7 @@ pub struct World {
     pub served: Served,
     pub denied: Vec<crate::observed::Access>,
     pub unlisted: Vec<(Resource, String)>,
+    pub unconverted: BTreeSet<Resource>,
     pub dependents: Vec<Dependent>,
     pub backup: Backup,
     /// Instead of the backup.
@@ -158,6 +160,7 @@ impl World {
             served: Served::default(),
             denied: Vec::new(),
             unlisted: Vec::new(),
+            unconverted: BTreeSet::new(),
             dependents: Vec::new(),
             backup,
             seen: None,
@@ -246,6 +249,7 @@ impl World {
         let mut live = Live::new(self.live.iter().map(copy).collect(), self.served.clone());
         live.dependents.clone_from(&self.dependents);
         live.unlisted.clone_from(&self.unlisted);
+        live.unconverted.clone_from(&self.unconverted);
         let whole = || {
             let Backup {
                 name,
@@ -291,7 +295,11 @@ impl World {
             live,
             ledger: self.ledger.clone(),
             denied: self.denied.clone(),
-            guarded: Guarded { other_cluster: !super::is_same_cluster(&self.backup, &self.cluster), ..guarded() },
+            guarded: Guarded {
+                serving: self.cluster.webhooks.serving.clone(),
+                other_cluster: !super::is_same_cluster(&self.backup, &self.cluster),
+                ..guarded()
+            },
         }
     }
 
@@ -313,7 +321,14 @@ pub fn guarded() -> Guarded {
         operator_secrets: BTreeSet::new(),
         stays_up: BTreeSet::new(),
         other_cluster: false,
+        serving: BTreeSet::new(),
     }
+}
+
+/// Reads `cattle-system/rancher-webhook`.
+pub fn service(place: &str) -> ServiceRef {
+    let (namespace, name) = place.split_once('/').expect("a namespace and a name");
+    ServiceRef { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
 /// A Deployment with three ready replicas.
@@ -334,7 +349,8 @@ pub fn workload(namespace: &str, name: &str) -> Workload {
         image: None,
         selector: format!("app={name}"),
         managers: Vec::new(),
-        serves_webhook: false,
+        answers: Vec::new(),
+        mounts: Vec::new(),
     }
 }
 

@@ -366,7 +366,7 @@ fn rights_are_asked_for_what_the_plan_does() {
     world.backed_up(cluster, json!({ "status": { "a": 1 } })).live(cluster, json!({}));
     world.both(&user("equal"), json!({})).live(&secret("later"), json!({}));
     let mut webhook = workload("cattle-system", "rancher-webhook");
-    webhook.serves_webhook = true;
+    webhook.answers = vec![crate::plan::testing::service("cattle-system/rancher-webhook")];
     world.cluster.workloads.push(webhook);
     let observed = world.observed();
     let rights = accesses(&plan(&world.request, &observed), &observed);
@@ -385,6 +385,7 @@ fn rights_are_asked_for_what_the_plan_does() {
     escalate roles.rbac.authorization.k8s.io
     get namespaces.
     get secrets.
+    get serviceaccounts.
     get services.
     get mutatingwebhookconfigurations.admissionregistration.k8s.io
     get validatingwebhookconfigurations.admissionregistration.k8s.io
@@ -407,6 +408,7 @@ fn rights_are_asked_for_what_the_plan_does() {
     list deployments.apps
     list statefulsets.apps
     list horizontalpodautoscalers.autoscaling
+    list endpointslices.discovery.k8s.io
     list helmcharts.helm.cattle.io
     list scaledobjects.keda.sh
     list runs.reinback.io
@@ -612,6 +614,8 @@ impl Objects {
                 redeploy_generation: None,
                 status: item.status,
                 held_replicas: false,
+                bundles: &observed.cluster.webhooks.kept,
+                pausing: false,
                 owner_uid: &|owner, namespace| self.uid(owner, namespace),
             };
             let prepared = prepare(value, &context);

@@ -10,6 +10,7 @@ use reinback::git::CommitId;
 use reinback::sim::Sim;
 use serde_json::Value;
 
+use crate::cluster_api;
 use crate::memory_git::{Git, STATUS};
 use crate::process::{Process, Witness};
 use crate::stage::Stage;
@@ -102,6 +103,7 @@ impl Watchdog {
         problems.extend(known.check_history(&self.0.git));
         problems
             .extend(check_replicas(objects.get("deployments.apps/cattle-system/rancher").map(AsRef::as_ref), &runs));
+        problems.extend(cluster_api::check(&self.0.sim));
         if !objects.contains_key("namespaces/reinback-system") {
             problems.push("the namespace of reinback is gone".to_owned());
         }
@@ -132,6 +134,11 @@ impl Watchdog {
         if is_of_the_backup(effect) && !known.is_run_by_hand && self.0.sim.objects().iter().any(|pod| is_ready(&pod)) {
             known.problems.push(format!("{effect} while Rancher runs"));
         }
+        if is_of_the_backup(effect)
+            && let Some(awake) = cluster_api::check_quiet(&self.0.sim)
+        {
+            known.problems.push(format!("{effect} while {awake}"));
+        }
         if holder == own {
             known.acting = Some(holder);
         } else if !holder.is_empty() && known.acting.as_ref() == Some(&holder) {
@@ -160,6 +167,11 @@ impl Watchdog {
         let held_down = outcomes.iter().any(|(phase, _)| phase == "Failed");
         let replicas = rancher["spec"]["replicas"].as_i64().unwrap_or_default();
         let recorded = rancher["metadata"]["annotations"]["reinback.io/replicas"].as_str();
+        let held = cluster_api::held(&self.0.sim);
+        assert!(
+            held.is_empty() || held_down,
+            "still paused though nothing failed: {held:?} {outcomes:?} {incidents:?}"
+        );
         match recorded {
             None => assert_eq!(replicas, 3, "{outcomes:?} {incidents:?}"),
             Some(recorded) => {
@@ -177,7 +189,8 @@ impl Watchdog {
 pub fn is_of_the_backup(effect: &str) -> bool {
     let own = ["push", "/leases", "/runs", "/events", "/namespaces/reinback-system"];
     let scales = effect.starts_with("PATCH") && effect.contains("/deployments/");
-    !scales && !own.iter().any(|own| effect.contains(own))
+    let pauses = effect.starts_with("PATCH") && effect.contains("/apis/cluster.x-k8s.io/");
+    !scales && !pauses && !own.iter().any(|own| effect.contains(own))
 }
 
 /// Written before the Lease is asked for, and events beside everything.

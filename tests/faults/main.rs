@@ -1,6 +1,7 @@
 //! Death and disturbance: a restore of a small Rancher on a simulated cluster, killed at every effect it has, and in
 //! storms of faults by seed. Time is simulated; nothing here waits for a clock or opens a socket.
 
+mod cluster_api;
 mod invariants;
 mod matrix;
 mod memory_git;

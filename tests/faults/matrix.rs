@@ -113,6 +113,14 @@ fn assert_restored(end: &End) {
     let newer = ["settings.management.cattle.io/only-in-2-10", "secrets/cattle-system/migration-state"];
     assert!(newer.iter().chain(&HELD_BACK).all(|key| !end.picture.contains_key(*key)));
     assert_eq!(end.picture["deployments.apps/cattle-system/rancher"]["spec"]["replicas"], 3);
+    // In use by who stays up, and no cluster stays paused but the one that was.
+    let certificate = &end.picture["secrets/cattle-capi-system/capi-webhook-service-cert"]["data"]["tls.crt"];
+    assert_eq!(certificate, "Y2VydGlmaWNhdGUgbmV3");
+    for (name, paused) in [("prod", false), ("gone", false), ("newer", false), ("by-hand", true)] {
+        let cluster = &end.picture[&format!("clusters.cluster.x-k8s.io/fleet-default/{name}")];
+        assert_eq!(cluster["spec"]["paused"] == true, paused, "{cluster}");
+        assert_eq!(cluster["metadata"]["annotations"], Value::Null, "{cluster}");
+    }
 }
 
 /// Each story on a thread of as many as there are cores.

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use crate::cluster_api;
 use crate::memory_git::{Git, SOURCE};
 use crate::process::{MortalBranch, MortalStores, Process};
 
@@ -75,7 +76,8 @@ impl Stage {
         fastrand::seed(seed);
         let start: Timestamp = START.parse().expect("a time");
         let sim = Sim::new(SimOptions { seed, start, ..SimOptions::default() });
-        sim.seed(scene::before()).expect("every kind of the scene is served");
+        let objects = [scene::before(), cluster_api::saved(), cluster_api::unsaved()].concat();
+        sim.seed(objects).expect("every kind of the scene is served");
         // Until Rancher is up.
         tokio::time::sleep(Duration::from_secs(30)).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -83,7 +85,7 @@ impl Stage {
         let backup = save(&sim, folder.path(), encryption.clone());
         let saved = picture(&sim).into_iter().filter(|(key, _)| is_saved(key)).collect();
         let settle = Duration::from_secs(1);
-        let upgrade = [scene::upgrade(), held_back()].concat();
+        let upgrade = [scene::upgrade(), held_back(), cluster_api::upgrade()].concat();
         past::upgrade(&sim, upgrade, settle).await.expect("the cluster takes the upgrade");
         tokio::spawn(answer_late(sim.clone()));
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -110,7 +112,7 @@ impl Stage {
     pub fn merge(&self, name: &str, annotations: &str) {
         let text = format!(
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n  annotations:\n    \
-             reinback.io/accept: VersionMismatch, PruneShare\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n  \
+             reinback.io/accept: VersionMismatch, PruneShare, DownstreamReverts\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n  \
              deleteTimeoutSeconds: 5\n{}",
             self.backup,
             if self.encryption.is_some() { "  encryptionConfigSecretName: key\n" } else { "" },
@@ -263,7 +265,8 @@ fn encryption(sim: &Sim) -> Arc<Encryption> {
 }
 
 fn is_saved(key: &str) -> bool {
-    scene::before().iter().filter(|object| scene::is_saved(object)).any(|object| past::place(object) == key)
+    let is_it = |object: &Value| past::place(object) == key;
+    scene::before().iter().filter(|object| scene::is_saved(object)).any(is_it) || cluster_api::is_saved(key)
 }
 
 fn picture(sim: &Sim) -> BTreeMap<String, Value> {
@@ -323,6 +326,7 @@ fn plain(key: &str, object: &Value, uids: &BTreeMap<String, String>) -> Value {
 /// A backup of the scene as it is in the cluster; gives its file name.
 fn save(sim: &Sim, folder: &std::path::Path, encryption: Option<Arc<Encryption>>) -> String {
     let now = START.parse().expect("a time");
-    let (name, _) = past::save(sim, folder, &scene::before(), encryption, now).expect("the folder is ours");
+    let objects = [scene::before(), cluster_api::saved()].concat();
+    let (name, _) = past::save(sim, folder, &objects, encryption, now).expect("the folder is ours");
     name
 }

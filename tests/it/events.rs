@@ -17,7 +17,7 @@ use crate::harness::{Cluster, Options, eventually, temp_dir};
 use crate::world::World;
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
-const ACCEPT: (&str, &str) = ("accept", "VersionMismatch, PruneShare");
+const ACCEPT: (&str, &str) = ("accept", "VersionMismatch, PruneShare, DownstreamReverts");
 const BRANCH: &str = "reinback/test";
 
 /// Refuses every change of Rancher's own objects.

@@ -204,7 +204,8 @@ async fn a_person_who_interferes_is_worked_around_and_told_of() {
     crate::process::forget_holder(&world).await;
     world.cluster.kubectl(&["delete", "clusterrole", "c-late"], "").expect("deleted");
     let mark = world.cluster.audit_mark();
-    let again = [("accept", "VersionMismatch, PruneShare"), ("requested-at", "2026-11-23T10:00:00Z")];
+    let again =
+        [("accept", "VersionMismatch, PruneShare, DownstreamReverts"), ("requested-at", "2026-11-23T10:00:00Z")];
     world.commit_restore("meddled", &again, "  prune: false\n");
     let planned = world.reinback(&["plan", "-v"]).await;
     let said = world.once().await;

@@ -16,6 +16,7 @@ mod objects;
 mod prune;
 mod rights;
 mod source;
+mod webhooks;
 
 /// A manifest to be planned, in place of all that the repository had before.
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 //!
 //! - [`Cluster`]: etcd, kube-apiserver, controller manager, scheduler and KWOK, with kubectl and helm.
 //! - [`S3Server`]: an S3 server over HTTP or HTTPS.
+//! - [`WebhookServer`]: an admission webhook.
 //! - [`rancher`]: fills a cluster with the objects of a backup, and disturbs them.
 //!
 //! The first use builds the binaries (`tests/control-plane/build`); later ones find them in the cache.
@@ -22,10 +23,12 @@ mod cluster;
 pub mod rancher;
 mod s3;
 mod supervisor;
+mod webhook;
 
 pub use audit::AuditEvent;
 pub use cluster::{Cluster, Options};
 pub use s3::S3Server;
+pub use webhook::WebhookServer;
 
 /// The `reinback` binary under test.
 pub const REINBACK: &str = env!("CARGO_BIN_EXE_reinback");

@@ -32,4 +32,5 @@ mod secrets;
 mod sockets;
 mod status_branch;
 mod store;
+mod webhooks;
 mod world;

@@ -32,7 +32,7 @@ impl Drop for Watching {
     }
 }
 
-const BACK: (&str, &str) = ("accept", "VersionMismatch, PruneShare");
+const BACK: (&str, &str) = ("accept", "VersionMismatch, PruneShare, DownstreamReverts");
 
 impl World {
     /// How often reinback has written Rancher's Deployment: a run does so to take it down and to bring it back.
@@ -141,7 +141,7 @@ async fn a_manifest_runs_once_until_its_requested_at_is_changed() {
     assert_eq!(world.reinback(&["plan"]).await.code, Some(3));
     ended(&world.once().await, 3);
     assert_eq!(world.run_of("again").expect("a run")["status"]["reason"], "AlreadyRun");
-    let accept = ("accept", "VersionMismatch, PruneShare, AlreadyRun");
+    let accept = ("accept", "VersionMismatch, PruneShare, DownstreamReverts, AlreadyRun");
     let commit = world.commit_change("again", &[accept, ("requested-at", "2026-11-24T09:00:00Z")], "");
     ended(&world.once().await, 0);
     let run = world.run_of("again").expect("a run");

@@ -33,7 +33,7 @@ async fn after_a_restore_nothing_is_left_to_do_and_each_object_was_written_once_
     let world = World::start().await;
     world.settle().await;
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
-    world.commit_restore("back", &[("accept", "PruneShare")], "  prune: true\n");
+    world.commit_restore("back", &[("accept", "PruneShare, DownstreamReverts")], "  prune: true\n");
     let (code, plan) = planned(&world, &[]).await;
     assert_eq!(code, Some(2), "{plan:#}");
     let mark = world.cluster.audit_mark();
@@ -152,7 +152,7 @@ async fn a_plan_for_machines_keeps_its_shape() {
     let world = World::start().await;
     world.cluster.kubectl(&["delete", "settings.management.cattle.io", "telemetry-opt"], "").ok();
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
-    world.commit_restore("back", &[], "  prune: true\n");
+    world.commit_restore("back", &[("accept", "DownstreamReverts")], "  prune: true\n");
     let (code, brief) = planned(&world, &[]).await;
     let (_, whole) = planned(&world, &["-v"]).await;
     assert_eq!(code, Some(2), "{:#}", brief["gates"]);

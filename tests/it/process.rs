@@ -16,7 +16,7 @@ use crate::world::World;
 
 /// How much of the cluster a round disturbs.
 pub const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 0 };
-const ACCEPT: (&str, &str) = ("accept", "VersionMismatch, PruneShare");
+const ACCEPT: (&str, &str) = ("accept", "VersionMismatch, PruneShare, DownstreamReverts");
 const RUNS: &str = "/apis/reinback.io/v1alpha1/namespaces/reinback-system/runs";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/reinback-system/leases/reinback";
 

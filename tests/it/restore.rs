@@ -20,7 +20,7 @@ async fn a_merged_restore_brings_every_object_back_and_prunes_what_is_newer() {
     world.cluster.kubectl(&[&["delete", "--ignore-not-found"], &writer[..]].concat(), "").expect("deleted");
     let mark = world.cluster.audit_mark();
     assert!(!world.differences().await.is_empty());
-    world.commit_restore("back", &[("accept", "VersionMismatch, PruneShare")], "  prune: true\n");
+    world.commit_restore("back", &[("accept", "VersionMismatch, PruneShare, DownstreamReverts")], "  prune: true\n");
     let said = world.once().await;
     assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
     assert_eq!(world.runs().await, [("back".to_owned(), "Succeeded".to_owned(), "Succeeded".to_owned())]);
@@ -103,7 +103,7 @@ async fn other_backups_come_back_over_a_disturbed_and_an_empty_cluster_and_leave
             if filled == Filled::Restored {
                 rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
             }
-            let accept = ("accept", "VersionMismatch, PruneShare, AlreadyRun");
+            let accept = ("accept", "VersionMismatch, PruneShare, DownstreamReverts, AlreadyRun");
             world.commit_restore("back", &[accept], "  prune: true\n");
             let said = world.once().await;
             assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);

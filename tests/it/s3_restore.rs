@@ -16,7 +16,7 @@ use crate::s3_server::{ACCESS_KEY, Authority, S3Server, SECRET_KEY};
 use crate::world::{Said, World};
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 10, deleted_percent: 5, added: 5, seed: 5 };
-const ACCEPT: &str = "VersionMismatch, PruneShare";
+const ACCEPT: &str = "VersionMismatch, PruneShare, DownstreamReverts";
 
 /// A world whose agent takes its backups from buckets.
 struct Place {

@@ -185,7 +185,7 @@ impl Remote {
     fn commit(&self, backup: &str, requested_at: &str) {
         let text = format!(
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: back\n  annotations:\n    \
-             reinback.io/accept: VersionMismatch, PruneShare\n    reinback.io/requested-at: \"{requested_at}\"\n\
+             reinback.io/accept: VersionMismatch, PruneShare, DownstreamReverts\n    reinback.io/requested-at: \"{requested_at}\"\n\
              spec:\n  backupFilename: {backup}\n  encryptionConfigSecretName: key\n  prune: true\n  ignoreErrors: true\n  storageLocation:\n    s3:\n      endpoint: {}\n      \
              endpointCA: {}\n      bucketName: leaks\n      folder: /nightly/prod/\n      region: us-east-1\n      \
              credentialSecretName: bucket\n      credentialSecretNamespace: default\n",

@@ -29,7 +29,7 @@ pub struct LabelExpression {
 
 /// A checked selector.
 #[derive(Debug, Clone)]
-pub(super) struct Labels(Vec<Term>);
+pub struct Labels(Vec<Term>);
 
 #[derive(Debug, Clone)]
 struct Term {
@@ -63,6 +63,7 @@ impl Labels {
         Ok(Self(terms))
     }
 
+    /// Whether an object with these labels is selected.
     pub fn hold<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
         self.0.iter().all(|Term { key, test }| {
             let value = label(key);

@@ -30,7 +30,7 @@ pub(super) fn permission_denied(view: &View<'_>) -> Option<Gate> {
 
 /// As `kubectl auth can-i` takes it.
 fn right(access: &Access) -> String {
-    let Access { verb, group, resource, namespace } = access;
+    let Access { verb, group, resource, namespace, name } = access;
     let (plural, subresource) = match resource.split_once('/') {
         Some((plural, subresource)) => (plural, format!("/{subresource}")),
         None => (resource.as_str(), String::new()),
@@ -39,9 +39,10 @@ fn right(access: &Access) -> String {
         true => format!("{plural}{subresource}"),
         false => format!("{plural}.{group}{subresource}"),
     };
+    let name = name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     match namespace {
-        Some(namespace) => format!("{verb} {resource} in {namespace}"),
-        None => format!("{verb} {resource}"),
+        Some(namespace) => format!("{verb} {resource}{name} in {namespace}"),
+        None => format!("{verb} {resource}{name}"),
     }
 }
 

@@ -11,12 +11,12 @@ use crate::plan::{Change, Deletion, Item, printable};
 use crate::rancher::CLUSTER_TYPES;
 
 impl<'a> View<'a> {
-    fn items(&self) -> impl Iterator<Item = (&'a Item, &'a BackupObject)> {
+    pub(super) fn items(&self) -> impl Iterator<Item = (&'a Item, &'a BackupObject)> {
         let objects = self.backup.map_or(&[][..], |backup| backup.objects.as_slice());
         self.plan.items.iter().filter_map(move |item| Some((item, objects.get(item.backup as usize)?)))
     }
 
-    fn deletions(&self) -> impl Iterator<Item = (&'a Deletion, &'a LiveObject)> {
+    pub(super) fn deletions(&self) -> impl Iterator<Item = (&'a Deletion, &'a LiveObject)> {
         let objects = &self.observed.live.objects;
         self.plan.deletions.iter().filter_map(move |deletion| Some((deletion, objects.get(deletion.live as usize)?)))
     }

@@ -9,6 +9,8 @@ use crate::object::Resource;
 use crate::observed::{Access, Closed, OpenEntries, UpstreamRestore};
 use crate::plan::testing::{World, crd, key, owner, uid_of, workload};
 
+mod webhooks;
+
 /// What a person reads of the one gate that holds this world.
 fn held(world: &World) -> String {
     let plan = world.plan();
@@ -364,6 +366,7 @@ fn missing_rights_are_named_up_to_ten() {
         group: group.to_owned(),
         resource: resource.to_owned(),
         namespace: namespace.map(str::to_owned),
+        name: None,
     };
     let mut world = world(|world| {
         world.denied.push(access("escalate", "rbac.authorization.k8s.io", "clusterroles", None));
@@ -374,8 +377,12 @@ fn missing_rights_are_named_up_to_ten() {
     PermissionDenied: 3 rights are missing: escalate clusterroles.rbac.authorization.k8s.io, update clusters.provisioning.cattle.io/status, create secrets in cattle-system
     -> grant them to the account that reinback uses, by a ClusterRole bound to it
     ");
-    world.denied.extend((0..9).map(|number| access("delete", "", &format!("things{number}"), None)));
-    assert!(held(&world).contains("things6 and 2 more"));
+    let named = Access { name: Some("system:masters".to_owned()), ..access("impersonate", "", "groups", None) };
+    world.denied = vec![named];
+    assert!(held(&world).contains("1 right is missing: impersonate groups system:masters\n"));
+    world.denied = vec![access("create", "", "secrets", Some("cattle-system"))];
+    world.denied.extend((0..11).map(|number| access("delete", "", &format!("things{number}"), None)));
+    assert!(held(&world).contains("things8 and 2 more"));
     world.denied.clear();
     assert!(is_free(&world));
 }
@@ -441,7 +448,7 @@ fn a_workload_that_a_tool_keeps_is_held() {
         fleet.managers = vec!["Helm chart (fleet)".to_owned(), "KEDA (fleet)".to_owned()];
         let mut webhook = workload("cattle-system", "rancher-webhook");
         webhook.managers.push("not asked, for it stays up".to_owned());
-        webhook.serves_webhook = true;
+        webhook.answers = vec![crate::plan::testing::service("cattle-system/rancher-webhook")];
         world.cluster.workloads.extend([fleet, webhook]);
     });
     assert_snapshot!(held(&world), @r"

@@ -22,7 +22,7 @@ fn world() -> World {
     world.backed_up("secrets.#v1/cattle-system/owned", owners);
     world.cluster.workloads.push(workload("cattle-fleet-system", "fleet-controller"));
     let mut webhook = workload("cattle-system", "rancher-webhook");
-    webhook.serves_webhook = true;
+    webhook.answers = vec![crate::plan::testing::service("cattle-system/rancher-webhook")];
     world.cluster.workloads.push(webhook);
     world.accept(GateCode::ResourceNotServed);
     world

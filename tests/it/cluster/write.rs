@@ -1,17 +1,15 @@
 //! Writes: what they do, what they say no with, and what becomes of them when the server is in trouble.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use base64::Engine as _;
 use futures::stream::{self, StreamExt as _};
 use reinback::cluster::{self as api, FailureKind, Impersonate, Preconditions, Propagation, Target, WriteError};
 use reinback::object::Resource;
 use serde_json::{Value, json};
 
 use super::{admin, body, config_map, config_maps, connect, limits, namespace};
-use crate::harness::{Cluster, Options, eventually};
+use crate::harness::{Cluster, Options, WebhookServer, eventually};
 
 on_both! {
     an_object_is_made_replaced_patched_and_deleted,
@@ -160,40 +158,10 @@ async fn a_webhook_that_denies_is_named_and_its_words_are_dropped() {
     insta::assert_snapshot!(error.failure().unwrap(), @"webhook rancher.example.org denied it (code 422)");
 }
 
-/// An admission webhook over TLS that answers every review with `response`; its URL and its CA in base64.
+/// An admission webhook that answers every review with `response`; its URL and its CA in base64.
 async fn webhook(response: Value) -> (String, String) {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
-    let tls = rustls::ServerConfig::builder().with_no_client_auth();
-    let tls = tls.with_single_cert(vec![cert.der().clone()], key.into()).unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://{}/", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, response) = (acceptor.clone(), response.clone());
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = hyper::service::service_fn(move |request| answer_review(request, response.clone()));
-                let connection = hyper::server::conn::http1::Builder::new();
-                connection.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await.ok();
-            });
-        }
-    });
-    (url, base64::engine::general_purpose::STANDARD.encode(cert.pem()))
-}
-
-async fn answer_review(
-    request: http::Request<hyper::body::Incoming>,
-    mut response: Value,
-) -> Result<http::Response<String>, hyper::Error> {
-    let review = http_body_util::BodyExt::collect(request.into_body()).await?.to_bytes();
-    let review: Value = serde_json::from_slice(&review).expect("the API server sends JSON");
-    response["uid"] = review["request"]["uid"].clone();
-    let answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
-    let answer = http::Response::builder().header("content-type", "application/json").body(answer.to_string());
-    Ok(answer.expect("a status and a header"))
+    let server = WebhookServer::start("127.0.0.1", move |_| response.clone()).await;
+    (format!("https://127.0.0.1:{}/", server.port), server.ca_bundle)
 }
 
 #[tokio::test]

@@ -12,6 +12,25 @@ use crate::world::World;
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 5 };
 const USER: &str = "limited";
 
+/// So that the sudo identity is asked for: its account, and a webhook that judges settings and may be passed over.
+const RANCHER_WEBHOOK: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: rancher-webhook-sudo, namespace: cattle-system}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: rancher.cattle.io}
+webhooks:
+  - name: rancher.cattle.io.settings
+    clientConfig: {service: {namespace: cattle-system, name: rancher-webhook}}
+    failurePolicy: Ignore
+    sideEffects: None
+    admissionReviewVersions: [v1]
+    rules:
+      - {operations: ["*"], apiGroups: [management.cattle.io], apiVersions: [v3], resources: [settings, users]}
+"#;
+
 /// The documents of docs/rbac.yaml, bound to the test's user in place of the service account.
 fn documents() -> Vec<Value> {
     let text =
@@ -43,7 +62,8 @@ async fn the_documented_rights_carry_a_whole_run_and_without_any_of_them_the_pla
     // So that every right is asked for: something of each kind to make, to change and to delete.
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     super::kubectl(&world, &["label", "crd", "clusters.management.cattle.io", "disturbed=yes"]);
-    let ask = Asked::of(&world).spec("prune: true");
+    apply(&world, RANCHER_WEBHOOK);
+    let ask = Asked::of(&world).spec("prune: true").annotated("reinback.io/accept", "DownstreamReverts");
     ask.plan_as(&user.kubeconfig).await.assert_held_by(&[]);
 
     for (number, document) in all.iter().enumerate().filter(|(_, document)| document["rules"].is_array()) {

@@ -12,6 +12,9 @@ pub struct AuditEvent {
     #[serde(rename = "requestURI")]
     pub request_uri: String,
     pub user: AuditUser,
+    /// As whom it was asked, where not as the user.
+    #[serde(default)]
+    pub impersonated_user: Option<AuditUser>,
     #[serde(default)]
     pub user_agent: String,
     #[serde(default)]
