@@ -180,6 +180,7 @@ pub struct LaidOut {
     pub pausing: bool,
     /// Objects that others of the backup name as their owner.
     pub owners: HashSet<OwnerId>,
+    unserved: write::Unserved,
 }
 
 impl LaidOut {
@@ -189,6 +190,11 @@ impl LaidOut {
             BackupSeen::Whole(backup) => backup.objects[item.backup as usize].key.name.to_string(),
             BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => String::new(),
         }
+    }
+
+    /// The UID of an owner, or of an account, now.
+    pub fn uid(&self, id: &OwnerId) -> Option<Box<str>> {
+        self.owner_uids.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     /// The UID of an owner now.
@@ -388,7 +394,8 @@ impl Executor {
         };
         unread(&seen).map_or(Ok(()), Err)?;
         let places = &self.settings.places;
-        let observed = observe::observe_again(&self.reader, seen, places, work.known.clone(), self.now()).await;
+        let known = work.known.clone();
+        let observed = observe::observe_again(&self.reader, seen, spool(work)?, places, known, self.now()).await;
         let observed = observed.map_err(broken_off)?;
         let mut plan = plan::outline(&work.request, &observed);
         self.leave_unplanned(&mut plan, &observed, work);
@@ -398,9 +405,9 @@ impl Executor {
         }
         let held = work.recorder.replicas().keys().cloned().collect();
         let owners = owners(&observed);
-        let owner_uids = Mutex::new(owner_uids(&observed, &owners));
-        let pausing = work.recorder.paused().is_some();
-        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, pausing, owners });
+        let owner_uids = Mutex::new(owner_uids(&plan, &observed, &owners));
+        let (pausing, unserved) = (work.recorder.paused().is_some(), Mutex::default());
+        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, pausing, owners, unserved });
         work.laid_out = Some(Arc::clone(&laid_out));
         Ok(laid_out)
     }
@@ -521,12 +528,16 @@ fn owners(observed: &Observed) -> HashSet<OwnerId> {
     }
 }
 
-/// UIDs of the live objects that others name as their owner.
-fn owner_uids(observed: &Observed, owners: &HashSet<OwnerId>) -> OwnerUids {
-    let named = observed.live.objects.iter().filter_map(|object| {
-        let id = plan::diff::owner_id(&object.key, &object.summary.kind);
-        owners.contains(&id).then(|| (id, object.facts.uid.clone()))
-    });
+/// UIDs of the live objects that others name as their owner, without those that are made anew: a dependent that is written
+/// when that failed would go with the old one.
+fn owner_uids(plan: &Plan, observed: &Observed, owners: &HashSet<OwnerId>) -> OwnerUids {
+    let anew = plan.items.iter().filter(|item| item.change == plan::Change::Recreate).filter_map(|item| item.live);
+    let anew: HashSet<u32> = anew.collect();
+    let named =
+        (0..).zip(&observed.live.objects).filter(|(index, _)| !anew.contains(index)).filter_map(|(_, object)| {
+            let id = plan::diff::owner_id(&object.key, &object.summary.kind);
+            owners.contains(&id).then(|| (id, object.facts.uid.clone()))
+        });
     named.collect()
 }
 

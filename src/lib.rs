@@ -64,7 +64,8 @@
 //!    writes (`execute/quiesce`); tests of `journal`, `tests/it/killed.rs`, `tests/it/rounds.rs`.
 //! 5. **It ends.** Deadlines in `cluster/request`, `git/http` and `store/s3`, the time-out of a run in [`execute`], the end
 //!    of a hold in `agent/hold`; `tests/it/failures.rs`.
-//! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion; tests of `object`.
+//! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion; tests of `object`,
+//!    `tests/it/fidelity/protected.rs`.
 //! 7. **No secret leaves.** Secrets are `secrecy` types; an API server's text is cut down where it is read
 //!    (`cluster/failure`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
 //!    show paths; `tests/it/secrets.rs` and `tests/it/git/leaks.rs` search everything that was said.

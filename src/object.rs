@@ -5,13 +5,17 @@
 //! Left out of the normal form is what the server sets, what other controllers own, and what a restore itself
 //! changes on purpose, so that a plan right after a success is empty.
 
+pub mod binding;
 pub mod chart;
 pub mod crd;
+mod defaults;
 pub mod downstream;
+pub mod fixed;
 pub mod normal;
 pub mod owner;
 pub mod prepare;
 pub mod protect;
+pub mod shape;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,8 +26,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use binding::Binding;
 use crd::CrdSummary;
 use downstream::Downstream;
+use fixed::Fixed;
 use owner::Owner;
 
 use crate::webhook::bundle::{self, Trusted};
@@ -189,12 +195,14 @@ pub struct Summary {
     pub spec: Digest,
     /// Of the status, where there is one.
     pub status: Option<Digest>,
-    /// Of the fields that the API server never lets change (`roleRef`, a Secret's `type`).
-    pub immutable: Option<Digest>,
+    /// The fields that the API server never lets change (`roleRef`, a Secret's `type`).
+    pub fixed: Option<Box<Fixed>>,
     /// Compared apart ([`owner::lead_home`]): a reference may have to change, or to go, in an object that is equal.
     pub owners: Box<[Owner]>,
-    /// Of a token Secret: the ServiceAccount beside it that the token is for.
-    pub token_account: Option<Box<str>>,
+    /// Only for token Secrets of ServiceAccounts.
+    pub token: Option<Box<Token>>,
+    /// Only for RBAC bindings.
+    pub binding: Option<Box<Binding>>,
     /// Services that a webhook configuration asks, by namespace and name.
     pub webhook_services: Box<[(Box<str>, Box<str>)]>,
     /// Only for CustomResourceDefinitions.
@@ -219,14 +227,24 @@ pub struct Traits {
     pub cluster_registration: bool,
     /// Labelled `kubernetes.io/bootstrapping: rbac-defaults`.
     pub bootstrapping: bool,
-    /// An RBAC binding of reinback's own service account.
-    pub own_binding: bool,
     /// How often the agents of a cluster were asked to deploy anew (Fleet and provisioning clusters).
     pub redeploy_generation: Option<i64>,
     /// Of a Cluster API cluster: paused, but for what a run did to it.
     pub paused: Option<bool>,
+    /// A cluster of `management.cattle.io` whose agent Rancher is asked to deploy anew.
+    pub forced_deploy: bool,
     /// Wanted of a Deployment or StatefulSet; 1 where it does not say.
     pub replicas: Option<i32>,
+}
+
+/// What decides whether the token in a token Secret still works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Name of the ServiceAccount beside the Secret.
+    pub account: Box<str>,
+    /// UID that the account had when the token was made.
+    pub uid: Option<Box<str>>,
+    pub data: Option<Digest>,
 }
 
 /// What only a live object has.
@@ -235,6 +253,8 @@ pub struct LiveFacts {
     pub uid: Box<str>,
     pub resource_version: Box<str>,
     pub created: Timestamp,
+    /// 0 where the resource does not count generations.
+    pub generation: i64,
     /// It has a deletionTimestamp and waits for its finalizers.
     pub terminating: bool,
 }
@@ -261,24 +281,27 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
     let kind = interner.text(kind);
     let owners = owner::read(object.get("metadata"), interner)?;
     let traits = normal::traits(resource, object);
-    let immutable = normal::immutable(resource, object);
     let status = object.remove("status").filter(|status| !normal::is_empty(status));
-    let token_account = normal::token_account(resource, object);
+    let token = normal::token(resource, object);
+    let binding = Binding::read(resource, object, interner);
     let webhook_services = normal::webhook_services(resource, object);
     let downstream = Downstream::read(resource, object);
     let crd = resource.is_crd().then(|| Box::new(CrdSummary::take(object, status.as_ref())));
     let trusted = bundle::take(resource, object);
     normal::normalise(resource, object);
+    let fixed = fixed::read(resource, object);
     Ok(Summary {
         kind,
         spec: Digest::of(&value),
         status: status.map(|mut status| {
             normal::strip_nulls(&mut status);
+            normal::strip_observed_generation(&mut status);
             Digest::of(&status)
         }),
-        immutable,
+        fixed,
         owners,
-        token_account,
+        token,
+        binding,
         webhook_services,
         crd,
         trusted,
@@ -302,6 +325,7 @@ pub fn live_facts(value: &Value) -> Result<LiveFacts, ObjectError> {
         created: created
             .parse()
             .map_err(|_| ObjectError::Malformed { field: "creationTimestamp", expected: "a time" })?,
+        generation: metadata.get("generation").and_then(Value::as_i64).unwrap_or_default(),
         terminating: metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null()),
     })
 }

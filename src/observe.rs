@@ -7,6 +7,7 @@ mod dependents;
 mod facts;
 mod lists;
 mod opening;
+mod stored;
 mod webhooks;
 
 use std::collections::BTreeSet;
@@ -17,7 +18,8 @@ use jiff::Timestamp;
 use crate::backup::BackupName;
 use crate::cluster::{self, Catalog, ClusterError, ClusterReader, FailureKind};
 use crate::object::Resource;
-use crate::object::protect::Guarded;
+use crate::object::binding::Identity;
+use crate::object::protect::{Guarded, SecretRef};
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
 use crate::plan::{self, Request};
 use crate::store::{Backups, Spool, SpoolLimits, StoreError};
@@ -85,8 +87,8 @@ pub async fn fetch_backup(
 pub struct Known {
     pub ledger: LedgerFacts,
     pub unfinished_runs: Vec<String>,
-    /// Secrets of the operator's namespace that this manifest names.
-    pub own_secrets: Vec<String>,
+    /// Secrets that this manifest or the configuration names.
+    pub own_secrets: Vec<SecretRef>,
     /// Of a run that is under way: whether the backup was of another cluster when it began. The run may have restored the
     /// `install-uuid` by which clusters are told apart.
     pub other_cluster_as_begun: Option<bool>,
@@ -102,13 +104,14 @@ pub struct Known {
 pub async fn observe(
     reader: &ClusterReader,
     seen: BackupSeen,
+    spool: Option<&Spool>,
     request: &Request,
     places: &Places,
     known: Known,
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
     let catalog = reader.discover().await?;
-    let mut observed = look(reader, &catalog, seen, places, known, now).await?;
+    let mut observed = look(reader, &catalog, Seen { backup: seen, spool }, places, known, now).await?;
     if let BackupSeen::Whole(_) = &observed.backup {
         let outline = plan::outline(request, &observed);
         let accesses = plan::accesses(&outline, &observed);
@@ -140,23 +143,30 @@ pub async fn observe(
 pub async fn observe_again(
     reader: &ClusterReader,
     seen: BackupSeen,
+    spool: &Spool,
     places: &Places,
     known: Known,
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
     let catalog = reader.discover().await?;
-    look(reader, &catalog, seen, places, known, now).await
+    look(reader, &catalog, Seen { backup: seen, spool: Some(spool) }, places, known, now).await
+}
+
+/// A backup that was looked for, and where its bytes are.
+struct Seen<'s> {
+    backup: BackupSeen,
+    spool: Option<&'s Spool>,
 }
 
 async fn look(
     reader: &ClusterReader,
     catalog: &Catalog,
-    mut seen: BackupSeen,
+    Seen { backup: mut seen, spool }: Seen<'_>,
     places: &Places,
     known: Known,
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
-    let crds = lists::crds(reader).await?;
+    let (crds, identity) = tokio::try_join!(lists::crds(reader), async { visible(reader.whoami().await) })?;
     let converters = webhooks::Converters { live: crds.conversion.clone(), coming: coming(&seen) };
     if let BackupSeen::Whole(backup) = &mut seen {
         backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
@@ -165,15 +175,18 @@ async fn look(
     // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
     let (mut cluster, (live, denied)) = tokio::try_join!(
         facts::cluster(reader, catalog, places, &converters, controllers(&seen)),
-        live(reader, catalog, &seen, crds),
+        live(reader, catalog, &seen, crds, &identity),
     )?;
+    if let (BackupSeen::Whole(backup), Some(spool)) = (&mut seen, spool) {
+        stored::as_stored(reader, spool, &known.opening, backup, &live).await?;
+    }
     cluster.unfinished_runs = known.unfinished_runs;
     let is_other = |backup: &crate::observed::Backup| !plan::is_same_cluster(backup, &cluster);
     let other_cluster = known.other_cluster_as_begun.or_else(|| whole(&seen).map(is_other)).unwrap_or_default();
     if let Some(backup) = whole(&seen) {
         cluster.services = facts::services_named(reader, backup).await?;
     }
-    let guarded = Guarded { other_cluster, ..guarded(&cluster, places, known.own_secrets) };
+    let guarded = Guarded { other_cluster, ..guarded(&cluster, &live, places, known.own_secrets, identity) };
     Ok(Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied, guarded })
 }
 
@@ -182,11 +195,12 @@ async fn live(
     catalog: &Catalog,
     seen: &BackupSeen,
     crds: lists::Crds,
+    identity: &Identity,
 ) -> Result<(Live, Vec<Access>), ObserveError> {
     match seen {
         BackupSeen::Whole(backup) => {
             let served = lists::served(catalog, &crds.types);
-            lists::live(reader, catalog, backup, served, crds).await
+            lists::live(reader, catalog, backup, served, crds, identity).await
         }
         BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => {
             Ok((Live::default(), Vec::new()))
@@ -246,13 +260,22 @@ fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {
     whole(seen).map(|backup| backup.controllers.as_slice()).unwrap_or_default()
 }
 
-fn guarded(cluster: &ClusterFacts, places: &Places, own_secrets: Vec<String>) -> Guarded {
+fn guarded(
+    cluster: &ClusterFacts,
+    live: &Live,
+    places: &Places,
+    own_secrets: Vec<SecretRef>,
+    identity: Identity,
+) -> Guarded {
+    let bindings = live.objects.iter().filter_map(|object| object.summary.binding.as_deref());
     Guarded {
         rancher_namespace: places.rancher_namespace.clone(),
         rancher_deployment: places.rancher_deployment.clone(),
         operator_namespace: places.operator_namespace.clone(),
         operator_secrets: cluster.operator_secrets.iter().cloned().chain(own_secrets).collect(),
         serving: cluster.webhooks.serving.clone(),
+        own_roles: bindings.filter(|binding| binding.binds(&identity)).map(|binding| binding.role.clone()).collect(),
+        identity,
         stays_up: plan::quiesce::split(&cluster.workloads).1.into_iter().map(|workload| workload.reference).collect(),
         other_cluster: false,
     }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::backup::{BackupName, Facts, Selectors, Unopened};
 use crate::journal::WorkloadRef;
 use crate::object::owner::OwnerId;
-use crate::object::protect::Guarded;
+use crate::object::protect::{Guarded, SecretRef};
 use crate::object::{LiveFacts, ObjectKey, Resource, Summary};
 use crate::webhook::{ServiceRef, Webhooks};
 
@@ -215,8 +215,8 @@ pub struct ClusterFacts {
     pub webhooks: Webhooks,
     /// Live `Restore` objects of the rancher-backup operator.
     pub restores: Vec<UpstreamRestore>,
-    /// Secrets that a live Backup or Restore of the operator names.
-    pub operator_secrets: BTreeSet<String>,
+    /// Secrets that the operator, or a live Backup or Restore of it, names.
+    pub operator_secrets: BTreeSet<SecretRef>,
     pub terminating_namespaces: BTreeSet<String>,
     /// Namespaces that hold Pods or PersistentVolumeClaims.
     pub occupied_namespaces: BTreeMap<String, u64>,

@@ -79,12 +79,14 @@ pub enum Change {
 }
 
 /// In what a live object differs from the backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Differs {
     pub spec: bool,
     pub status: bool,
     /// An owner reference points to a UID that its owner does not have, or will not have.
     pub owners: bool,
+    /// The agents of a cluster are to be deployed anew, since the cluster that they speak to is another.
+    pub redeploy: bool,
 }
 
 /// One object of the backup in the plan.
@@ -101,6 +103,8 @@ pub struct Item {
     pub step: Step,
     /// How many owners, one above the other, are written before it.
     pub depth: u16,
+    /// Its owner waits for it, in a circle: it is written before, without that reference, and once more when all are there.
+    pub ahead: bool,
 }
 
 impl Item {
@@ -167,8 +171,10 @@ pub struct Plan {
     pub stays_up: Vec<Workload>,
     /// Owner references whose owner is nowhere: object, and the owner as `Kind name`.
     pub missing_owners: Vec<(ObjectKey, String)>,
-    /// Objects whose owners wait for one another, in a circle.
+    /// Objects that are written before an owner of theirs, since owners wait for one another, in a circle.
     pub cycles: Vec<ObjectKey>,
+    /// Objects that the API server would not take whatever is accepted, and why.
+    pub refused: Vec<(ObjectKey, String)>,
     pub gates: Vec<Gate>,
     /// Sentences for the reader that hold nothing up.
     pub warnings: Vec<String>,
@@ -246,6 +252,7 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
         stays_up: Vec::new(),
         missing_owners: Vec::new(),
         cycles: Vec::new(),
+        refused: Vec::new(),
         gates: Vec::new(),
         warnings: Vec::new(),
         digest: String::new(),
@@ -262,6 +269,7 @@ fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {
         && plan.request.prune;
     let differences = diff::diff(backup, observed);
     plan.missing_owners = differences.missing_owners;
+    plan.refused = differences.refused;
     let ordered = order::order(backup, differences.items);
     plan.items = ordered.items;
     plan.cycles = ordered.cycles;
@@ -342,7 +350,7 @@ fn warnings(plan: &Plan, backup: &Backup, observed: &Observed) -> Vec<String> {
     }
     if !plan.cycles.is_empty() {
         warnings.push(format!(
-            "{} objects own one another in a circle and are written in the order of the backup",
+            "owners of {} objects wait for them, in a circle: these are written first, and once more with the reference",
             plan.cycles.len()
         ));
     }

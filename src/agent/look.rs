@@ -9,8 +9,9 @@ use crate::cluster::{ClusterReader, Target};
 use crate::config::{ApprovalFor, Config};
 use crate::desired::{Placed, StoreDefault};
 use crate::journal::OnFailure;
-use crate::manifest::{Body, Engine, Manifest, RestoreSpec};
+use crate::manifest::{Body, Engine, Manifest, RestoreSpec, S3Location};
 use crate::object::Resource;
+use crate::object::protect::SecretRef;
 use crate::observe::{self, Found, Known, ObserveError, Opening, Places};
 use crate::observed::{LedgerFacts, Observed};
 use crate::plan::{self, Plan, Request};
@@ -114,7 +115,7 @@ pub async fn ask(
     let name = restore.map(|restore| restore.backup_filename.as_str()).unwrap_or_default();
     let backup_name = BackupName::new(name).map_err(|error| bad_location("backupFilename", error.to_string()))?;
     let location = location(config, reader, restore).await;
-    let own_secrets = restore.map(own_secrets).unwrap_or_default();
+    let own_secrets = own_secrets(config, restore);
     let opening = match restore.and_then(|restore| restore.encryption_config_secret_name.as_deref()) {
         Some(name) => Opening::read(reader, &config.operator_namespace, name).await?,
         None => Opening::None,
@@ -127,9 +128,21 @@ pub async fn ask(
     })
 }
 
-fn own_secrets(restore: &RestoreSpec) -> Vec<String> {
-    let of_store = restore.storage_location.as_ref().and_then(|s3| s3.credential_secret_name.clone());
-    of_store.into_iter().chain(restore.encryption_config_secret_name.clone()).collect()
+/// Secrets that this manifest is carried out with.
+fn own_secrets(config: &Config, restore: Option<&RestoreSpec>) -> Vec<SecretRef> {
+    let operator = config.operator_namespace.as_str();
+    let secret = |namespace: &str, name: &str| SecretRef { namespace: namespace.to_owned(), name: name.to_owned() };
+    let of_store = |s3: &S3Location| {
+        let namespace = s3.credential_secret_namespace.as_deref().unwrap_or(operator);
+        s3.credential_secret_name.as_deref().map(|name| secret(namespace, name))
+    };
+    let default = match &config.store {
+        Some(StoreDefault::S3(s3)) => of_store(s3),
+        Some(StoreDefault::Directory(_)) | None => None,
+    };
+    let named = restore.and_then(|restore| restore.storage_location.as_ref()).and_then(of_store);
+    let key = restore.and_then(|restore| restore.encryption_config_secret_name.as_deref());
+    default.into_iter().chain(named).chain(key.map(|name| secret(operator, name))).collect()
 }
 
 async fn location(
@@ -154,7 +167,7 @@ async fn location(
 async fn credentials(
     config: &Config,
     reader: &ClusterReader,
-    s3: &crate::manifest::S3Location,
+    s3: &S3Location,
 ) -> Result<Option<S3Credentials>, StoreError> {
     let Some(name) = &s3.credential_secret_name else { return Ok(None) };
     let namespace = s3.credential_secret_namespace.as_deref().unwrap_or(&config.operator_namespace);
@@ -198,7 +211,8 @@ impl Asked {
     ) -> Result<Looked, ObserveError> {
         let Found { seen, spool } = self.fetch(stores, places).await?;
         let now = reader.clock().now();
-        let observed = observe::observe(reader, seen, &self.request, places, self.known.clone(), now).await?;
+        let known = self.known.clone();
+        let observed = observe::observe(reader, seen, spool.as_ref(), &self.request, places, known, now).await?;
         let plan = plan::plan(&self.request, &observed);
         Ok(Looked { plan, observed, spool, known: self.known })
     }

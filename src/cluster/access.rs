@@ -1,5 +1,7 @@
 //! What we may do, asked of the API server itself.
 
+use std::collections::BTreeSet;
+
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use serde::Deserialize;
@@ -7,11 +9,13 @@ use serde_json::json;
 
 use super::request::{Call, JSON};
 use super::write::json_body;
-use super::{ClusterError, ClusterReader};
+use super::{ClusterError, ClusterReader, FailureKind};
+use crate::object::binding::Identity;
 
 /// Reviews asked at once.
 const IN_FLIGHT: usize = 16;
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+const SELF_REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 
 /// One right. Empty fields ask for all: any subresource is none, any namespace is the whole cluster, any name every object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +60,43 @@ impl ClusterReader {
             Ok((access, allowed))
         });
         stream::iter(answers).buffered(IN_FLIGHT).try_collect().await
+    }
+
+    /// Whom the API server takes us for. Everybody who is known to it may ask (ClusterRole `system:basic-user`).
+    ///
+    /// # Errors
+    ///
+    /// As any read; `NotServed` before Kubernetes 1.28.
+    pub async fn whoami(&self) -> Result<Identity, ClusterError> {
+        #[derive(Deserialize)]
+        struct Review {
+            status: Status,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Status {
+            user_info: UserInfo,
+        }
+        #[derive(Deserialize)]
+        struct UserInfo {
+            #[serde(default)]
+            username: String,
+            #[serde(default)]
+            groups: BTreeSet<String>,
+        }
+        let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
+        let call = Call::new(Method::POST, SELF_REVIEWS.to_owned(), Some(JSON), json_body(&review));
+        let what = || "ask whom the API server takes us for".to_owned();
+        let reply = match self.transport.read(&call, what).await? {
+            Ok(reply) => reply,
+            Err(failure) if failure.kind == FailureKind::NotFound => {
+                return Err(ClusterError::NotServed { what: what() });
+            }
+            Err(failure) => return Err(ClusterError::Api { what: what(), failure: Box::new(failure) }),
+        };
+        let bad = |error: serde_json::Error| ClusterError::BadAnswer { what: what(), source: error.into() };
+        let Review { status: Status { user_info } } = serde_json::from_slice(&reply.body).map_err(bad)?;
+        Ok(Identity { user: user_info.username, groups: user_info.groups })
     }
 
     async fn may(&self, access: &Access) -> Result<bool, ClusterError> {

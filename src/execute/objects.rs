@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::quiet::SharedQuiet;
 use super::write::{ObjectWriter, Unwritten, Written};
 use super::{ExecuteError, Executor, HALT_WITHIN, LaidOut, StepError, Work};
 use crate::cluster::{Waited, Watched, crd_is_established};
@@ -41,11 +40,15 @@ impl Executor {
         let mut pace = Pace::new(step, total);
         for depth in depths {
             let items = writes(&laid_out, step).filter(|item| item.depth == depth).map(|item| (item.backup, *item));
-            self.wave(&laid_out, items.collect(), &mut pace, work).await?;
+            self.wave(&laid_out, Wave { items: items.collect(), again: false }, &mut pace, work).await?;
             self.judge(&pace, "written")?;
         }
+        // Owners that waited for them are there now.
+        let ahead = writes(&laid_out, step).filter(|item| item.ahead).map(|item| (item.backup, *item));
+        self.wave(&laid_out, Wave { items: ahead.collect(), again: true }, &mut pace, work).await?;
+        self.judge(&pace, "written")?;
         if step == Step::Crds && total > 0 {
-            self.until_established(&laid_out, work).await?;
+            self.until_established(&laid_out, &mut pace, work).await?;
         }
         Ok(())
     }
@@ -65,10 +68,14 @@ impl Executor {
     async fn wave(
         &self,
         laid_out: &Arc<LaidOut>,
-        items: BTreeMap<u32, Item>,
+        wave: Wave,
         pace: &mut Pace,
         work: &mut Work,
     ) -> Result<(), StepError> {
+        let Wave { items, again } = wave;
+        if items.is_empty() {
+            return Ok(());
+        }
         let writer = ObjectWriter {
             reader: self.reader.clone(),
             writers: self.writers(laid_out)?,
@@ -90,7 +97,15 @@ impl Executor {
                 next = pass.recv(), if open && room && quiet.is_quiet() => match next {
                     Some((index, key, value)) => {
                         let Some(item) = items.get(&index).copied() else { continue };
-                        spawn(&mut tasks, &writer, &quiet, item, key, value);
+                        let (writer, quiet) = (writer.clone(), Arc::clone(&quiet));
+                        tasks.spawn(async move {
+                            quiet.wait().await;
+                            let outcome = match again {
+                                true => writer.write_again(item, &key, value).await,
+                                false => writer.write(item, &key, value).await,
+                            };
+                            (key, outcome)
+                        });
                     }
                     None => open = false,
                 },
@@ -119,12 +134,14 @@ impl Executor {
         let (key, outcome) = done.map_err(|_| interrupted())?;
         match outcome {
             Ok(written) => {
-                *match written {
-                    Written::Created => &mut work.counts.created,
-                    Written::Updated => &mut work.counts.updated,
-                    Written::Recreated => &mut work.counts.recreated,
-                    Written::Equal => &mut work.counts.skipped,
-                } += 1;
+                match written {
+                    Written::Created => work.counts.created += 1,
+                    Written::Updated => work.counts.updated += 1,
+                    Written::Recreated => work.counts.recreated += 1,
+                    Written::Equal => work.counts.skipped += 1,
+                    // Counted when it was written first.
+                    Written::Again => {}
+                }
                 work.succeed(&key);
             }
             Err(Unwritten::BrokenOff(error)) => return Err(StepError::BrokenOff(error)),
@@ -148,9 +165,19 @@ impl Executor {
         Ok(work.recorder.update(&self.writer, tell).await?)
     }
 
-    async fn until_established(&self, laid_out: &Arc<LaidOut>, work: &Work) -> Result<(), StepError> {
-        let names: BTreeSet<String> = writes(laid_out, Step::Crds).map(|item| laid_out.name(item)).collect();
-        let resource = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    async fn until_established(
+        &self,
+        laid_out: &Arc<LaidOut>,
+        pace: &mut Pace,
+        work: &mut Work,
+    ) -> Result<(), StepError> {
+        let resource = Arc::new(Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions"));
+        let key = |name: &str| ObjectKey::new(&resource, None, name);
+        // Of those that could not be written it is known already.
+        let failed = work.recorder.status().errors;
+        let names = writes(laid_out, Step::Crds).map(|item| laid_out.name(item));
+        let names: BTreeSet<String> =
+            names.filter(|name| failed.iter().all(|error| error.object != key(name).to_string())).collect();
         let deadline = Instant::now() + ESTABLISHED_WITHIN.min(self.time_left(work));
         let missing = |present: &crate::cluster::Present| {
             let established =
@@ -159,31 +186,25 @@ impl Executor {
         };
         let watched = Watched::all(&resource);
         let waited = self.reader.wait_until(&watched, deadline, |present| missing(present).is_empty());
-        match waited.await? {
-            Waited::Met(_) => Ok(()),
-            Waited::Late(present) => {
-                let missing = missing(&present);
-                let message = format!("{} CRDs are not Established: {}", missing.len(), missing.join(", "));
-                Err(StepError::failed("CrdsNotEstablished", message))
-            }
+        let missing = match waited.await? {
+            Waited::Met(_) => return Ok(()),
+            Waited::Late(present) => missing(&present),
+        };
+        if self.settings.ignore_errors {
+            let why = format!("not Established within {} s", ESTABLISHED_WITHIN.as_secs());
+            missing.iter().for_each(|name| work.fail(&key(name), why.clone(), pace));
+            return Ok(());
         }
+        let message = format!("{} CRDs are not Established: {}", missing.len(), missing.join(", "));
+        Err(StepError::failed("CrdsNotEstablished", message))
     }
 }
 
-fn spawn(
-    tasks: &mut JoinSet<Outcome>,
-    writer: &ObjectWriter,
-    quiet: &SharedQuiet,
-    item: Item,
-    key: ObjectKey,
-    value: serde_json::Value,
-) {
-    let (writer, quiet) = (writer.clone(), Arc::clone(quiet));
-    tasks.spawn(async move {
-        quiet.wait().await;
-        let outcome = writer.write(item, &key, value).await;
-        (key, outcome)
-    });
+/// What one pass over the backup writes.
+struct Wave {
+    items: BTreeMap<u32, Item>,
+    /// They were written ahead of their owners, and get the references now.
+    again: bool,
 }
 
 fn writes(laid_out: &LaidOut, step: Step) -> impl Iterator<Item = &Item> {

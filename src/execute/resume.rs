@@ -9,7 +9,7 @@ use tracing::info;
 use super::quiesce::is_conflict;
 use super::{Executor, StepError, Work};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, rollout_is_ready};
-use crate::journal::WorkloadRef;
+use crate::journal::{OnFailure, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 use crate::plan::DeleteWave;
@@ -93,6 +93,11 @@ impl Executor {
         self.namespaces_gone(work).await?;
         match work.counts.failed {
             0 => Ok(()),
+            // The author goes past failed objects, and wants Rancher up whatever was written: that is what was asked for.
+            failed if self.settings.ignore_errors && self.settings.on_failure == OnFailure::Resume => {
+                work.recorder.warn(&format!("{failed} objects could not be restored; their errors are listed"));
+                Ok(())
+            }
             failed => Err(StepError::failed("ObjectsFailed", format!("{failed} objects could not be restored"))),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Digest, normal};
 use crate::webhook::ConversionWebhook;
@@ -23,6 +23,8 @@ pub struct CrdSummary {
     pub established: bool,
     /// Who converts its objects between versions.
     pub conversion: Option<ConversionWebhook>,
+    /// `spec.conversion.strategy` is `Webhook`; otherwise an object of one version is only relabelled as another.
+    pub converts: bool,
 }
 
 /// One version of a CRD.
@@ -47,6 +49,8 @@ impl CrdSummary {
         let of_names = |field: &str| of_spec("names").and_then(|names| names.get(field));
         let (group, scope) = (text(of_spec("group")), text(of_spec("scope")));
         let (plural, kind) = (text(of_names("plural")), text(of_names("kind")));
+        let strategy = of_spec("conversion").and_then(|conversion| conversion.get("strategy"));
+        let converts = strategy.and_then(Value::as_str) == Some("Webhook");
         let versions = spec.as_mut().and_then(|spec| spec.remove("versions"));
         Self {
             group,
@@ -57,6 +61,7 @@ impl CrdSummary {
             stored: stored_versions(status),
             established: is_established(status),
             conversion,
+            converts,
         }
     }
 
@@ -72,6 +77,21 @@ impl CrdSummary {
             .filter(|name| !self.versions.contains_key(*name))
             .all(|name| live.stored.contains(name));
         self.versions.iter().all(same) && extra_holds_objects
+    }
+
+    /// The version at which new objects are stored.
+    pub fn storage_version(&self) -> Option<&str> {
+        let stores = |(_, version): &(&String, &CrdVersion)| version.storage;
+        self.versions.iter().find(stores).map(|(name, _)| name.as_str())
+    }
+
+    /// Why the API server takes no such definition, however the live one is.
+    pub fn defect(&self) -> Option<&'static str> {
+        match self.versions.values().filter(|version| version.storage).count() {
+            1 => None,
+            0 => Some("it has no version for storage"),
+            _ => Some("it has more than one version for storage"),
+        }
     }
 
     /// Live versions that the backup does not have and that must stay, since objects are stored at them.
@@ -114,6 +134,8 @@ pub fn is_established(status: Option<&Value>) -> bool {
 /// Puts the live versions that hold objects beside those of the backup, no longer as the storage version.
 pub fn keep_stored_versions(backup: &mut Value, live: &Value) {
     let stored = stored_versions(live.get("status"));
+    // Its versions need no schemas of their own; the backup's, without the field, do.
+    let open = live.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true));
     let has = |versions: &[Value], name: &str| versions.iter().any(|version| version["name"] == name);
     let Some(live_versions) = live.pointer("/spec/versions").and_then(Value::as_array) else { return };
     let Some(versions) = backup.pointer_mut("/spec/versions").and_then(Value::as_array_mut) else { return };
@@ -122,6 +144,9 @@ pub fn keep_stored_versions(backup: &mut Value, live: &Value) {
         if stored.iter().any(|stored| stored == name) && !has(versions, name) {
             let mut kept = version.clone();
             kept["storage"] = Value::Bool(false);
+            if open && let Some(kept) = kept.as_object_mut() {
+                open_schema(kept);
+            }
             versions.push(kept);
         }
     }
@@ -135,8 +160,10 @@ pub fn open_schemas_of_preserving(crd: &mut Map<String, Value>) {
         return;
     }
     let Some(versions) = spec.get_mut("versions").and_then(Value::as_array_mut) else { return };
-    for version in versions.iter_mut().filter_map(Value::as_object_mut) {
-        let open = serde_json::json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-        version.insert("schema".to_owned(), serde_json::json!({ "openAPIV3Schema": open }));
-    }
+    versions.iter_mut().filter_map(Value::as_object_mut).for_each(open_schema);
+}
+
+fn open_schema(version: &mut Map<String, Value>) {
+    let open = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    version.insert("schema".to_owned(), json!({ "openAPIV3Schema": open }));
 }

@@ -1,8 +1,8 @@
 //! The normal form in which objects are compared.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{Digest, Resource};
+use super::{Digest, Resource, defaults};
 
 /// Replicas that a workload had before it was quiesced; written by the same patch that sets 0.
 pub const REPLICAS_ANNOTATION: &str = "reinback.io/replicas";
@@ -20,6 +20,9 @@ const REVISION_ANNOTATION: &str = "deployment.kubernetes.io/revision";
 pub const TOKEN_SECRET_TYPE: &str = "kubernetes.io/service-account-token";
 /// Data keys of a token Secret that the token controller writes.
 pub const TOKEN_DATA: [&str; 3] = ["token", "ca.crt", "namespace"];
+
+/// In a status, and in each of its conditions.
+pub const OBSERVED_GENERATION: &str = "observedGeneration";
 
 /// The ServiceAccount that a token Secret is for.
 const SERVICE_ACCOUNT_NAME_ANNOTATION: &str = "kubernetes.io/service-account.name";
@@ -55,10 +58,11 @@ pub fn normalise(resource: &Resource, object: &mut Object) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         normalise_metadata(resource, metadata);
     }
+    object.values_mut().for_each(strip_nulls);
+    defaults::strip(resource, object);
     // A list of a built-in type names neither on its items; the path says both.
     object.remove("apiVersion");
     object.remove("kind");
-    object.values_mut().for_each(strip_nulls);
     object.retain(|_, value| !is_empty(value));
 }
 
@@ -119,6 +123,14 @@ pub fn redeploy_key(resource: &Resource) -> Option<&'static str> {
         ("fleet.cattle.io", "clusters") => Some("redeployAgentGeneration"),
         ("provisioning.cattle.io", "clusters") => Some("redeploySystemAgentGeneration"),
         _ => None,
+    }
+}
+
+/// Whether the agents of a live cluster were not asked to deploy anew since the backup.
+pub fn wants_redeploy(resource: &Resource, backup: &super::Traits, live: &super::Traits) -> bool {
+    match redeploy_key(resource) {
+        Some(_) => live.redeploy_generation.unwrap_or_default() <= backup.redeploy_generation.unwrap_or_default(),
+        None => resource.is("management.cattle.io", "clusters") && !live.forced_deploy,
     }
 }
 
@@ -187,6 +199,12 @@ fn normalise_crd(object: &mut Object) {
     {
         spec.remove("conversion");
     }
+    if let Some(config) =
+        spec.get_mut("conversion").and_then(|conversion| conversion.pointer_mut("/webhook/clientConfig"))
+        && let Some(config) = config.as_object_mut()
+    {
+        defaults::client_config(config);
+    }
     let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) else { return };
     let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     let defaults = [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))];
@@ -209,6 +227,16 @@ pub fn strip_nulls(value: &mut Value) {
     }
 }
 
+/// Takes out of a status which generation of the object a controller saw: the server counts anew in a new object.
+pub fn strip_observed_generation(status: &mut Value) {
+    let Some(status) = status.as_object_mut() else { return };
+    status.remove(OBSERVED_GENERATION);
+    let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+    conditions.into_iter().flatten().filter_map(Value::as_object_mut).for_each(|condition| {
+        condition.remove(OBSERVED_GENERATION);
+    });
+}
+
 /// Null, or a map or list with nothing in it: at the top of an object and in its metadata the same as absent.
 pub fn is_empty(value: &Value) -> bool {
     match value {
@@ -219,28 +247,19 @@ pub fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Fields that the API server never lets change where the restore may make the object anew.
-pub fn immutable(resource: &Resource, object: &Object) -> Option<Digest> {
-    match (resource.group.as_str(), resource.plural.as_str()) {
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => object.get("roleRef").map(Digest::of),
-        ("", "secrets") => {
-            let sealed = object.get("immutable") == Some(&Value::Bool(true));
-            let data = sealed.then(|| object.get("data")).flatten();
-            // The type is Opaque where none is given.
-            let kind = object.get("type").and_then(Value::as_str).unwrap_or("Opaque");
-            Some(Digest::of(&json!([kind, sealed, data])))
-        }
-        _ => None,
-    }
-}
-
-/// The ServiceAccount of a token Secret.
-pub fn token_account(resource: &Resource, object: &Object) -> Option<Box<str>> {
+/// What decides whether the token in a token Secret still works.
+pub fn token(resource: &Resource, object: &Object) -> Option<Box<super::Token>> {
     if !resource.is("", "secrets") || object.get("type").and_then(Value::as_str) != Some(TOKEN_SECRET_TYPE) {
         return None;
     }
     let annotations = object.get("metadata")?.get("annotations")?;
-    annotations.get(SERVICE_ACCOUNT_NAME_ANNOTATION)?.as_str().map(Box::from)
+    let text = |name: &str| annotations.get(name).and_then(Value::as_str).map(Box::from);
+    let token = object.get("data").and_then(|data| data.get("token"));
+    Some(Box::new(super::Token {
+        account: text(SERVICE_ACCOUNT_NAME_ANNOTATION)?,
+        uid: text(SERVICE_ACCOUNT_UID_ANNOTATION),
+        data: token.map(Digest::of),
+    }))
 }
 
 /// The Services that a webhook configuration asks, by namespace and name.
@@ -266,17 +285,21 @@ pub fn traits(resource: &Resource, object: &Object) -> super::Traits {
         let labels = object.get("metadata").and_then(|metadata| metadata.get("labels"));
         labels.and_then(|labels| labels.get(name)).and_then(Value::as_str)
     };
+    let annotation = |name: &str| {
+        let annotations = object.get("metadata").and_then(|metadata| metadata.get("annotations"));
+        annotations.and_then(|all| all.get(name)).and_then(Value::as_str)
+    };
     super::Traits {
         builtin: is_builtin(resource, object),
         helm_release: secret_type() == "helm.sh/release.v1",
         service_account_token: secret_type() == TOKEN_SECRET_TYPE,
         cluster_registration: secret_type() == "fleet.cattle.io/cluster-registration-values",
         bootstrapping: label("kubernetes.io/bootstrapping") == Some("rbac-defaults"),
-        own_binding: super::protect::binds_own_account(resource, object),
         redeploy_generation: redeploy_key(resource)
             .and_then(|key| object.get("spec").and_then(|spec| spec.get(key)))
             .and_then(Value::as_i64),
         paused: true_pause(resource, object),
+        forced_deploy: resource.is("management.cattle.io", "clusters") && annotation(FORCE_DEPLOY_ANNOTATION).is_some(),
         replicas: is_workload(resource).then(|| {
             let replicas = object.get("spec").and_then(|spec| spec.get("replicas")).and_then(Value::as_i64);
             replicas.and_then(|replicas| i32::try_from(replicas).ok()).unwrap_or(1)

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
+use super::binding::{Identity, Role};
 use super::{ObjectKey, Resource, Summary};
 use crate::journal::WorkloadRef;
 use crate::rancher::migration::OLD_LOCAL;
@@ -39,6 +39,8 @@ pub enum Protection {
     ClusterCa,
     /// Live, deleted, and waiting for its finalizers. Only in the plan of a backup's object.
     Terminating,
+    /// A token Secret whose ServiceAccount is nowhere. Only in the plan of a backup's object.
+    NoAccount,
     /// Only spared by prune.
     Needed,
     /// Only spared by prune: Kubernetes would make it again at once.
@@ -49,7 +51,7 @@ impl Protection {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Own => "belongs to reinback",
-            Self::OwnCredential => "gives reinback its rights",
+            Self::OwnCredential => "is what reinback itself acts by",
             Self::Operator => "belongs to the rancher-backup operator",
             Self::OperatorSecret => "is in use by the rancher-backup operator or by this restore",
             Self::HelmRelease => "is Helm's record of a release",
@@ -69,6 +71,7 @@ impl Protection {
             }
             Self::ClusterCa => "is the CA of this cluster, which Kubernetes writes into every namespace",
             Self::Terminating => "is on its way out, and waits for its finalizers",
+            Self::NoAccount => "is a token of a ServiceAccount that is nowhere, and would be deleted at once",
             Self::Needed => "holds, defines or owns objects of the backup",
             Self::ComesWithNamespace => "is made by Kubernetes in every namespace",
         }
@@ -87,14 +90,25 @@ pub struct Guarded {
     pub rancher_namespace: String,
     pub rancher_deployment: String,
     pub operator_namespace: String,
-    /// Names of Secrets of the operator's namespace that a Backup, a Restore or this manifest names.
-    pub operator_secrets: BTreeSet<String>,
+    /// Secrets that the operator, one of its Backups and Restores, this manifest or our configuration names.
+    pub operator_secrets: BTreeSet<SecretRef>,
+    /// Whom the API server takes us for.
+    pub identity: Identity,
+    /// What the bindings of that identity give.
+    pub own_roles: BTreeSet<Role>,
     /// Controllers that are not quiesced, since the API server asks them about the writes.
     pub stays_up: BTreeSet<WorkloadRef>,
     /// The backup is of another cluster.
     pub other_cluster: bool,
     /// Secrets with which those serve, by namespace and name.
     pub serving: BTreeSet<(String, String)>,
+}
+
+/// Namespace and name of a Secret.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretRef {
+    pub namespace: String,
+    pub name: String,
 }
 
 /// Says why an object is left as it is, whether it stands in the backup or only in the cluster.
@@ -120,7 +134,7 @@ pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Gu
     if traits.cluster_registration {
         return Some(Protection::ClusterRegistration);
     }
-    if traits.helm_release {
+    if traits.helm_release || is_named_as_helm_release(key) {
         return Some(Protection::HelmRelease);
     }
     if is_cluster_ca(key) {
@@ -142,14 +156,10 @@ fn guards_live(key: &ObjectKey, summary: &Summary, guarded: &Guarded) -> Option<
     if traits.builtin {
         return Some(Protection::Builtin);
     }
-    if traits.own_binding {
+    if is_own_credential(key, summary, guarded) {
         return Some(Protection::OwnCredential);
     }
-    let in_operator_namespace = key.namespace.as_deref() == Some(&guarded.operator_namespace);
-    if key.resource.is("", "secrets")
-        && in_operator_namespace
-        && (guarded.operator_secrets.contains(name) || traits.service_account_token)
-    {
+    if key.resource.is("", "secrets") && is_in_use(key, traits.service_account_token, guarded) {
         return Some(Protection::OperatorSecret);
     }
     if key.resource.is("", "secrets") && is_serving(key, guarded) {
@@ -164,6 +174,54 @@ fn guards_live(key: &ObjectKey, summary: &Summary, guarded: &Guarded) -> Option<
 fn is_serving(key: &ObjectKey, guarded: &Guarded) -> bool {
     let namespace = key.namespace.as_deref().unwrap_or_default().to_owned();
     guarded.serving.contains(&(namespace, key.name.to_string()))
+}
+
+/// The account that we are, its tokens, what binds it, and the roles that it is bound to.
+fn is_own_credential(key: &ObjectKey, summary: &Summary, guarded: &Guarded) -> bool {
+    let Guarded { identity, own_roles, .. } = guarded;
+    let namespace = key.namespace.as_deref();
+    let is_account = |name: &str| identity.account().is_some_and(|account| account == (namespace.unwrap_or(""), name));
+    let is_role = || {
+        let plural = key.resource.plural.as_str();
+        let role = Role { namespace: key.namespace.clone(), name: Arc::clone(&key.name) };
+        matches!(plural, "roles" | "clusterroles") && is_rbac(&key.resource) && own_roles.contains(&role)
+    };
+    key.resource.is("", "serviceaccounts") && is_account(&key.name)
+        || summary.token.as_deref().is_some_and(|token| is_account(&token.account))
+        || summary.binding.as_deref().is_some_and(|binding| binding.binds(identity))
+        || is_role()
+}
+
+fn is_in_use(key: &ObjectKey, is_token: bool, guarded: &Guarded) -> bool {
+    let namespace = key.namespace.as_deref().unwrap_or_default();
+    let secret = SecretRef { namespace: namespace.to_owned(), name: key.name.to_string() };
+    guarded.operator_secrets.contains(&secret) || (is_token && namespace == guarded.operator_namespace)
+}
+
+/// Why a namespace is not deleted, though it might be written: what lies in it would go along.
+pub fn sheltered(key: &ObjectKey, guarded: &Guarded) -> Option<Protection> {
+    if !key.resource.is_namespace() {
+        return None;
+    }
+    let name = key.name.as_ref();
+    let Guarded { rancher_namespace, rancher_deployment: _, operator_namespace, operator_secrets, identity, .. } =
+        guarded;
+    if identity.account().is_some_and(|(namespace, _)| namespace == name) {
+        return Some(Protection::OwnCredential);
+    }
+    if name == operator_namespace {
+        return Some(Protection::Operator);
+    }
+    if name == rancher_namespace {
+        return Some(Protection::RancherDeployment);
+    }
+    operator_secrets.iter().any(|secret| secret.namespace == name).then_some(Protection::OperatorSecret)
+}
+
+/// Helm keeps its releases in ConfigMaps where it is told to (`HELM_DRIVER`).
+fn is_named_as_helm_release(key: &ObjectKey) -> bool {
+    let keeps = key.resource.is("", "secrets") || key.resource.is("", "configmaps");
+    keeps && key.name.starts_with("sh.helm.release.v1.")
 }
 
 fn is_own(resource: &Resource, key: &ObjectKey) -> bool {
@@ -194,12 +252,6 @@ fn is_kube_namespace(key: &ObjectKey) -> bool {
     namespace.is_some_and(|namespace| namespace.starts_with("kube-"))
 }
 
-fn is_rbac(resource: &Resource) -> bool {
+pub(super) fn is_rbac(resource: &Resource) -> bool {
     resource.group == "rbac.authorization.k8s.io"
-}
-
-/// Whether an RBAC binding names a service account of our namespace.
-pub fn binds_own_account(resource: &Resource, object: &Map<String, Value>) -> bool {
-    let ours = |subject: &Value| subject["kind"] == "ServiceAccount" && subject["namespace"] == NAMESPACE;
-    is_rbac(resource) && object.get("subjects").and_then(Value::as_array).is_some_and(|all| all.iter().any(ours))
 }

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use crate::journal::WorkloadRef;
 
+use super::binding::Role;
 use super::owner::Owner;
 use super::prepare::{Context, Prepared, prepare};
-use super::protect::{Protection, protection};
+use super::protect::{Protection, SecretRef, protection};
 use super::*;
 use crate::plan::testing::{crd, guarded, key, merge, object, owner};
 use crate::webhook::bundle::Bundles;
@@ -142,18 +143,126 @@ fn a_status_counts_where_it_is_written() {
     assert_eq!(equal_at(&one, &one), [true, true, true]);
 }
 
+/// The field in which the live object can never become the backup's.
+fn conflict(path: &str, backup: Value, live: Value) -> Option<&'static str> {
+    let fixed = |more: Value| summary(path, object(path, more)).fixed.map(|fixed| *fixed).unwrap_or_default();
+    fixed(backup).conflict(&fixed(live))
+}
+
 #[test]
 fn what_never_changes_is_known() {
-    let immutable = |path: &str, more: Value| summary(path, object(path, more)).immutable;
     let binding = "rolebindings.rbac.authorization.k8s.io#v1/a/b";
-    let role = |name: &str| json!({ "roleRef": { "name": name }, "subjects": [] });
-    assert_ne!(immutable(binding, role("a")), immutable(binding, role("b")));
-    let secret = |more: Value| immutable("secrets.#v1/a/b", more);
-    assert_eq!(secret(json!({})), secret(json!({ "type": "Opaque", "data": { "a": "eA==" } })));
-    assert_ne!(secret(json!({})), secret(json!({ "type": "kubernetes.io/tls" })));
-    let sealed = |value: &str| secret(json!({ "immutable": true, "data": { "a": value } }));
-    assert_ne!(sealed("eA=="), sealed("eB=="), "a sealed Secret takes no other data");
-    assert_eq!(immutable(USER, json!({ "type": "x" })), None);
+    let role = |name: &str, more: Value| {
+        let mut role = json!({ "roleRef": { "kind": "Role", "name": name }, "subjects": [] });
+        merge(&mut role, more);
+        role
+    };
+    assert_eq!(conflict(binding, role("a", json!({})), role("b", json!({}))), Some("roleRef"));
+    let grouped = json!({ "roleRef": { "apiGroup": "rbac.authorization.k8s.io" } });
+    assert_eq!(conflict(binding, role("a", json!({})), role("a", grouped)), None, "the API server fills it in");
+
+    let secret = |backup: Value, live: Value| conflict("secrets.#v1/a/b", backup, live);
+    let plain = json!({ "type": "Opaque", "data": { "a": "eA==" } });
+    assert_eq!(secret(json!({}), plain.clone()), None);
+    assert_eq!(secret(json!({}), json!({ "type": "kubernetes.io/tls" })), Some("type"));
+    let sealed = |value: &str| json!({ "immutable": true, "data": { "a": value } });
+    let data = Some("data, which is immutable");
+    assert_eq!(secret(sealed("eA=="), sealed("eB==")), data, "a sealed Secret takes no other data");
+    assert_eq!(secret(plain.clone(), sealed("eA==")), data, "and is never opened");
+    assert_eq!(secret(sealed("eA=="), plain), None, "an open one is sealed by a write");
+    assert_eq!(conflict("configmaps.#v1/a/b", json!({}), sealed("eA==")), data);
+    assert_eq!(conflict(USER, json!({ "type": "x" }), json!({ "type": "y" })), None);
+}
+
+#[test]
+fn what_never_changes_in_other_kinds_is_known() {
+    let selector = |app: &str| json!({ "spec": { "selector": { "matchLabels": { "app": app } } } });
+    let class = |reclaim: &str| json!({ "provisioner": "a", "reclaimPolicy": reclaim });
+    let service = |spec: Value| json!({ "spec": spec });
+    let kind = |kind: &str, scope: &str| json!({ "spec": { "names": { "kind": kind }, "scope": scope } });
+    for (path, backup, live, expected) in [
+        ("deployments.apps#v1/a/b", selector("a"), selector("b"), Some("spec.selector")),
+        ("deployments.apps#v1/a/b", selector("a"), selector("a"), None),
+        ("statefulsets.apps#v1/a/b", json!({ "spec": { "serviceName": "a" } }), json!({}), Some("spec.serviceName")),
+        ("storageclasses.storage.k8s.io#v1/a", class("Retain"), class("Delete"), Some("reclaimPolicy")),
+        ("storageclasses.storage.k8s.io#v1/a", class("Delete"), json!({ "provisioner": "a" }), None),
+        ("priorityclasses.scheduling.k8s.io#v1/a", json!({ "value": 1 }), json!({ "value": 2 }), Some("value")),
+        (
+            "services.#v1/a/b",
+            service(json!({ "clusterIP": "10.0.0.1" })),
+            service(json!({ "clusterIP": "10.0.0.2" })),
+            None,
+        ),
+        (
+            "services.#v1/a/b",
+            service(json!({ "clusterIP": "None" })),
+            service(json!({ "clusterIP": "10.0.0.2" })),
+            Some("spec.clusterIP"),
+        ),
+        ("services.#v1/a/b", service(json!({ "type": "ExternalName" })), service(json!({ "clusterIP": "None" })), None),
+        (CRD, kind("Foo", "Cluster"), kind("Foo", "Namespaced"), Some("spec.scope")),
+        (CRD, kind("Foo", "Cluster"), kind("Bar", "Cluster"), Some("spec.names.kind")),
+    ] {
+        assert_eq!(conflict(path, backup.clone(), live.clone()), expected, "{path} {backup} {live}");
+    }
+}
+
+#[test]
+fn what_the_api_server_fills_in_does_not_count() {
+    let deployment = "deployments.apps#v1/a/b";
+    let short = json!({ "spec": {
+        "selector": { "matchLabels": { "app": "x" } },
+        "template": { "metadata": { "labels": { "app": "x" } }, "spec": { "containers": [
+            { "name": "x", "image": "host:5000/x:v1", "ports": [{ "containerPort": 80 }], "livenessProbe": { "httpGet": { "port": 80 } } },
+        ], "volumes": [{ "name": "v", "secret": { "secretName": "s" } }, { "name": "w" }] } },
+    }});
+    let mut filled = short.clone();
+    merge(
+        &mut filled,
+        json!({ "spec": {
+            "replicas": 1, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600,
+            "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": "25%", "maxUnavailable": "25%" } },
+            "template": { "metadata": { "creationTimestamp": null }, "spec": {
+                "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
+                "terminationGracePeriodSeconds": 30, "securityContext": {},
+                "containers": [{
+                    "name": "x", "image": "host:5000/x:v1", "imagePullPolicy": "IfNotPresent", "resources": {},
+                    "ports": [{ "containerPort": 80, "protocol": "TCP" }],
+                    "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+                    "livenessProbe": {
+                        "httpGet": { "port": 80, "scheme": "HTTP", "path": "/" },
+                        "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3,
+                    },
+                }],
+                "volumes": [{ "name": "v", "secret": { "secretName": "s", "defaultMode": 420 } }, { "name": "w", "emptyDir": {} }],
+            } },
+        }}),
+    );
+    assert!(same(deployment, short.clone(), filled.clone()));
+    filled["spec"]["strategy"]["rollingUpdate"]["maxSurge"] = json!(1);
+    assert!(!same(deployment, short, filled), "what somebody chose does");
+}
+
+#[test]
+fn an_observed_generation_does_not_count_and_is_made_to_fit_where_the_server_counts_anew() {
+    let of = |observed: i64| {
+        json!({ "status": {
+            "phase": "Ready", "observedGeneration": observed, "conditions": [{ "type": "Ready", "observedGeneration": observed }],
+        }})
+    };
+    let (backup, live) = (summary(USER, object(USER, of(7))), summary(USER, object(USER, of(1))));
+    assert!(equal(&backup, &live, StatusPlace::Subresource));
+    let fitted = |observed: i64, saw: Option<i64>, now: i64| {
+        let mut status = of(observed)["status"].take();
+        super::prepare::fit_observed_generation(&mut status, saw, now);
+        assert_eq!(status["observedGeneration"], status["conditions"][0]["observedGeneration"]);
+        status["observedGeneration"].as_i64().unwrap()
+    };
+    assert_eq!(fitted(7, Some(7), 1), 1, "who had seen all has seen the new object");
+    assert_eq!(fitted(6, Some(7), 1), 0, "who had not has it before him");
+    assert_eq!(fitted(7, None, 1), 0);
+    assert_eq!(fitted(7, Some(7), 9), 7, "a live object counts on, and is looked at again");
+    assert_eq!(fitted(7, Some(7), 3), 3, "a live object that was made anew since");
 }
 
 #[test]
@@ -264,6 +373,7 @@ fn prepared<'v>(path: &str, value: Value, change: impl FnOnce(&mut Context<'v>))
         resource_version: None,
         live: None,
         redeploy_generation: None,
+        account_uid: None,
         status: StatusPlace::Nowhere,
         bundles: &NO_BUNDLES,
         held_replicas: false,
@@ -336,22 +446,77 @@ fn a_status_is_written_where_its_type_has_it() {
 }
 
 #[test]
-fn tokens_namespaces_and_accounts_are_left_to_their_controllers() {
-    let secret = object(
-        "secrets.#v1/a/b",
-        json!({
-            "type": "kubernetes.io/service-account-token",
-            "data": { "token": "eA==", "ca.crt": "eA==", "namespace": "eA==", "extra": "eA==" },
-            "metadata": { "annotations": { "kubernetes.io/service-account.uid": "old", "kubernetes.io/service-account.name": "b" } },
-        }),
-    );
-    let body = prepared("secrets.#v1/a/b", secret, |_| {}).body;
-    assert_eq!(body["data"], json!({ "extra": "eA==" }));
-    assert_eq!(body["metadata"]["annotations"], json!({ "kubernetes.io/service-account.name": "b" }));
+fn namespaces_and_accounts_are_left_to_their_controllers() {
     let namespace = object("namespaces.#v1/a", json!({ "spec": { "finalizers": ["kubernetes"] } }));
     assert_eq!(prepared("namespaces.#v1/a", namespace, |_| {}).body.get("spec"), None);
     let account = object("serviceaccounts.#v1/a/b", json!({ "secrets": [{ "name": "x" }] }));
     assert_eq!(prepared("serviceaccounts.#v1/a/b", account, |_| {}).body.get("secrets"), None);
+}
+
+fn token_secret(uid: Option<&str>, token: &str) -> Value {
+    let path = "secrets.#v1/a/b";
+    let mut secret = object(
+        path,
+        json!({
+            "type": "kubernetes.io/service-account-token",
+            "data": { "token": token, "ca.crt": token, "namespace": token, "extra": token },
+            "metadata": { "annotations": { "kubernetes.io/service-account.name": "b" } },
+        }),
+    );
+    if let Some(uid) = uid {
+        secret["metadata"]["annotations"]["kubernetes.io/service-account.uid"] = json!(uid);
+    }
+    secret
+}
+
+#[test]
+fn a_token_comes_back_to_the_account_that_it_was_made_for_and_to_no_other() {
+    let uid = |body: &Value| body["metadata"]["annotations"].get("kubernetes.io/service-account.uid").cloned();
+    let path = "secrets.#v1/a/b";
+    let same = prepared(path, token_secret(Some("old"), "eA=="), |context| context.account_uid = Some("old"));
+    assert_eq!((&same.body["data"]["token"], uid(&same.body)), (&json!("eA=="), Some(json!("old"))));
+
+    let anew = prepared(path, token_secret(Some("old"), "eA=="), |context| context.account_uid = Some("new"));
+    assert_eq!((&anew.body["data"], uid(&anew.body)), (&json!({ "extra": "eA==" }), Some(json!("new"))));
+    let nobody = prepared(path, token_secret(Some("old"), "eA=="), |_| {});
+    assert_eq!((&nobody.body["data"], uid(&nobody.body)), (&json!({ "extra": "eA==" }), None));
+
+    // What is live and works is not taken away by a write of another field.
+    let live = token_secret(Some("new"), "eB==");
+    let kept = prepared(path, token_secret(Some("old"), "eA=="), |context| {
+        (context.account_uid, context.live) = (Some("new"), Some(&live));
+    });
+    assert_eq!((&kept.body["data"]["token"], &kept.body["data"]["extra"]), (&json!("eB=="), &json!("eA==")));
+}
+
+#[test]
+fn numbers_keep_all_their_digits() {
+    let text = r#"{"metadata":{"name":"u-1"},"n":[9007199254740993,-9223372036854775808,18446744073709551615,0.1,1e21,3.0000000000000004]}"#;
+    let value: Value = serde_json::from_str(text).unwrap();
+    let body = prepared(USER, value.clone(), |_| {}).body;
+    assert_eq!(serde_json::to_string(&body).unwrap(), serde_json::to_string(&value).unwrap());
+    let again: Value = serde_json::from_str(&serde_json::to_string(&body).unwrap()).unwrap();
+    assert_eq!(again, value);
+}
+
+#[test]
+fn addresses_of_services_and_selectors_of_jobs_are_the_servers_to_give() {
+    let path = "services.#v1/a/b";
+    let of = |spec: Value| prepared(path, object(path, json!({ "spec": spec })), |_| {}).body["spec"].clone();
+    let given = json!({ "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv4"], "ports": [{ "port": 1, "nodePort": 30001 }] });
+    assert_eq!(of(given), json!({ "ports": [{ "port": 1, "nodePort": 30001 }] }));
+    assert_eq!(of(json!({ "clusterIP": "None", "clusterIPs": ["None"] })), json!({ "clusterIP": "None" }));
+    let path = "jobs.batch#v1/a/b";
+    let labels = json!({ "controller-uid": "1", "batch.kubernetes.io/job-name": "b", "mine": "x" });
+    let job = json!({ "spec": {
+        "selector": { "matchLabels": { "batch.kubernetes.io/controller-uid": "1" } },
+        "template": { "metadata": { "labels": labels } },
+    }});
+    let body = prepared(path, object(path, job.clone()), |_| {}).body;
+    assert_eq!(body["spec"], json!({ "template": { "metadata": { "labels": { "mine": "x" } } } }));
+    let mut manual = job;
+    manual["spec"]["manualSelector"] = json!(true);
+    assert_eq!(prepared(path, object(path, manual.clone()), |_| {}).body["spec"], manual["spec"]);
 }
 
 #[test]
@@ -394,9 +559,9 @@ fn references_get_the_uid_that_their_owner_has_now_or_go() {
     };
     let written = prepared(path, value, |context| context.owner_uid = &find);
     assert_eq!(written.body["metadata"]["ownerReferences"], json!([owner(USER, "new")]));
-    assert_eq!(written.dropped_owners, 1);
+    assert_eq!(written.dropped_owners.len(), 1);
     let none = prepared(path, object(path, json!({ "metadata": { "ownerReferences": [gone] } })), |_| {});
-    assert_eq!((none.body["metadata"].get("ownerReferences"), none.dropped_owners), (None, 1));
+    assert_eq!((none.body["metadata"].get("ownerReferences"), none.dropped_owners.len()), (None, 1));
 }
 
 #[test]
@@ -422,7 +587,12 @@ fn references_lead_home_when_each_has_its_owners_uid() {
 fn what_must_not_be_overwritten_is_protected() {
     let said = |path: &str, more: Value, exists: bool| {
         let mut guarded = guarded();
-        guarded.operator_secrets.insert("s3-key".to_owned());
+        for namespace in ["cattle-resources-system", "cattle-elsewhere"] {
+            guarded.operator_secrets.insert(SecretRef { namespace: namespace.to_owned(), name: "s3-key".to_owned() });
+        }
+        guarded.identity.user = "system:serviceaccount:cattle-tools:restorer".to_owned();
+        guarded.identity.groups.extend(["ops", "system:authenticated"].map(str::to_owned));
+        guarded.own_roles.insert(Role { namespace: None, name: Arc::from("restorer") });
         guarded.stays_up.insert(WorkloadRef {
             api_version: "apps/v1".to_owned(),
             resource: "deployments".to_owned(),
@@ -432,6 +602,13 @@ fn what_must_not_be_overwritten_is_protected() {
         protection(&key(path), &summary(path, object(path, more)), exists, &guarded)
     };
     let role = "clusterroles.rbac.authorization.k8s.io#v1";
+    let binding = "clusterrolebindings.rbac.authorization.k8s.io#v1/mine";
+    let bound = |subject: Value| json!({ "subjects": [subject], "roleRef": { "kind": "ClusterRole", "name": "x" } });
+    let own = Some(Protection::OwnCredential);
+    let token = json!({
+        "type": "kubernetes.io/service-account-token",
+        "metadata": { "annotations": { "kubernetes.io/service-account.name": "restorer" } },
+    });
     for (path, more, absent, live) in [
         ("runs.reinback.io#v1alpha1/x", json!({}), Some(Protection::Own), Some(Protection::Own)),
         ("secrets.#v1/reinback-system/x", json!({}), Some(Protection::Own), Some(Protection::Own)),
@@ -463,12 +640,34 @@ fn what_must_not_be_overwritten_is_protected() {
         ("secrets.#v1/kube-system/x", json!({}), None, Some(Protection::KubeNamespace)),
         ("secrets.#v1/cattle-resources-system/s3-key", json!({}), None, Some(Protection::OperatorSecret)),
         ("secrets.#v1/cattle-resources-system/other", json!({}), None, None),
+        ("secrets.#v1/cattle-elsewhere/s3-key", json!({}), None, Some(Protection::OperatorSecret)),
         (
-            "clusterrolebindings.rbac.authorization.k8s.io#v1/mine",
-            json!({ "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "reinback-system" }] }),
-            None,
-            Some(Protection::OwnCredential),
+            "configmaps.#v1/a/sh.helm.release.v1.x.v1",
+            json!({}),
+            Some(Protection::HelmRelease),
+            Some(Protection::HelmRelease),
         ),
+        (
+            binding,
+            bound(json!({ "kind": "ServiceAccount", "name": "agent", "namespace": "reinback-system" })),
+            None,
+            own,
+        ),
+        (
+            binding,
+            bound(json!({ "kind": "ServiceAccount", "name": "restorer", "namespace": "cattle-tools" })),
+            None,
+            own,
+        ),
+        (binding, bound(json!({ "kind": "User", "name": "system:serviceaccount:cattle-tools:restorer" })), None, own),
+        (binding, bound(json!({ "kind": "Group", "name": "ops" })), None, own),
+        (binding, bound(json!({ "kind": "Group", "name": "system:authenticated" })), None, None),
+        (binding, bound(json!({ "kind": "User", "name": "ops" })), None, None),
+        ("serviceaccounts.#v1/cattle-tools/restorer", json!({}), None, own),
+        ("serviceaccounts.#v1/cattle-tools/other", json!({}), None, None),
+        ("secrets.#v1/cattle-tools/token", token, None, own),
+        (&format!("{role}/restorer"), json!({}), None, own),
+        ("roles.rbac.authorization.k8s.io#v1/a/restorer", json!({}), None, None),
     ] {
         assert_eq!((said(path, more.clone(), false), said(path, more, true)), (absent, live), "{path}");
     }

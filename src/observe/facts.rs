@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
 use super::webhooks::{self, Converters, Service};
@@ -10,6 +12,7 @@ use crate::cluster::{Catalog, ClusterReader, ListOptions, Target, selector_text}
 use crate::journal::WorkloadRef;
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
+use crate::object::protect::SecretRef;
 use crate::observed::{Backup, ClusterFacts, UpstreamRestore, Workload};
 use crate::plan::quiesce;
 use crate::rancher::{BACKUP_OPERATOR, RANCHER_WEBHOOKS, WRITERS};
@@ -38,7 +41,7 @@ pub async fn cluster(
         }
     }
     keep_serving(&mut webhooks, &services, &workloads);
-    let (restores, operator_secrets) = upstream(reader, catalog).await?;
+    let (restores, operator_secrets) = upstream(reader, catalog, places).await?;
     Ok(ClusterFacts {
         uid: reader.cluster_uid().await?.unwrap_or_default(),
         api_url: reader.api_url().to_owned(),
@@ -379,14 +382,18 @@ async fn namespaces(reader: &ClusterReader) -> Result<Namespaces, ObserveError> 
     Ok(namespaces)
 }
 
-/// The operator's Restores, and the Secrets that its Restores and Backups name.
+/// The operator's Restores, and the Secrets that it, its Restores and its Backups name.
 async fn upstream(
     reader: &ClusterReader,
     catalog: &Catalog,
-) -> Result<(Vec<UpstreamRestore>, BTreeSet<String>), ObserveError> {
+    places: &Places,
+) -> Result<(Vec<UpstreamRestore>, BTreeSet<SecretRef>), ObserveError> {
     let restores = all(reader, catalog, "resources.cattle.io", "restores").await?;
     let backups = all(reader, catalog, "resources.cattle.io", "backups").await?;
-    let secrets = restores.iter().chain(&backups).flat_map(secrets_named).collect();
+    let namespace = &places.operator_namespace;
+    let mut secrets: BTreeSet<SecretRef> =
+        restores.iter().chain(&backups).flat_map(|object| secrets_named(object, namespace)).collect();
+    secrets.extend(operators_own(reader, namespace).await?);
     let restore = |value: &Value| {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         UpstreamRestore {
@@ -398,7 +405,69 @@ async fn upstream(
     Ok((restores.iter().map(restore).collect(), secrets))
 }
 
-fn secrets_named(object: &Value) -> Vec<String> {
-    let pointers = ["/spec/encryptionConfigSecretName", "/spec/storageLocation/s3/credentialSecretName"];
-    pointers.iter().filter_map(|pointer| object.pointer(pointer)?.as_str().map(str::to_owned)).collect()
+fn secrets_named(object: &Value, operator_namespace: &str) -> Vec<SecretRef> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let secret = |namespace: &str, name: &str| SecretRef { namespace: namespace.to_owned(), name: name.to_owned() };
+    let encryption = text("/spec/encryptionConfigSecretName").map(|name| secret(operator_namespace, name));
+    let namespace = text("/spec/storageLocation/s3/credentialSecretNamespace").unwrap_or(operator_namespace);
+    let credentials = text("/spec/storageLocation/s3/credentialSecretName").map(|name| secret(namespace, name));
+    encryption.into_iter().chain(credentials).collect()
+}
+
+/// In this variable its chart names the Secret that says where backups lie by default (rancher-backup e90504c3,
+/// `charts/rancher-backup/templates/deployment.yaml`).
+const DEFAULT_STORE: &str = "DEFAULT_S3_BACKUP_STORAGE_LOCATION";
+
+/// Secrets that the operator's own pods take, and those of its default store.
+async fn operators_own(reader: &ClusterReader, namespace: &str) -> Result<Vec<SecretRef>, ObserveError> {
+    let deployments = Resource::new("apps", "v1", "deployments");
+    let Some(operator) = get(reader, &deployments, Some(namespace), BACKUP_OPERATOR).await? else {
+        return Ok(Vec::new());
+    };
+    let (mut names, store) = secrets_of_pods(&operator);
+    let mut secrets = Vec::new();
+    if let Some(store) = store {
+        let resource = Resource::new("", "v1", "secrets");
+        if let Some(secret) = get(reader, &resource, Some(namespace), &store).await? {
+            secrets.extend(credentials_of_store(&secret, namespace));
+        }
+        names.push(store);
+    }
+    secrets.extend(names.into_iter().map(|name| SecretRef { namespace: namespace.to_owned(), name }));
+    Ok(secrets)
+}
+
+/// The Secrets that a workload's pods mount, read or pull images with, and the one of the default store.
+fn secrets_of_pods(workload: &Value) -> (Vec<String>, Option<String>) {
+    let empty = Value::Null;
+    let spec = workload.pointer("/spec/template/spec").unwrap_or(&empty);
+    let list = |of: &Value, field: &str| of.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |of: &Value, pointer: &str| of.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let mut names: Vec<String> = Vec::new();
+    let mut store = None;
+    for container in list(spec, "containers").iter().chain(&list(spec, "initContainers")) {
+        for variable in list(container, "env") {
+            names.extend(text(&variable, "/valueFrom/secretKeyRef/name"));
+            if variable["name"] == DEFAULT_STORE {
+                store = text(&variable, "/value").filter(|name| !name.is_empty());
+            }
+        }
+        names.extend(list(container, "envFrom").iter().filter_map(|from| text(from, "/secretRef/name")));
+    }
+    for volume in list(spec, "volumes") {
+        names.extend(text(&volume, "/secret/secretName"));
+        let sources = volume.get("projected").map(|projected| list(projected, "sources")).unwrap_or_default();
+        names.extend(sources.iter().filter_map(|source| text(source, "/secret/name")));
+    }
+    names.extend(list(spec, "imagePullSecrets").iter().filter_map(|secret| text(secret, "/name")));
+    (names, store)
+}
+
+fn credentials_of_store(secret: &Value, operator_namespace: &str) -> Option<SecretRef> {
+    let text = |field: &str| {
+        let encoded = secret.get("data")?.get(field)?.as_str()?;
+        String::from_utf8(BASE64.decode(encoded).ok()?).ok().filter(|text| !text.is_empty())
+    };
+    let namespace = text("credentialSecretNamespace").unwrap_or_else(|| operator_namespace.to_owned());
+    Some(SecretRef { namespace, name: text("credentialSecretName")? })
 }

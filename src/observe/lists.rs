@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::{ObserveError, is_forbidden, is_unconverted, to_list, visible};
 use crate::backup::{SelectorQuery, Selectors};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
+use crate::object::binding::Identity;
 use crate::object::owner::{OwnerId, group_of};
 use crate::object::protect::goes_by_content;
 use crate::object::{self, Interner, ObjectKey, Resource};
@@ -123,6 +124,7 @@ struct Keep {
     backup: HashSet<ObjectKey>,
     owners: HashSet<OwnerId>,
     selectors: Option<Selectors>,
+    identity: Identity,
 }
 
 /// Lists what the backup and its selectors ask for and keeps what matters of it; beside it, lists that we may not make.
@@ -132,11 +134,13 @@ pub async fn live(
     backup: &Backup,
     served: Served,
     crds: Crds,
+    identity: &Identity,
 ) -> Result<(Live, Vec<Access>), ObserveError> {
     let keep = Arc::new(Keep {
         backup: backup.objects.iter().map(|object| object.key.clone()).collect(),
         owners: wanted(backup),
         selectors: backup.selectors.clone(),
+        identity: identity.clone(),
     });
     let mut wishes = wishes(catalog, backup, &keep.owners);
     // The longest list first: pages of one list come one after the other, and at the end nothing would run beside it.
@@ -316,7 +320,9 @@ fn kept(
     object.selected = is_selected(&object.key, labels, wish, keep, chosen);
     let matters = object.selected
         || keep.backup.contains(&object.key)
-        || keep.owners.contains(&owner_id(&object.key, &object.summary.kind));
+        || keep.owners.contains(&owner_id(&object.key, &object.summary.kind))
+        // Ours, whose roles are left as they are.
+        || object.summary.binding.as_deref().is_some_and(|binding| binding.binds(&keep.identity));
     matters.then_some(object)
 }
 

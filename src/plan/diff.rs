@@ -7,7 +7,7 @@ use super::{Change, Differs, Item};
 use crate::journal::Step;
 use crate::object::owner::{self, Owner, OwnerId};
 use crate::object::protect::{Protection, protection};
-use crate::object::{self, ObjectKey, Resource, StatusPlace, Summary};
+use crate::object::{self, ObjectKey, Resource, StatusPlace, Summary, fixed, normal};
 use crate::observed::{Backup, LiveObject, Observed, Served};
 use crate::webhook::bundle;
 
@@ -17,6 +17,8 @@ pub struct Differences {
     pub items: Vec<Item>,
     /// Written objects with a reference to an owner that is nowhere, and the owner as `Kind name`.
     pub missing_owners: Vec<(ObjectKey, String)>,
+    /// Written objects that the API server would not take, and why.
+    pub refused: Vec<(ObjectKey, String)>,
 }
 
 /// Compares every object of the backup with the live one.
@@ -35,12 +37,18 @@ pub fn diff(backup: &Backup, observed: &Observed) -> Differences {
                 change => change,
             };
             let status = status.unwrap_or(StatusPlace::Nowhere);
-            Item { backup: index, live: live_index, change, status, step: step_of(&object.key), depth: 0 }
+            let step = step_of(&object.key);
+            Item { backup: index, live: live_index, change, status, step, depth: 0, ahead: false }
         })
         .collect();
+    judge_tokens(&mut items, backup, observed, &own);
+    if observed.guarded.other_cluster {
+        redeploy_all(&mut items, backup, observed);
+    }
     repoint(&mut items, backup, observed, &own);
     let missing_owners = missing(&items, backup, &own);
-    Differences { items, missing_owners }
+    let refused = refused(&items, backup, observed);
+    Differences { items, missing_owners, refused }
 }
 
 /// Webhooks come after all other objects: from then on what they are about passes through them, and who answers them may
@@ -72,7 +80,7 @@ fn change(
     if let Some(protection) = protection(key, &live.summary, true, &observed.guarded) {
         return Change::Protected(protection);
     }
-    if backup.immutable != live.summary.immutable {
+    if fixed::is_made_anew(&key.resource) && conflict(backup, &live.summary).is_some() {
         return Change::Recreate;
     }
     // A write would take the finalizers off, behind the back of the controller that has to finish. Of a namespace the
@@ -84,7 +92,7 @@ fn change(
         spec: !object::spec_equal(backup, &live.summary, status)
             || !bundle::equal(&backup.trusted, &live.summary.trusted, &observed.cluster.webhooks.kept),
         status: !object::status_equal(backup, &live.summary, status),
-        owners: false,
+        ..Differs::default()
     };
     match differs.spec || differs.status {
         true => Change::Update(differs),
@@ -106,6 +114,91 @@ impl<'a> Services<'a> {
     /// Each Service that a webhook configuration asks is one of them. What asks none is answered.
     fn answer(&self, summary: &Summary) -> bool {
         summary.webhook_services.iter().all(|(namespace, name)| self.0.contains(&(&**namespace, &**name)))
+    }
+}
+
+/// The first field in which the live object can never become the backup's.
+fn conflict(backup: &Summary, live: &Summary) -> Option<&'static str> {
+    match (&backup.fixed, &live.fixed) {
+        (Some(backup), Some(live)) => backup.conflict(live),
+        // Only data that is immutable is on one side alone, and only a live one stands in the way.
+        (None, Some(live)) => fixed::Fixed::default().conflict(live),
+        (_, None) => None,
+    }
+}
+
+/// What the API server would refuse whatever is accepted.
+fn refused(items: &[Item], backup: &Backup, observed: &Observed) -> Vec<(ObjectKey, String)> {
+    let judge = |item: &Item| {
+        let object = &backup.objects[item.backup as usize];
+        let live = item.live.map(|index| &observed.live.objects[index as usize]);
+        let defect = object.summary.crd.as_deref().and_then(|crd| crd.defect()).map(str::to_owned);
+        let field = match item.change {
+            Change::Update(Differs { spec: true, .. }) => {
+                live.and_then(|live| conflict(&object.summary, &live.summary))
+            }
+            _ => None,
+        };
+        let why = defect.or_else(|| field.map(|field| format!("{field} differs, and never changes")));
+        why.map(|why| (object.key.clone(), why))
+    };
+    items.iter().filter(|item| item.writes()).filter_map(judge).collect()
+}
+
+/// A token works while the account that it was made for is there; then it comes back, since agents may hold it. A token of
+/// an account that is nowhere is not written: the token controller would delete it at once.
+fn judge_tokens(items: &mut [Item], backup: &Backup, observed: &Observed, owners: &Owners<'_>) {
+    let coming = Coming::new(items);
+    for item in items {
+        let object = &backup.objects[item.backup as usize];
+        let Some(token) = object.summary.token.as_deref().filter(|_| !matches!(item.change, Change::Protected(_)))
+        else {
+            continue;
+        };
+        let account = account_id(&object.key, token);
+        if owners.backup.get(&account).is_some_and(|index| coming.gets_uid(*index)) {
+            continue;
+        }
+        let Some(account) = owners.live.get(&account) else {
+            item.change = Change::Protected(Protection::NoAccount);
+            continue;
+        };
+        let live = item.live.and_then(|index| observed.live.objects[index as usize].summary.token.as_deref());
+        let Some(live) = live.filter(|_| token.uid.as_deref() == Some(&*account.facts.uid)) else { continue };
+        if token.data.is_some() && token.data != live.data {
+            item.change = match item.change {
+                Change::Update(differs) => Change::Update(Differs { spec: true, ..differs }),
+                Change::Skip => Change::Update(Differs { spec: true, ..Differs::default() }),
+                other => other,
+            };
+        }
+    }
+}
+
+/// The ServiceAccount of a token Secret, as one that owns it.
+pub fn account_id(secret: &ObjectKey, token: &object::Token) -> OwnerId {
+    OwnerId {
+        group: Arc::from(""),
+        kind: Arc::from("ServiceAccount"),
+        namespace: secret.namespace.clone(),
+        name: Arc::from(&*token.account),
+    }
+}
+
+/// Agents of clusters speak to the Rancher that deployed them: on another cluster each is asked to be deployed anew, also
+/// one whose object is equal.
+fn redeploy_all(items: &mut [Item], backup: &Backup, observed: &Observed) {
+    for item in items {
+        let object = &backup.objects[item.backup as usize];
+        let Some(live) = item.live.map(|index| &observed.live.objects[index as usize]) else { continue };
+        if !normal::wants_redeploy(&object.key.resource, &object.summary.traits, &live.summary.traits) {
+            continue;
+        }
+        item.change = match item.change {
+            Change::Update(differs) => Change::Update(Differs { redeploy: true, ..differs }),
+            Change::Skip => Change::Update(Differs { redeploy: true, ..Differs::default() }),
+            other => other,
+        };
     }
 }
 
@@ -170,15 +263,15 @@ impl<'a> Owners<'a> {
     }
 }
 
-/// The owners that objects of the backup name.
+/// The owners that objects of the backup name, and the accounts that their tokens are for.
 pub fn wanted(backup: &Backup) -> HashSet<OwnerId> {
     let of = |object: &crate::observed::BackupObject| {
         let namespace = object.key.namespace.clone();
-        object
-            .summary
-            .owners
-            .iter()
+        let owners = object.summary.owners.iter();
+        let account = object.summary.token.as_deref().map(|token| account_id(&object.key, token));
+        owners
             .flat_map(move |owner| owner.candidates(namespace.as_ref()).collect::<Vec<_>>())
+            .chain(account)
             .collect::<Vec<_>>()
     };
     backup.objects.iter().flat_map(of).collect()
@@ -202,7 +295,7 @@ fn repoint(items: &mut [Item], backup: &Backup, observed: &Observed, owners: &Ow
         let Some(live) = item.live.map(|index| &observed.live.objects[index as usize]) else { continue };
         let differs = match item.change {
             Change::Update(differs) => differs,
-            Change::Skip => Differs { spec: false, status: false, owners: false },
+            Change::Skip => Differs::default(),
             Change::Create | Change::Recreate | Change::Protected(_) | Change::NotServed => continue,
         };
         let namespace = object.key.namespace.as_ref();
@@ -230,6 +323,11 @@ impl Coming {
     }
 }
 
+/// An owner as [`super::Plan::missing_owners`] has it.
+pub fn shown(owner: &Owner) -> String {
+    super::printable(&format!("{} {}", owner.kind, owner.name))
+}
+
 fn missing(items: &[Item], backup: &Backup, owners: &Owners<'_>) -> Vec<(ObjectKey, String)> {
     let coming = Coming::new(items);
     let mut missing = Vec::new();
@@ -241,7 +339,7 @@ fn missing(items: &[Item], backup: &Backup, owners: &Owners<'_>) -> Vec<(ObjectK
             let in_time = |index: u32| coming.gets_uid(index) && items[index as usize].step <= item.step;
             let comes = owners.in_backup(owner, namespace).is_some_and(in_time);
             if !comes && owners.live(owner, namespace).is_none() {
-                missing.push((object.key.clone(), super::printable(&format!("{} {}", owner.kind, owner.name))));
+                missing.push((object.key.clone(), shown(owner)));
             }
         }
     }

@@ -54,6 +54,7 @@ const RULES: &[Rule] = &[
     cluster::rancher_updating,
     objects::namespace_terminating,
     objects::resource_not_served,
+    objects::crd_versions_kept,
     objects::owner_missing,
     objects::recreates,
     objects::object_terminating,

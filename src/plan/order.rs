@@ -9,25 +9,27 @@ use crate::object::ObjectKey;
 use crate::object::owner::OwnerId;
 use crate::observed::Backup;
 
-/// Ordered items, and those whose owners wait for one another.
+/// Ordered items, and those that come before an owner.
 #[derive(Debug, Default)]
 pub struct Ordered {
     pub items: Vec<Item>,
     pub cycles: Vec<ObjectKey>,
 }
 
-/// Gives each item its depth and sorts by step, depth and the order of the backup; what waits for a circle comes
-/// last, and then webhook configurations.
+/// Gives each item its depth and sorts by step, depth and the order of the backup; webhook configurations come last. Where
+/// owners wait for one another, the reference that closes the circle counts for nothing: its object goes ahead.
 ///
 /// `items` are all of the backup's, in its order, as [`super::diff::diff`] makes them.
 pub fn order(backup: &Backup, mut items: Vec<Item>) -> Ordered {
-    let parents = parents(backup, &items);
+    let mut parents = parents(backup, &items);
+    let ahead = open_circles(&mut parents);
     let depths = depths(&parents);
-    let last = depths.iter().flatten().max().map_or(0, |deepest| deepest.saturating_add(1));
+    let last = depths.iter().max().copied().unwrap_or_default();
     let mut cycles = Vec::new();
-    for (item, depth) in items.iter_mut().zip(depths) {
-        item.depth = depth.unwrap_or(last);
-        if depth.is_none() {
+    for ((item, depth), ahead) in items.iter_mut().zip(depths).zip(ahead) {
+        item.depth = depth;
+        item.ahead = ahead;
+        if ahead {
             cycles.push(backup.objects[item.backup as usize].key.clone());
         }
         if backup.objects[item.backup as usize].key.resource.is_webhook_configuration() {
@@ -36,6 +38,47 @@ pub fn order(backup: &Backup, mut items: Vec<Item>) -> Ordered {
     }
     items.sort_by_key(|item| (item.step, item.depth, item.backup));
     Ordered { items, cycles }
+}
+
+/// Takes out the parents that close a circle, and says whose they were.
+fn open_circles(parents: &mut [Vec<u32>]) -> Vec<bool> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Seen {
+        Not,
+        /// Somewhere above the one that is looked at.
+        Above,
+        Done,
+    }
+    let mut seen = vec![Seen::Not; parents.len()];
+    let mut ahead = vec![false; parents.len()];
+    // A chain of owners may be as long as the backup has objects, so that no function calls itself for it.
+    let mut path: Vec<(usize, usize)> = Vec::new();
+    for start in 0..parents.len() {
+        if seen[start] == Seen::Not {
+            seen[start] = Seen::Above;
+            path.push((start, 0));
+        }
+        while let Some((child, next)) = path.last_mut() {
+            let Some(parent) = parents[*child].get(*next).map(|parent| *parent as usize) else {
+                seen[*child] = Seen::Done;
+                path.pop();
+                continue;
+            };
+            match seen[parent] {
+                Seen::Above => {
+                    parents[*child].remove(*next);
+                    ahead[*child] = true;
+                }
+                Seen::Done => *next += 1,
+                Seen::Not => {
+                    *next += 1;
+                    seen[parent] = Seen::Above;
+                    path.push((parent, 0));
+                }
+            }
+        }
+    }
+    ahead
 }
 
 /// For each item the items that must be written before it, in the same step; earlier steps are over by then.
@@ -57,12 +100,10 @@ fn parents(backup: &Backup, items: &[Item]) -> Vec<Vec<u32>> {
             let owners = object.summary.owners.iter().filter_map(|owner| {
                 owner.candidates(object.key.namespace.as_ref()).find_map(|id| by_owner.get(&id).copied())
             });
-            let named = object.key.namespace.as_deref().zip(object.summary.token_account.as_deref());
+            let token = object.summary.token.as_deref().map(|token| &*token.account);
+            let named = object.key.namespace.as_deref().zip(token);
             let account = named.and_then(|named| accounts.get(&named).copied());
-            owners
-                .chain(account)
-                .filter(|parent| items[*parent as usize].step == item.step && *parent != item.backup)
-                .collect()
+            owners.chain(account).filter(|parent| items[*parent as usize].step == item.step).collect()
         })
         .collect()
 }
@@ -75,8 +116,8 @@ fn service_accounts(backup: &Backup) -> HashMap<(&str, &str), u32> {
         .collect()
 }
 
-/// The length of the longest chain of parents above each item; `None` for those on a circle or below one.
-fn depths(parents: &[Vec<u32>]) -> Vec<Option<u16>> {
+/// The length of the longest chain of parents above each item; there is no circle any more.
+fn depths(parents: &[Vec<u32>]) -> Vec<u16> {
     let mut children: Vec<Vec<u32>> = vec![Vec::new(); parents.len()];
     let mut waiting: Vec<usize> = parents.iter().map(Vec::len).collect();
     for (child, parents) in (0..).zip(parents) {
@@ -95,5 +136,5 @@ fn depths(parents: &[Vec<u32>]) -> Vec<Option<u16>> {
             }
         }
     }
-    depths.into_iter().zip(waiting).map(|(depth, waiting)| (waiting == 0).then_some(depth)).collect()
+    depths
 }

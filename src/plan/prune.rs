@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{DeleteWave, Deletion, diff};
 use crate::object::ObjectKey;
 use crate::object::owner::OwnerId;
-use crate::object::protect::{Protection, protection};
+use crate::object::protect::{Protection, protection, sheltered};
 use crate::observed::{Backup, Dependent, LiveObject, Observed};
 
 /// Deletions in their order, and what protection spared.
@@ -53,6 +53,7 @@ fn candidates(backup: &Backup, observed: &Observed) -> (Vec<u32>, Vec<(ObjectKey
             continue;
         }
         let protection = protection(&object.key, &object.summary, true, &observed.guarded)
+            .or_else(|| sheltered(&object.key, &observed.guarded))
             .or_else(|| needed.holds(object).then_some(Protection::Needed))
             .or_else(|| is_default_account(&object.key).then_some(Protection::ComesWithNamespace));
         match protection {

@@ -92,6 +92,7 @@ impl<'a> Report<'a> {
             stays_up,
             missing_owners,
             cycles,
+            refused,
             gates,
             warnings,
             digest,
@@ -112,7 +113,8 @@ impl<'a> Report<'a> {
         }
         let mut warnings = warnings.clone();
         warnings.extend(missing_owners.iter().map(|(key, owner)| format!("{key}: its owner {owner} is nowhere")));
-        warnings.extend(cycles.iter().map(|key| format!("{key}: its owners wait for one another")));
+        warnings.extend(cycles.iter().map(|key| format!("{key}: its owner waits for it, in a circle")));
+        warnings.extend(refused.iter().map(|(key, why)| format!("{key}: {why}")));
         Self {
             title: format!("{} {}", request.kind, request.name),
             outcome: outcome(plan),
@@ -202,8 +204,9 @@ fn word(change: Change) -> &'static str {
 fn reasons(change: Change) -> Vec<&'static str> {
     match change {
         Change::Create | Change::Skip | Change::NotServed => Vec::new(),
-        Change::Update(Differs { spec, status, owners }) => {
-            let parts = [(spec, "spec"), (status, "status"), (owners, "owner references")];
+        Change::Update(Differs { spec, status, owners, redeploy }) => {
+            let parts =
+                [(spec, "spec"), (status, "status"), (owners, "owner references"), (redeploy, "agents deployed anew")];
             parts.into_iter().filter_map(|(differs, part)| differs.then_some(part)).collect()
         }
         Change::Recreate => vec!["a field that never changes"],

@@ -9,6 +9,7 @@ use super::gate::GateCode;
 use super::{Plan, Request, plan};
 use crate::backup::{BackupName, Facts, ResourceSet, Selectors};
 use crate::journal::WorkloadRef;
+use crate::object::binding::Identity;
 use crate::object::protect::Guarded;
 use crate::object::{Interner, ObjectKey, Resource, live_facts, summarise};
 use crate::observed::{
@@ -67,8 +68,11 @@ pub fn object(path: &str, more: Value) -> Value {
     object
 }
 
-/// `secrets` to `Secret`; words in the middle stay small, which no test minds.
+/// `secrets` to `Secret`; words in the middle stay small, which few tests mind.
 pub fn kind_of(plural: &str) -> String {
+    if plural == "serviceaccounts" {
+        return "ServiceAccount".to_owned();
+    }
     let singular = plural.strip_suffix('s').unwrap_or(plural);
     let (first, rest) = singular.split_at(1);
     first.to_uppercase() + rest
@@ -319,6 +323,8 @@ pub fn guarded() -> Guarded {
         rancher_deployment: "rancher".to_owned(),
         operator_namespace: "cattle-resources-system".to_owned(),
         operator_secrets: BTreeSet::new(),
+        identity: Identity::default(),
+        own_roles: BTreeSet::new(),
         stays_up: BTreeSet::new(),
         other_cluster: false,
         serving: BTreeSet::new(),

@@ -154,29 +154,68 @@ fn owners_come_first_whatever_the_archive_says() {
     ");
 }
 
-#[test]
-fn a_token_secret_waits_for_its_own_account() {
-    let mut world = World::quiet();
-    let token = |name: &str| json!({ "type": "kubernetes.io/service-account-token", "metadata": { "annotations": { "kubernetes.io/service-account.name": name } } });
-    world.backed_up("secrets.#v1/ns/a-token", token("a")).backed_up("secrets.#v1/ns/lost-token", token("lost"));
-    world.backed_up("serviceaccounts.#v1/ns/a", json!({})).backed_up("serviceaccounts.#v1/other/lost", json!({}));
-    let depths: Vec<(String, u16)> = {
-        let plan = world.plan();
-        plan.items.iter().map(|item| (world.backup.objects[item.backup as usize].key.to_string(), item.depth)).collect()
-    };
-    assert_eq!(
-        depths,
-        [
-            ("secrets.#v1/ns/lost-token".to_owned(), 0),
-            ("serviceaccounts.#v1/ns/a".to_owned(), 0),
-            ("serviceaccounts.#v1/other/lost".to_owned(), 0),
-            ("secrets.#v1/ns/a-token".to_owned(), 1),
-        ]
-    );
+fn token(account: &str, uid: Option<&str>, token: &str) -> Value {
+    let mut secret = json!({
+        "type": "kubernetes.io/service-account-token", "data": { "token": token },
+        "metadata": { "annotations": { "kubernetes.io/service-account.name": account } },
+    });
+    if let Some(uid) = uid {
+        secret["metadata"]["annotations"]["kubernetes.io/service-account.uid"] = json!(uid);
+    }
+    secret
 }
 
 #[test]
-fn circles_are_said_and_written_last() {
+fn a_token_secret_waits_for_its_own_account_and_is_not_made_without_one() {
+    let mut world = World::quiet();
+    world.backed_up("secrets.#v1/ns/a-token", token("a", None, ""));
+    world.backed_up("secrets.#v1/ns/lost-token", token("lost", None, ""));
+    world.backed_up("serviceaccounts.#v1/ns/a", json!({})).backed_up("serviceaccounts.#v1/other/lost", json!({}));
+    insta::assert_snapshot!(changes(&world), @r"
+    secrets.#v1/ns/lost-token  protected: is a token of a ServiceAccount that is nowhere, and would be deleted at once
+    serviceaccounts.#v1/ns/a  create
+    serviceaccounts.#v1/other/lost  create
+    secrets.#v1/ns/a-token  create
+    ");
+}
+
+#[test]
+fn a_token_counts_while_the_account_that_it_was_made_for_is_there() {
+    let account = "serviceaccounts.#v1/ns/a";
+    let change = |backup: Value, live: Value| {
+        let mut world = World::quiet();
+        world.both(account, json!({})).backed_up("secrets.#v1/ns/t", backup).live("secrets.#v1/ns/t", live);
+        world.plan().items.iter().map(|item| item.change).find(|change| *change != Change::Skip)
+    };
+    let uid = uid_of(account);
+    let differs = Some(Change::Update(Differs { spec: true, ..Differs::default() }));
+    assert_eq!(change(token("a", Some(&uid), "old"), token("a", Some(&uid), "new")), differs);
+    assert_eq!(change(token("a", Some(&uid), "old"), token("a", Some(&uid), "old")), None);
+    assert_eq!(change(token("a", Some("another"), "old"), token("a", Some(&uid), "new")), None, "it works no more");
+}
+
+#[test]
+fn on_another_cluster_all_agents_are_deployed_anew_and_once() {
+    let fleet = "clusters.fleet.cattle.io#v1alpha1/fleet-default/c";
+    let managed = "clusters.management.cattle.io#v3/c-1";
+    let generation = |n: i64| json!({ "spec": { "redeployAgentGeneration": n } });
+    let forced = json!({ "metadata": { "annotations": { "io.cattle.agent.force.deploy": "true" } } });
+    let updates = |fleet_live: Value, managed_live: Value, uid: &str| {
+        let mut world = World::quiet();
+        world.serve("clusters.fleet.cattle.io#v1alpha1", true, true);
+        world.backed_up(fleet, generation(3)).live(fleet, fleet_live);
+        world.backed_up(managed, json!({})).live(managed, managed_live);
+        world.cluster.uid = uid.to_owned();
+        let redeploys = Change::Update(Differs { redeploy: true, ..Differs::default() });
+        world.plan().items.iter().filter(|item| item.change == redeploys).count()
+    };
+    assert_eq!(updates(generation(3), json!({}), "another"), 2);
+    assert_eq!(updates(generation(4), forced, "another"), 0, "they were asked already");
+    assert_eq!(updates(generation(3), json!({}), super::testing::UID), 0, "at home what is equal is left alone");
+}
+
+#[test]
+fn circles_are_said_and_opened_at_one_place() {
     let mut world = World::quiet();
     world.backed_up("configmaps.#v1/ns/a", owned_by(&["configmaps.#v1/ns/b"]));
     world.backed_up("configmaps.#v1/ns/b", owned_by(&["configmaps.#v1/ns/a"]));
@@ -186,15 +225,76 @@ fn circles_are_said_and_written_last() {
     world.backed_up("configmaps.#v1/ns/free", json!({}));
     let plan = world.plan();
     let cycles: Vec<&str> = plan.cycles.iter().map(|key| key.name.as_ref()).collect();
-    assert_eq!(cycles, ["a", "b", "under"]);
+    assert_eq!(cycles, ["b", "itself"]);
+    assert!(plan.missing_owners.is_empty(), "{:?}", plan.missing_owners);
     insta::assert_snapshot!(changes(&world), @r"
+    configmaps.#v1/ns/b  create
     configmaps.#v1/ns/itself  create
     configmaps.#v1/ns/free  create
-    configmaps.#v1/ns/twice  create
     configmaps.#v1/ns/a  create
-    configmaps.#v1/ns/b  create
+    configmaps.#v1/ns/twice  create
     configmaps.#v1/ns/under  create
     ");
+}
+
+#[test]
+fn a_built_in_role_is_left_to_rancher_and_still_owns_what_it_owned() {
+    let role = "globalroles.management.cattle.io#v3/admin";
+    let mut world = World::quiet();
+    world.serve("globalroles.management.cattle.io#v3", true, false);
+    world
+        .backed_up(role, json!({ "builtin": true, "rules": [1] }))
+        .live(role, json!({ "builtin": true, "rules": [2] }));
+    let owned = |uid: &str| json!({ "metadata": { "ownerReferences": [owner(role, uid)] } });
+    let cluster_role = "clusterroles.rbac.authorization.k8s.io#v1/cattle-globalrole-admin";
+    world.backed_up(cluster_role, owned("uid at the time")).live(cluster_role, owned("uid at the time"));
+    insta::assert_snapshot!(changes(&world), @r"
+    globalroles.management.cattle.io#v3/admin  protected: is built in and kept by Rancher
+    clusterroles.rbac.authorization.k8s.io#v1/cattle-globalrole-admin  update: owner references
+    ");
+    assert!(world.plan().missing_owners.is_empty());
+    world.live.clear();
+    insta::assert_snapshot!(changes(&world), @r"
+    globalroles.management.cattle.io#v3/admin  create
+    clusterroles.rbac.authorization.k8s.io#v1/cattle-globalrole-admin  create
+    ");
+}
+
+#[test]
+fn an_owner_in_a_namespace_owns_nothing_outside_of_it() {
+    let mut world = World::quiet();
+    world.backed_up("configmaps.#v1/ns/above", json!({}));
+    world.backed_up("secrets.#v1/other/beside", owned_by(&["configmaps.#v1/ns/above"]));
+    world.backed_up("users.management.cattle.io#v3/u-1", owned_by(&["configmaps.#v1/ns/above"]));
+    let missing: Vec<String> = world.plan().missing_owners.iter().map(|(key, _)| key.to_string()).collect();
+    assert_eq!(missing, ["secrets.#v1/other/beside", "users.management.cattle.io#v3/u-1"]);
+}
+
+#[test]
+fn an_owner_is_found_at_whatever_version_it_is_named() {
+    let mut world = World::quiet();
+    world.serve("clusters.cluster.x-k8s.io#v1beta2", true, true);
+    world.backed_up("clusters.cluster.x-k8s.io#v1beta2/ns/c", json!({}));
+    let named = json!({ "apiVersion": "cluster.x-k8s.io/v1beta1", "kind": "Cluster", "name": "c", "uid": "old" });
+    world.backed_up("secrets.#v1/ns/s", json!({ "metadata": { "ownerReferences": [named] } }));
+    assert!(world.plan().missing_owners.is_empty());
+    assert_eq!(world.plan().items.last().map(|item| item.depth), Some(1));
+}
+
+#[test]
+fn a_namespace_that_holds_what_is_in_use_is_not_pruned() {
+    let mut world = World::quiet();
+    for namespace in ["cattle-system", "cattle-resources-system", "cattle-gone"] {
+        world.live(&format!("namespaces.#v1/{namespace}"), json!({}));
+    }
+    assert_eq!(deletions(&world), "namespaces.#v1/cattle-gone []");
+    assert_eq!(
+        spared(&world),
+        [
+            ("namespaces.#v1/cattle-system".to_owned(), Protection::RancherDeployment),
+            ("namespaces.#v1/cattle-resources-system".to_owned(), Protection::Operator),
+        ]
+    );
 }
 
 #[test]
@@ -612,6 +712,7 @@ impl Objects {
                 resource_version: None,
                 live: live.as_ref(),
                 redeploy_generation: None,
+                account_uid: None,
                 status: item.status,
                 held_replicas: false,
                 bundles: &observed.cluster.webhooks.kept,

@@ -29,6 +29,7 @@ fn priority(group: &str) -> u32 {
         "apiregistration.k8s.io" => 20_000,
         "apps" => 17_800,
         "events.k8s.io" => 17_750,
+        "authentication.k8s.io" => 17_700,
         "authorization.k8s.io" => 17_600,
         "autoscaling" => 17_500,
         "batch" => 17_400,

@@ -225,7 +225,7 @@ fn carry_out(world: &mut World, request: &Request<'_>, target: &Target<'_>) -> R
     match (verb, name) {
         ("create", None) if !kind.is_stored() => {
             let review = body::object(kind, version, *namespace, request.body)?;
-            Ok(object(StatusCode::CREATED, target, &access::review(&world.denied, review)))
+            Ok(object(StatusCode::CREATED, target, &access::review(&world.denied, kind, review)))
         }
         ("create", None) => {
             if kind.namespaced && namespace.is_none() {

@@ -191,7 +191,8 @@ async fn send(mut inner: SimService, request: Request<Body>) -> Result<Response<
 
 /// Reviews are POSTs that change nothing.
 fn is_write(request: &Request<Body>) -> bool {
-    request.method() != Method::GET && !request.uri().path().starts_with("/apis/authorization.k8s.io/")
+    let asks = ["/apis/authorization.k8s.io/", "/apis/authentication.k8s.io/"];
+    request.method() != Method::GET && !asks.iter().any(|group| request.uri().path().starts_with(group))
 }
 
 /// The status branch or the source, for one process.

@@ -146,6 +146,7 @@ cases! {
         methods_that_a_path_does_not_know_are_refused,
         the_server_says_that_it_is_well,
         rights_are_reviewed,
+        who_asks_is_told,
     ],
 }
 

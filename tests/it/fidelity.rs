@@ -15,6 +15,10 @@ use crate::once::ended;
 use crate::process::{Process, has, phase, run_of, until_run};
 use crate::world::World;
 
+mod defaults;
+mod owners;
+mod protected;
+
 const GROUP: &str = "example.org";
 /// Of the type that only the backup has.
 const GIZMOS: usize = 30;

@@ -173,7 +173,7 @@ pub fn object_writes(events: &[AuditEvent]) -> Vec<&AuditEvent> {
         let object = &event.object_ref;
         let is_scaling = object.resource == "deployments" && event.verb == "patch";
         let is_own_crd = object.name == "runs.reinback.io" || object.api_group == "reinback.io";
-        let is_question = object.api_group == "authorization.k8s.io";
+        let is_question = matches!(object.api_group.as_str(), "authorization.k8s.io" | "authentication.k8s.io");
         let is_own = object.namespace == "reinback-system" || object.name == "reinback-system" || is_own_crd;
         !is_own && !is_scaling && !is_question && event.response_status.code < 300
     };

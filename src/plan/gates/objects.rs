@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{View, count, listed};
+use crate::object::crd::CrdSummary;
 use crate::object::protect::Protection;
 use crate::object::{ObjectKey, Resource};
 use crate::observed::{BackupObject, LiveObject};
@@ -72,6 +73,57 @@ pub(super) fn resource_not_served(view: &View<'_>) -> Option<Gate> {
             "skips these objects",
         )
     })
+}
+
+/// Of definitions that are written, or that objects are written by.
+pub(super) fn crd_versions_kept(view: &View<'_>) -> Option<Gate> {
+    let written: BTreeSet<(&str, &str)> = view
+        .items()
+        .filter(|(item, _)| item.writes())
+        .map(|(_, object)| (object.key.resource.group.as_str(), object.key.resource.plural.as_str()))
+        .collect();
+    let kept: Vec<String> = view
+        .items()
+        .filter(|(item, _)| item.writes() || item.change == Change::Skip)
+        .filter_map(|(item, object)| {
+            let live = view.observed.live.objects.get(item.live? as usize)?.summary.crd.as_deref()?;
+            let backup = object.summary.crd.as_deref()?;
+            let matters = item.writes() || written.contains(&(backup.group.as_str(), backup.plural.as_str()));
+            matters.then(|| said_of_kept(&object.key, backup, live)).flatten()
+        })
+        .collect();
+    (!kept.is_empty()).then(|| {
+        view.acceptable(
+            GateCode::CrdVersionsKept,
+            format!(
+                "{} versions that the backup does not have, since objects are stored at them: {}",
+                match kept.len() {
+                    1 => "1 live definition keeps".to_owned(),
+                    more => format!("{more} live definitions keep"),
+                },
+                listed(&kept)
+            ),
+            "store their objects at a version of the backup, and take the others out of `status.storedVersions`",
+            "writes the backup's definitions with those versions beside them, not used for storage",
+        )
+    })
+}
+
+/// `clusters.cluster.x-k8s.io (v1beta2, …)`; `None` when nothing is kept.
+fn said_of_kept(key: &ObjectKey, backup: &CrdSummary, live: &CrdSummary) -> Option<String> {
+    let kept: Vec<&str> = backup.versions_to_keep(live).collect();
+    if kept.is_empty() {
+        return None;
+    }
+    let stored = match (backup.storage_version(), live.storage_version()) {
+        (Some(backup), Some(live)) if backup != live => format!(", stored as {backup} again"),
+        _ => String::new(),
+    };
+    let relabelled = match backup.converts {
+        true => "",
+        false => ", without conversion: fields that only one version knows are lost in the others",
+    };
+    Some(format!("{} ({}{stored}{relabelled})", key.name, kept.join(", ")))
 }
 
 pub(super) fn owner_missing(view: &View<'_>) -> Option<Gate> {

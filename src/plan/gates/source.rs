@@ -82,14 +82,20 @@ pub(super) fn not_encrypted(view: &View<'_>) -> Option<Gate> {
 }
 
 pub(super) fn not_supported(view: &View<'_>) -> Option<Gate> {
-    let asked = &view.plan.request.not_supported;
-    (!asked.is_empty()).then(|| {
-        Gate::new(
-            GateCode::NotSupported,
-            asked.join("; "),
-            "take it out of the manifest, or install a version of reinback that can do it",
-        )
-    })
+    let mut asked = view.plan.request.not_supported.clone();
+    let mut remedies = Vec::new();
+    if !asked.is_empty() {
+        remedies.push("take it out of the manifest, or install a version of reinback that can do it");
+    }
+    let refused = &view.plan.refused;
+    if !refused.is_empty() {
+        let named = refused.iter().map(|(key, why)| format!("{key} ({why})"));
+        asked.push(format!("the API server would not take {}: {}", count(refused.len(), "object"), listed(named)));
+        remedies.push(
+            "delete these live objects where nothing hangs on them, so that they are made anew, or name another backup",
+        );
+    }
+    (!asked.is_empty()).then(|| Gate::new(GateCode::NotSupported, asked.join("; "), remedies.join("; ")))
 }
 
 pub(super) fn unsupported_version(view: &View<'_>) -> Option<Gate> {

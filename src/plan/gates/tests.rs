@@ -549,6 +549,68 @@ fn owners_that_are_nowhere_are_held() {
     assert!(is_free(&world));
 }
 
+const FOOS: &str = "customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org";
+
+/// A definition with these versions, of which the last is the one for storage.
+fn foos(versions: &[&str], stored: &[&str]) -> serde_json::Value {
+    let version = |(number, name): (usize, &&str)| json!({ "name": name, "served": true, "storage": number + 1 == versions.len(), "schema": { "openAPIV3Schema": { "type": "object" } } });
+    let mut foos = crd("foos", "example.org", "v1", false);
+    foos["spec"]["versions"] = versions.iter().enumerate().map(version).collect();
+    foos["status"]["storedVersions"] = json!(stored);
+    foos
+}
+
+#[test]
+fn live_versions_that_hold_objects_are_said() {
+    let mut world = world(|world| {
+        world.backed_up(FOOS, foos(&["v1"], &["v1"])).live(FOOS, foos(&["v1", "v2"], &["v1", "v2"]));
+    });
+    assert_snapshot!(held(&world), @r"
+    CrdVersionsKept: 1 live definition keeps versions that the backup does not have, since objects are stored at them: foos.example.org (v2, stored as v1 again, without conversion: fields that only one version knows are lost in the others)
+    -> store their objects at a version of the backup, and take the others out of `status.storedVersions`; or add to the manifest's annotations: `reinback.io/accept: CrdVersionsKept` (writes the backup's definitions with those versions beside them, not used for storage)
+    ");
+    assert!(is_accepted(world.accept(GateCode::CrdVersionsKept), GateCode::CrdVersionsKept));
+    world.request.accept.clear();
+    world.live.clear();
+    world.live(FOOS, foos(&["v1", "v2"], &["v1"]));
+    assert!(is_free(&world), "v2 holds nothing, and goes");
+}
+
+#[test]
+fn a_definition_that_is_kept_as_it_is_says_so_only_when_objects_are_written_by_it() {
+    let mut kept = foos(&["v1", "v2"], &["v1", "v2"]);
+    kept["spec"]["versions"][0]["storage"] = json!(true);
+    kept["spec"]["versions"][1]["storage"] = json!(false);
+    let mut world = world(|world| {
+        world.backed_up(FOOS, foos(&["v1"], &["v1"])).live(FOOS, kept);
+    });
+    assert!(is_free(&world), "what a restore left behind");
+    world.backed_up("foos.example.org#v1/a", json!({}));
+    assert_eq!(world.holding(), [GateCode::CrdVersionsKept]);
+}
+
+#[test]
+fn what_the_api_server_would_not_take_is_refused() {
+    let deployment = "deployments.apps#v1/cattle-system/x";
+    let of = |app: &str| json!({ "spec": { "selector": { "matchLabels": { "app": app } } } });
+    let mut world = world(|world| {
+        world.backed_up(deployment, of("then")).live(deployment, of("now"));
+        let mut scoped = foos(&["v1"], &["v1"]);
+        scoped["spec"]["scope"] = json!("Namespaced");
+        world.backed_up(FOOS, scoped).live(FOOS, foos(&["v1"], &["v1"]));
+    });
+    assert_snapshot!(held(&world), @r"
+    NotSupported: the API server would not take 2 objects: deployments.apps#v1/cattle-system/x (spec.selector differs, and never changes), customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org (spec.scope differs, and never changes)
+    -> delete these live objects where nothing hangs on them, so that they are made anew, or name another backup
+    ");
+    world.live.clear();
+    assert!(is_free(&world));
+    let mut two = foos(&["v1", "v2"], &["v1"]);
+    two["spec"]["versions"][0]["storage"] = json!(true);
+    world.backed_up("customresourcedefinitions.apiextensions.k8s.io#v1/twos.example.org", two);
+    assert!(held(&world).contains("it has more than one version for storage"), "{}", held(&world));
+}
+
 #[test]
 fn objects_that_must_be_made_anew_are_held() {
     let binding = "clusterrolebindings.rbac.authorization.k8s.io#v1/crb-1";

@@ -30,6 +30,7 @@ use crate::plan::{Change, Deletion, is_same_cluster};
 /// staysUp     [workload]
 /// missingOwners [{object, owner}]
 /// cycles      [object]
+/// refused     [{object, why}]: what the API server would not take
 /// warnings    [text]
 /// ```
 /// An object is named by its path in a backup: `secrets.#v1/cattle-system/tls-rancher`.
@@ -48,6 +49,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
         stays_up,
         missing_owners,
         cycles,
+        refused,
         gates,
         warnings,
         digest,
@@ -87,6 +89,10 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
             .map(|(key, owner)| json!({ "object": key.to_string(), "owner": owner }))
             .collect::<Vec<_>>(),
         "cycles": names(cycles),
+        "refused": refused
+            .iter()
+            .map(|(key, why)| json!({ "object": key.to_string(), "why": why }))
+            .collect::<Vec<_>>(),
         "warnings": warnings,
     })
 }

@@ -372,6 +372,7 @@ fn machines_get_a_stable_shape() {
           "workload": "deployments/cattle-fleet-system/fleet-controller"
         }
       ],
+      "refused": [],
       "resources": [
         {
           "create": 0,

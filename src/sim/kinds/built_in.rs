@@ -150,6 +150,11 @@ const REVIEWS: &[Row] = &[
     row("subjectaccessreviews", "SubjectAccessReview").cluster().verbs(ASKED),
 ];
 
+const IDENTITIES: &[Row] = &[
+    row("selfsubjectreviews", "SelfSubjectReview").cluster().verbs(ASKED),
+    row("tokenreviews", "TokenReview").cluster().verbs(ASKED),
+];
+
 const BATCH: &[Row] = &[
     row("cronjobs", "CronJob").status().short(&["cj"]).categories(ALL).counts(),
     row("jobs", "Job").status().categories(ALL).counts(),
@@ -167,6 +172,7 @@ const GROUPS: &[(&str, &[Row])] = &[
     ("apiextensions.k8s.io", DEFINITIONS),
     ("apiregistration.k8s.io", SERVICES),
     ("apps", APPS),
+    ("authentication.k8s.io", IDENTITIES),
     ("authorization.k8s.io", REVIEWS),
     ("batch", BATCH),
     ("coordination.k8s.io", &[row("leases", "Lease").made_by_put().needs_version()]),

@@ -12,7 +12,7 @@ const RESOURCES: &[&str] = &[
     "configmaps", "secrets", "namespaces", "serviceaccounts", "pods", "services", "endpoints", "events", "nodes", "deployments", "replicasets",
     "statefulsets", "daemonsets", "clusterroles", "clusterrolebindings", "roles", "rolebindings", "leases", "customresourcedefinitions",
     "apiservices", "validatingwebhookconfigurations", "mutatingwebhookconfigurations", "endpointslices", "poddisruptionbudgets",
-    "selfsubjectaccessreviews", "jobs", "cronjobs", "ingresses", "networkpolicies", "controllerrevisions", "persistentvolumeclaims",
+    "selfsubjectaccessreviews", "selfsubjectreviews", "jobs", "cronjobs", "ingresses", "networkpolicies", "controllerrevisions", "persistentvolumeclaims",
 ];
 
 async fn document(api: &Api, path: &str) -> Value {
@@ -107,6 +107,15 @@ pub async fn rights_are_reviewed(api: &Api) {
     api.note(&format!("{} {} {}", answer.code, answer.text("/kind"), answer.body["status"]["allowed"]));
     let answer = api.ask("GET", path, &Value::Null).await;
     api.note(&format!("{} {}", answer.code, answer.text("/reason")));
+}
+
+pub async fn who_asks_is_told(api: &Api) {
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let answer = api.ask("POST", path, &review).await;
+    let groups = answer.body["status"]["userInfo"]["groups"].as_array().cloned().unwrap_or_default();
+    api.note(&format!("{} {} {}", answer.code, answer.text("/kind"), groups.contains(&json!("system:masters"))));
+    api.note(&format!("{}", answer.text("/status/userInfo/username").is_empty()));
 }
 
 pub async fn an_api_without_its_server_fails(api: &Api) {

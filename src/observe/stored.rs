@@ -1,0 +1,104 @@
+//! A second look at custom resources that differ: what the API server would store of them, by the definition in force.
+//!
+//! Only those that differ are looked at, so that it costs nothing where nothing is to do: two more passes over the spooled
+//! backup, and a GET for each definition that the backup does not hold.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use super::{ObserveError, Opening, pass, visible};
+use crate::cluster::{ClusterReader, Target};
+use crate::object::shape::Shape;
+use crate::object::{self, Interner, Resource};
+use crate::observed::{Backup, Live};
+use crate::store::Spool;
+
+/// Replaces what was read of these objects by what the API server makes of them.
+///
+/// # Errors
+///
+/// When the API server does not answer, or the spooled backup cannot be read.
+pub async fn as_stored(
+    reader: &ClusterReader,
+    spool: &Spool,
+    opening: &Opening,
+    backup: &mut Backup,
+    live: &Live,
+) -> Result<(), ObserveError> {
+    let suspects = suspects(backup, live);
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let types: BTreeSet<&Resource> =
+        suspects.iter().map(|index| backup.objects[*index as usize].key.resource.as_ref()).collect();
+    let shapes = shapes(reader, spool, opening, backup, &types).await?;
+    let (mut pass, handle) = pass(spool, opening.encryption().cloned(), suspects.into_iter().collect());
+    let mut interner = Interner::default();
+    while let Some((index, key, mut value)) = pass.recv().await {
+        let Some(shape) = shapes.get(key.resource.as_ref()) else { continue };
+        shape.apply(&mut value);
+        if let Ok(summary) = object::summarise(&key.resource, value, &mut interner) {
+            let kept = &mut backup.objects[index as usize].summary;
+            (kept.spec, kept.status) = (summary.spec, summary.status);
+        }
+    }
+    handle.await.map_err(|_| ObserveError::Interrupted)?
+}
+
+/// Custom resources that are live and not as the backup has them.
+fn suspects(backup: &Backup, live: &Live) -> BTreeSet<u32> {
+    let brought = backup.objects.iter().filter_map(|object| object.summary.crd.as_deref());
+    let brought: BTreeSet<(&str, &str)> = brought.map(|crd| (crd.group.as_str(), crd.plural.as_str())).collect();
+    let is_custom = |resource: &Resource| {
+        brought.contains(&(resource.group.as_str(), resource.plural.as_str()))
+            || live.served.types.get(resource).is_some_and(|kind| kind.custom)
+    };
+    let differs = |object: &crate::observed::BackupObject| {
+        let (ours, theirs) = (&object.summary, live.get(&object.key).map(|live| &live.summary));
+        theirs.is_some_and(|theirs| ours.spec != theirs.spec || ours.status != theirs.status)
+    };
+    let objects = (0..).zip(&backup.objects);
+    objects.filter(|(_, object)| is_custom(&object.key.resource) && differs(object)).map(|(index, _)| index).collect()
+}
+
+/// By the backup's own definitions, which are in force when objects are written, else by the live ones.
+async fn shapes(
+    reader: &ClusterReader,
+    spool: &Spool,
+    opening: &Opening,
+    backup: &Backup,
+    types: &BTreeSet<&Resource>,
+) -> Result<HashMap<Resource, Shape>, ObserveError> {
+    let mut shapes = HashMap::new();
+    let take = |shapes: &mut HashMap<Resource, Shape>, definition: &Value| {
+        let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (group, plural) = (text("/spec/group"), text("/spec/names/plural"));
+        for resource in types.iter().filter(|resource| resource.is(group, plural)) {
+            if let Some(shape) = Shape::of_version(definition, &resource.version) {
+                shapes.insert((**resource).clone(), shape);
+            }
+        }
+    };
+    let defines = |crd: &object::crd::CrdSummary| types.iter().any(|resource| resource.is(&crd.group, &crd.plural));
+    let ours = (0..).zip(&backup.objects);
+    let ours = ours.filter(|(_, object)| object.summary.crd.as_deref().is_some_and(defines)).map(|(index, _)| index);
+    let (mut pass, handle) = pass(spool, opening.encryption().cloned(), ours.collect());
+    while let Some((_, _, definition)) = pass.recv().await {
+        take(&mut shapes, &definition);
+    }
+    handle.await.map_err(|_| ObserveError::Interrupted)??;
+    let definitions = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let missing: BTreeSet<String> = types
+        .iter()
+        .filter(|resource| !shapes.contains_key(**resource))
+        .map(|resource| resource.group_resource())
+        .collect();
+    for name in missing {
+        let answer = visible(reader.get(&Target::new(&definitions, None, &name)).await)?;
+        if let Some(definition) = answer.and_then(|answer| answer.value().ok()) {
+            take(&mut shapes, &definition);
+        }
+    }
+    Ok(shapes)
+}
