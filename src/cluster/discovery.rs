@@ -100,10 +100,6 @@ impl Catalog {
         let places = self.by_plural.get(&(group.to_owned(), plural.to_owned()));
         places.into_iter().flatten().map(|&place| &self.resources[place])
     }
-
-    pub fn served_group_versions(&self) -> BTreeSet<GroupVersion> {
-        self.resources.iter().map(|served| group_version(&served.resource.group, &served.resource.version)).collect()
-    }
 }
 
 impl ClusterReader {

@@ -5,6 +5,8 @@
 //! `renew_deadline` without a renewal, and its last request is over `write_timeout` later; a candidate waits for longer
 //! than both together.
 
+mod doubt;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +21,8 @@ use tracing::{info, warn};
 use super::write::{ClusterWriter, Target, WriteError, json_body};
 use super::{ClusterError, ClusterReader, FailureKind};
 use crate::object::Resource;
+use doubt::Doubt;
+pub(super) use doubt::Sent;
 
 /// How often a candidate looks (client-go's retry period).
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -115,6 +119,7 @@ pub struct Candidate {
     identity: String,
     /// The resourceVersion seen last, and when it was first seen.
     observed: Option<(String, Instant)>,
+    doubt: Doubt,
 }
 
 /// A name for this process as a holder: the pod's or machine's name, and something random.
@@ -174,11 +179,17 @@ impl Candidate {
         // One try a request: the loop around it looks anew, which a blind repetition would not.
         let writer = writer.unpaced().patient(times.renew_every, Duration::ZERO);
         let reader = reader.unpaced();
-        Self { reader, writer, name, times, identity, observed: None }
+        Self { reader, writer, name, times, identity, observed: None, doubt: Doubt::default() }
     }
 
-    /// Tries until the lease is held, but at most for `patience`.
+    /// Tries until the lease is held, but at most for `patience`; first waits until nothing that was sent under it before
+    /// may still be carried out.
     pub async fn acquire(&mut self, patience: Duration) -> Result<Acquired, LeaseError> {
+        if let Some(until) = self.doubt.until(Instant::now()) {
+            let wait = until - Instant::now();
+            info!("waiting {} s: what was not answered may still be carried out until then", wait.as_secs_f32().ceil());
+            sleep_until(until).await;
+        }
         let end = Instant::now() + patience;
         loop {
             let acquired = self.try_acquire().await?;
@@ -273,8 +284,8 @@ impl Candidate {
 
     fn guard(&self, object: Value, started: Instant, is_new: bool) -> LeaseGuard {
         let (lost, _) = watch::channel(false);
-        let fence =
-            Fence { state: Arc::new(State { valid_until: Mutex::new(started + self.times.renew_deadline), lost }) };
+        let valid_until = Mutex::new(started + self.times.renew_deadline);
+        let fence = Fence { state: Arc::new(State { valid_until, lost, doubt: self.doubt.clone() }) };
         let renewal = Renewal {
             reader: self.reader.clone(),
             writer: self.writer.clone(),
@@ -310,9 +321,15 @@ pub struct Fence {
 struct State {
     valid_until: Mutex<Instant>,
     lost: watch::Sender<bool>,
+    doubt: Doubt,
 }
 
 impl Fence {
+    /// A call that goes through this fence.
+    pub(super) fn call(&self) -> Sent {
+        self.state.doubt.call()
+    }
+
     /// When the last request may be sent, unless the lease is renewed before.
     pub fn valid_until(&self) -> Instant {
         *self.state.valid_until.lock().unwrap_or_else(PoisonError::into_inner)
@@ -396,10 +413,15 @@ impl LeaseGuard {
     }
 
     /// Gives the lease back, so that the next candidate need not wait. Fences writers off first; end their requests
-    /// before, because another holder may begin as soon as this is done.
+    /// before, because another holder may begin as soon as this is done. Where one of them was not answered, the lease is
+    /// left to run out.
     pub async fn release(mut self) -> Result<(), LeaseError> {
         let was_lost = *self.fence.state.lost.borrow();
         self.fence.lose();
+        if self.fence.state.doubt.until(Instant::now()).is_some() {
+            info!("lease {} is left to run out: what was not answered may still be carried out", self.identity);
+            return Ok(());
+        }
         let Some(Running { stop, task }) = self.running.take() else { return Ok(()) };
         // The task may have ended by itself.
         let _ended = stop.send(());

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::connect::Limits;
-use super::lease::{Fence, LeaseGuard};
+use super::lease::{Fence, LeaseGuard, Sent};
 use super::request::{
-    Backoff, Call, JSON, MAX_ANSWER_BYTES, Reply, Transport, collection_path, push_query, push_segment,
+    Backoff, Call, JSON, MAX_ANSWER_BYTES, Reply, Transport, Try, collection_path, push_query, push_segment,
 };
 use super::{ApiFailure, ClusterError, FailureKind, JsonFault, Lost};
 use crate::object::{ObjectKey, Resource};
@@ -252,14 +252,6 @@ impl ClusterWriter {
         self.write(Method::PATCH, target.path()?, MERGE_PATCH, json_body(patch), Repeat::Safe, what).await
     }
 
-    /// As [`Self::merge_patch`], to the subresource `status`.
-    pub async fn merge_patch_status(&self, target: &Target<'_>, patch: &Value) -> Result<Answer, WriteError> {
-        let what = || format!("patch the status of {target}");
-        let mut path = target.path()?;
-        path.push_str("/status");
-        self.write(Method::PATCH, path, MERGE_PATCH, json_body(patch), Repeat::Safe, what).await
-    }
-
     /// Deletes an object. `NotFound` means that it is gone: perhaps by an earlier try of this call.
     ///
     /// Without a UID a repeated deletion could hit a new object of that name, so it is not repeated after a lost answer.
@@ -307,12 +299,17 @@ impl ClusterWriter {
         let call = Call { headers: self.identity.clone(), ..Call::new(method, path, Some(content_type), body) };
         let mut backoff = Backoff::until(Instant::now() + retry_for);
         let mut perhaps_done = false;
+        let mut sent = self.fence.as_ref().map(Fence::call);
         loop {
             let now = Instant::now();
             if self.fence.as_ref().is_some_and(|fence| !fence.is_valid(now)) {
                 return Err(self.unsent(perhaps_done, what()));
             }
+            let before = sent.as_mut().and_then(|sent| sent.trying(now + request_timeout));
             let tried = self.transport.once(&call, now + request_timeout, MAX_ANSWER_BYTES).await;
+            if let Some(sent) = &mut sent {
+                account(sent, &tried, before);
+            }
             let next = decide(tried, repeat, perhaps_done);
             let (again, verdict) = match next {
                 Next::Done(reply) => return Ok(Answer::new(reply)),
@@ -345,6 +342,31 @@ impl ClusterWriter {
             }
             Verdict::Unknown(source) => WriteError::Unknown { what, source },
         }
+    }
+}
+
+/// Takes down what is known of the tries of a call after the last one; `before` it, the others were in doubt until then.
+fn account(sent: &mut Sent, tried: &Try<Reply>, before: Option<Instant>) {
+    match tried {
+        // Its preconditions, or that the object is there or gone, keep an earlier try from being carried out again.
+        Ok(Ok(_)) => sent.settle(),
+        Ok(Err(failure)) => match failure.kind {
+            FailureKind::Conflict | FailureKind::AlreadyExists | FailureKind::NotFound => sent.settle(),
+            // What failed may still be at work behind who says so.
+            FailureKind::Timeout | FailureKind::Unavailable | FailureKind::Internal => {}
+            FailureKind::Invalid
+            | FailureKind::Forbidden
+            | FailureKind::Unauthorized
+            | FailureKind::TooManyRequests
+            | FailureKind::WebhookDenied
+            | FailureKind::WebhookUnavailable
+            | FailureKind::Gone
+            | FailureKind::NamespaceTerminating
+            | FailureKind::TooLarge
+            | FailureKind::Other => sent.take_back(before),
+        },
+        Err(lost) if lost.is_unsent() => sent.take_back(before),
+        Err(_lost) => {}
     }
 }
 

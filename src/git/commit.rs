@@ -376,11 +376,6 @@ fn is_file(repository: &Repository, base: &Tree<'_>, path: &str) -> Result<bool,
 }
 
 impl StatusTree<'_> {
-    /// Whether the branch does not exist yet.
-    pub fn is_new(&self) -> bool {
-        self.tree.is_none()
-    }
-
     /// Reads one file; `None` when there is none, or something else of that name.
     ///
     /// # Errors
@@ -400,23 +395,6 @@ impl StatusTree<'_> {
             Err(bytes) => {
                 Err(GitError::TooLarge { what: format!("{path} ({bytes} bytes)"), limit: format!("{limit} bytes") })
             }
-        }
-    }
-
-    /// The files directly in a folder, by name; empty when there is no such folder.
-    ///
-    /// # Errors
-    ///
-    /// [`GitError::Path`], [`GitError::Cache`].
-    pub fn list(&self, folder: &str) -> Result<Vec<String>, GitError> {
-        let path = RepoPath::folder(folder)?;
-        let Some(tree) = &self.tree else { return Ok(Vec::new()) };
-        match tree::folder_at(self.repository, tree.clone(), &path).map_err(|fault| self.cache.told(fault))? {
-            Found::Folder(tree) => {
-                let files = tree.iter().filter(|entry| entry_kind(entry) == Kind::File);
-                Ok(files.filter_map(|entry| entry.name().ok().map(str::to_owned)).collect())
-            }
-            Found::Missing | Found::Other(..) => Ok(Vec::new()),
         }
     }
 }

@@ -78,10 +78,17 @@ fn slow(latency: Duration) -> (Cluster, Arc<AtomicUsize>) {
     (Cluster::over(client, "https://sim".to_owned(), limits, Clock::system()), sent)
 }
 
-async fn held_lease(cluster: &Cluster) -> LeaseGuard {
+fn candidate(cluster: &Cluster) -> Candidate {
     let name = LeaseName { namespace: "default".to_owned(), name: "reinback".to_owned() };
-    let mut candidate = Candidate::new(cluster.reader(), cluster.writer(), name, TIMES, "me".to_owned());
-    match candidate.try_acquire().await.unwrap() {
+    Candidate::new(cluster.reader(), cluster.writer(), name, TIMES, "me".to_owned())
+}
+
+async fn held_lease(cluster: &Cluster) -> LeaseGuard {
+    taken(&mut candidate(cluster)).await
+}
+
+async fn taken(candidate: &mut Candidate) -> LeaseGuard {
+    match candidate.acquire(Duration::ZERO).await.unwrap() {
         Acquired::Held(guard) => guard,
         Acquired::Busy { holder, .. } => panic!("held by {holder}"),
     }
@@ -113,6 +120,36 @@ async fn renewals_do_not_wait_behind_a_bulk_of_writes() {
     assert!(seconds >= 59, "60 writes took {seconds} s");
     let renewals = sent.load(Ordering::Relaxed) - before - 60;
     assert!((10..=12).contains(&renewals), "{renewals} renewals in {seconds} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_write_that_was_not_answered_may_be_carried_out_the_lease_is_neither_given_back_nor_taken_again() {
+    let sim = Sim::new(SimOptions::default());
+    let inner = sim.service();
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let (inner, is_lost) = (inner.clone(), request.uri().path().contains("/configmaps"));
+        async move {
+            let answer = inner.oneshot(request).await.map_err(|never| match never {})?;
+            if is_lost { Err(tower::BoxError::from("connection reset by peer")) } else { Ok(answer) }
+        }
+    });
+    let client = kube::Client::new(service, "default");
+    let cluster = Cluster::over(client, "https://sim".to_owned(), Limits::default(), Clock::system());
+    let holder = || {
+        let lease = sim.object("leases.coordination.k8s.io", Some("default"), "reinback").expect("a lease");
+        lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+    };
+    let mut candidate = candidate(&cluster);
+    let guard = taken(&mut candidate).await;
+    let written = bulk(cluster.writer().fenced(&guard), 1).await.remove(0);
+    assert!(matches!(written, Err(WriteError::Unknown { .. })), "{written:?}");
+    let lost = Instant::now();
+    guard.release().await.unwrap();
+    assert_eq!(holder(), "me");
+    let guard = taken(&mut candidate).await;
+    assert!(lost.elapsed() > TIMES.write_timeout - Duration::from_secs(1), "taken after {:?}", lost.elapsed());
+    guard.release().await.unwrap();
+    assert_eq!(holder(), "");
 }
 
 #[tokio::test(start_paused = true)]
