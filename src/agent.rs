@@ -24,7 +24,7 @@ use crate::cluster::{
 };
 use crate::config::Config;
 use crate::desired::{Desired, Look, Placed, decide};
-use crate::execute::{ExecuteError, RecordError};
+use crate::execute::{ExecuteError, RecordError, stopped};
 use crate::git::{Author, GitError, Remote, StatusBranch, WriteBranch};
 use crate::manifest::Severity;
 use crate::observe::ObserveError;
@@ -210,9 +210,9 @@ impl Agent {
                     wait
                 }
             };
-            let mut stop = self.stop.clone();
             tokio::select! {
-                _ = tokio::time::timeout(wait, stop.wait_for(|stop| *stop)) => {}
+                () = tokio::time::sleep(wait) => {}
+                () = stopped(self.stop.clone()) => {}
                 () = wake.woken() => debug!("looking at once: a file that is watched has changed"),
             }
         }
@@ -235,8 +235,7 @@ impl Agent {
                 Err(problem) if self.has_time_left() && !*self.stop.borrow() => {
                     let told = &problem as &dyn std::error::Error;
                     warn!(error = told, "a run is under way: going on with it in {} s", pause.as_secs());
-                    let mut stop = self.stop.clone();
-                    let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await;
+                    let _ = tokio::time::timeout(pause, stopped(self.stop.clone())).await;
                     pause = (pause * 2).min(PAUSES.1);
                     continue;
                 }
@@ -498,14 +497,6 @@ pub fn status_branch(config: &Config) -> Result<StatusBranch, GitError> {
     let remote = Remote::new(config.status.url.as_str(), config.status.secret_dir.clone());
     let author = Author { name: config.status.author_name.clone(), email: config.status.author_email.clone() };
     StatusBranch::open(&config.data_dir.join("status"), remote, &config.status.branch, author)
-}
-
-/// Returns when the process is asked to stop.
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // Nobody is left who could ask.
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// Nothing is to be recorded, run or looked at again.

@@ -25,13 +25,12 @@ use tracing::{info, instrument, warn};
 use crate::backup::BackupName;
 use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, WriteError};
 use crate::journal::{Entry, Next, OnFailure, Step, WorkloadRef, next};
-use crate::object::ObjectKey;
 use crate::object::owner::OwnerId;
 use crate::observe::{self, Known, ObserveError, Places};
 use crate::observed::{BackupSeen, Observed, OwnerUids};
 use crate::plan::{self, Plan, Request};
 use crate::publish::Publisher;
-use crate::run::{Counts, Phase, Run};
+use crate::run::{Counts, Phase, PlannedDeletions, Run};
 use crate::store::Spool;
 pub use record::{RecordError, Recorder, runs};
 
@@ -146,8 +145,8 @@ pub struct Work {
     pub backup_name: Option<BackupName>,
     /// The plan that the writes go by; `None` until it is made, after quiesce.
     pub laid_out: Option<Arc<LaidOut>>,
-    /// What the plan that passed the gates would delete; `None` when this process did not make it.
-    pub planned_deletions: Option<BTreeSet<ObjectKey>>,
+    /// What the plan that passed the gates would delete; `None` of a run whose object was deleted, and of very many.
+    pub planned_deletions: Option<PlannedDeletions>,
     /// The backup's index, until it is part of what is laid out.
     pub backup: Option<BackupSeen>,
     pub counts: Counts,
@@ -432,15 +431,15 @@ impl Executor {
         Ok(())
     }
 
-    /// Deletions that the plan did not have are left and reported (invariant 9); a resume goes by what was there
-    /// when the run was made (invariant 3).
+    /// Deletions that the plan did not have are left and reported (invariant 9). Where it is not known any more, a resume
+    /// goes by what was there when the run was made, in whole seconds (invariant 3).
     fn leave_unplanned(&self, plan: &mut Plan, observed: &Observed, work: &mut Work) {
         let created = work.recorder.created();
         let planned = work.planned_deletions.as_ref();
         let (kept, left): (Vec<_>, Vec<_>) = plan.deletions.drain(..).partition(|deletion| {
             let object = &observed.live.objects[deletion.live as usize];
             match planned {
-                Some(planned) => planned.contains(&object.key),
+                Some(planned) => planned.contains(&object.facts.uid),
                 None => object.facts.created < created,
             }
         });
@@ -461,6 +460,13 @@ fn warn_of_unserved(plan: &Plan, observed: &Observed, work: &mut Work) {
     for item in unserved {
         let key = &backup.objects[item.backup as usize].key;
         work.recorder.warn(&format!("not written, since nobody serves its type while Rancher is down: {key}"));
+    }
+}
+
+/// Returns when the process is asked to stop; never where nobody is left who could ask.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

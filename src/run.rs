@@ -3,6 +3,8 @@
 //! It carries the key, the pinned manifest, the journal and the result. Its status is written by one process at a
 //! time, and every write names the resourceVersion it was based on, so that two processes can never both append.
 
+mod planned;
+
 use jiff::Timestamp;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::{Entry, Event, IllegalTransition, Journal, Step, StepTime, WorkloadRef};
 use crate::plan::gate::Gate;
+pub use planned::PlannedDeletions;
 
 /// Namespace of everything that reinback owns in a cluster; outside every pattern of the ResourceSets (invariant 6).
 pub const NAMESPACE: &str = "reinback-system";
@@ -142,6 +145,10 @@ pub struct RunStatus {
     #[schemars(schema_with = "any_value")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanRecord>,
+    /// What the plan would delete, for who goes on with the run ([`PlannedDeletions`]); in the cluster alone, and while it
+    /// runs. Without it a run that is gone on with deletes what was there before it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_deletions: Option<String>,
     #[schemars(schema_with = "any_list")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,

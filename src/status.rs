@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::journal::{self, Entry, Step};
 use crate::plan::gate::{Gate, GateClass, GateCode};
-use crate::run::{ERRORS_KEPT, ObjectError, ReplicaRecord, Run, RunStatus, WARNINGS_KEPT, cut_message};
+use crate::run::{ERRORS_KEPT, ObjectError, Phase, ReplicaRecord, Run, RunStatus, WARNINGS_KEPT, cut_message};
 
 mod commit;
 mod condition;
@@ -38,6 +38,9 @@ const ACCEPT: &str = "reinback.io/accept";
 pub fn refresh(status: &mut RunStatus, generation: i64, now: Timestamp) {
     derive(status);
     bound(status);
+    if status.phase != Phase::Running {
+        status.planned_deletions = None;
+    }
     status.observed_generation = generation;
     status.conditions = conditions(status, generation, now);
 }

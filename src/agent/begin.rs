@@ -18,7 +18,7 @@ use crate::observe::ObserveError;
 use crate::observed::BackupSeen;
 use crate::plan::gate::GateCode;
 use crate::plan::gates::status_not_pushed;
-use crate::run::{ManifestRef, NAMESPACE, Phase, Run, RunSpec, SourceRef};
+use crate::run::{ManifestRef, NAMESPACE, Phase, PlannedDeletions, Run, RunSpec, SourceRef};
 use crate::status;
 
 /// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
@@ -216,6 +216,7 @@ impl Agent {
     ) -> Result<(), PassError> {
         let (record, gates) = (looked.plan.record(), looked.plan.gates.clone());
         let warnings = looked.plan.warnings.clone();
+        let deletions = planned_deletions(looked).text();
         let now = self.now();
         recorder
             .update(writer, |run| {
@@ -226,6 +227,7 @@ impl Agent {
                 status.started_at = Some(now);
                 status.held_since = None;
                 status.plan = Some(record.clone());
+                status.planned_deletions = deletions.clone();
                 status.gates = gates.clone();
                 status.journal = Vec::new();
                 for warning in &warnings {
@@ -425,6 +427,7 @@ impl Prepared {
         let quiesce = recorder.status().plan.map(|plan| plan.quiesce).unwrap_or_default();
         // What an earlier process did counts.
         let counts = recorder.status().counts.unwrap_or_default();
+        let planned = recorder.status().planned_deletions.as_deref().and_then(PlannedDeletions::read);
         let mut work = Work {
             recorder,
             request,
@@ -432,7 +435,7 @@ impl Prepared {
             spool: None,
             backup_name,
             laid_out: None,
-            planned_deletions: None,
+            planned_deletions: planned,
             backup: None,
             counts,
             quiesce,
@@ -447,9 +450,9 @@ impl Prepared {
             work.backup = Some(found.seen);
         }
         let other_cluster_as_begun = work.recorder.status().plan.map(|plan| plan.other_cluster);
-        if let Some(Looked { plan, observed, spool, known }) = self.looked {
-            let key = |deletion: &crate::plan::Deletion| observed.live.objects[deletion.live as usize].key.clone();
-            work.planned_deletions = Some(plan.deletions.iter().map(key).collect());
+        if let Some(looked) = self.looked {
+            work.planned_deletions = Some(planned_deletions(&looked));
+            let Looked { plan: _, observed, spool, known } = looked;
             work.known = known;
             work.spool = spool;
             work.backup = Some(observed.backup);
@@ -457,6 +460,13 @@ impl Prepared {
         work.known.other_cluster_as_begun = other_cluster_as_begun;
         work
     }
+}
+
+fn planned_deletions(looked: &Looked) -> PlannedDeletions {
+    let Looked { plan, observed, spool: _, known: _ } = looked;
+    PlannedDeletions::of(
+        plan.deletions.iter().map(|deletion| observed.live.objects[deletion.live as usize].facts.uid.as_ref()),
+    )
 }
 
 /// The name was checked when the manifest was read.

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Executor, StepError, Work};
+use super::{Executor, StepError, Work, stopped};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, WriteError, selector_text};
 use crate::journal::{Entry, Step, WorkloadRef};
 use crate::object::Resource;
@@ -115,10 +115,9 @@ impl Executor {
             field_selector: "",
         };
         let patience = PODS_GONE_WITHIN.min(self.time_left(work));
-        let mut stop = self.stop.clone();
         let waited = tokio::select! {
             waited = self.reader.wait_until(&watched, Instant::now() + patience, |pods| pods.is_empty()) => waited?,
-            _ = stop.wait_for(|stop| *stop) => return Err(StepError::Stopped),
+            () = stopped(self.stop.clone()) => return Err(StepError::Stopped),
         };
         match waited {
             Waited::Met(_) => Ok(()),

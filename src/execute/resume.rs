@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::quiesce::is_conflict;
-use super::{Executor, StepError, Work};
+use super::{Executor, StepError, Work, stopped};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, rollout_is_ready};
 use crate::journal::{OnFailure, WorkloadRef};
 use crate::object::Resource;
@@ -120,10 +120,9 @@ impl Executor {
             value.pointer("/metadata/annotations").is_none_or(|all| all.get(REPLICAS_ANNOTATION).is_none())
                 && rollout_is_ready(value)
         };
-        let mut stop = self.stop.clone();
         let waited = tokio::select! {
             waited = self.reader.wait_until(&watched, deadline, |found| found.values().all(ready)) => waited?,
-            _ = stop.wait_for(|stop| *stop) => return Err(StepError::Stopped),
+            () = stopped(self.stop.clone()) => return Err(StepError::Stopped),
         };
         Ok(matches!(waited, Waited::Met(_)))
     }
@@ -144,10 +143,9 @@ impl Executor {
         let deadline = Instant::now() + NAMESPACES_GONE_WITHIN;
         let watched = Watched::all(&resource);
         let all_gone = |present: &crate::cluster::Present| !gone.iter().any(|namespace| is_there(present, namespace));
-        let mut stop = self.stop.clone();
         let waited = tokio::select! {
             waited = self.reader.wait_until(&watched, deadline, all_gone) => waited?,
-            _ = stop.wait_for(|stop| *stop) => return Err(StepError::Stopped),
+            () = stopped(self.stop.clone()) => return Err(StepError::Stopped),
         };
         if let Waited::Late(present) = waited {
             for namespace in gone.iter().filter(|namespace| is_there(&present, namespace)) {

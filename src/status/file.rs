@@ -75,7 +75,8 @@ fn subdomain(text: &str, max_bytes: usize) -> String {
     if kept.is_empty() { "x".to_owned() } else { kept.to_owned() }
 }
 
-/// The bytes of the file of `run`. What only the API server knows of the object (uid, resourceVersion) is left out.
+/// The bytes of the file of `run`. What only the API server knows of the object (uid, resourceVersion) is left out, and what
+/// nobody can read (the planned deletions).
 ///
 /// # Errors
 ///
@@ -93,6 +94,7 @@ pub fn status_file(run: &Run) -> Result<String, StatusFileError> {
     if let Some(status) = &mut told.status {
         super::bound(status);
         derive(status);
+        status.planned_deletions = None;
     }
     let yaml = serde_yaml::to_string(&told).map_err(StatusFileError::Yaml)?;
     let file = format!("{HEADER}{yaml}");

@@ -179,7 +179,7 @@ async fn killed_in_the_middle_of_a_step_a_run_counts_each_object_once_and_newer_
     assert!(planned.stdout.contains("RunInProgress"), "{}", planned.stdout);
     assert!(planned.stdout.contains(&format!("1 has not ended: run {name}")), "{}", planned.stdout);
 
-    // Who goes on has no list of what the plan would delete, and leaves what is younger than the run.
+    // Who goes on deletes what the plan would, and leaves what came since.
     world.kubectl(&["create", "clusterrole", "c-late", "--verb=get", "--resource=pods"]);
     round.reach(&Moment::Journal("started", "Namespaced")).await;
     let before = object_writes(&world.cluster.audit_since(round.mark)).len();
