@@ -19,8 +19,8 @@ use crate::sim::Sim;
 /// What the server sets, and rancher-backup leaves out.
 const OF_THE_SERVER: [&str; 4] = ["uid", "resourceVersion", "creationTimestamp", "managedFields"];
 
-/// Writes a backup of those of `objects` that are in the cluster, as they are there, into `folder`, encrypted by `encryption`
-/// if there is one. Gives its file name and how many there were.
+/// Writes a backup of those of `objects` that are in the cluster, as they are there, into `folder`, by this ResourceSet and
+/// encrypted by `encryption` if there is one. Gives its file name and how many there were.
 ///
 /// # Errors
 ///
@@ -29,6 +29,7 @@ pub fn save(
     sim: &Sim,
     folder: &Path,
     objects: &[Value],
+    resource_set: &Value,
     encryption: Option<Arc<Encryption>>,
     now: Timestamp,
 ) -> anyhow::Result<(String, usize)> {
@@ -46,7 +47,7 @@ pub fn save(
         writer.object(&key_of(object), &saved(live, object)).context("cannot write the backup")?;
         count += 1;
     }
-    writer.filters(&scene::resource_set()).context("cannot write the backup")?;
+    writer.filters(resource_set).context("cannot write the backup")?;
     writer.finish().context("cannot write the backup")?;
     Ok((name, count))
 }

@@ -105,7 +105,8 @@ impl Stage {
     ///
     /// When it cannot be written.
     pub fn back_up(&self) -> anyhow::Result<Backup> {
-        let (name, objects) = past::save(&self.sim, &self.store(), &objects(), None, self.now())?;
+        let (name, objects) =
+            past::save(&self.sim, &self.store(), &objects(), &scene::resource_set(), None, self.now())?;
         Ok(Backup { name, objects })
     }
 
@@ -116,10 +117,7 @@ impl Stage {
     /// When a request is refused.
     pub async fn upgrade(&self) -> anyhow::Result<()> {
         past::upgrade_at_once(&self.sim, staff::upgrade()).await?;
-        past::upgrade(&self.sim, scene::upgrade(), SETTLE).await?;
-        // Objects' ages are in whole seconds, and what is as young as the run is no longer the upgrade's.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok(())
+        past::upgrade(&self.sim, scene::upgrade(), SETTLE).await
     }
 
     /// `helm rollback`: Rancher's Deployment is as it was, and its data as the upgrade left it.

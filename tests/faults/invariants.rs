@@ -1,6 +1,6 @@
 //! What holds at every moment, and at the end, however a run was disturbed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::cluster_api;
 use crate::memory_git::{Git, STATUS};
-use crate::process::{Process, Witness};
+use crate::process::{Death, Process, Witness};
+use crate::protected;
 use crate::stage::Stage;
 use crate::weather::Weather;
 
@@ -43,6 +44,12 @@ struct Known {
     /// Runs by key: how each ended, what it pins once it has begun.
     ended: BTreeMap<String, (String, String)>,
     pinned: BTreeMap<String, Value>,
+    /// Keys of runs whose start is on the status branch.
+    announced: BTreeSet<String>,
+    /// The run that is under way, or was last: somebody may have deleted its object.
+    begun: Option<Value>,
+    /// What nobody but reinback itself may touch, with UID and version.
+    protected: BTreeMap<String, (String, String)>,
     tip: Option<CommitId>,
     /// Of each process, by its number.
     identities: BTreeMap<usize, String>,
@@ -66,12 +73,23 @@ pub struct Watchdog(Arc<Inner>);
 
 impl Watchdog {
     pub fn new(stage: &Stage) -> Self {
-        let known = Known { tip: stage.git.tip(STATUS), ..Known::default() };
+        let protected = protected::versions(&stage.sim.objects());
+        assert!(protected.len() > 12, "{protected:?}");
+        let known = Known { tip: stage.git.tip(STATUS), protected, ..Known::default() };
         Self(Arc::new(Inner { sim: stage.sim.clone(), git: stage.git.clone(), known: Mutex::new(known) }))
     }
 
     /// A process in this weather, watched.
     pub fn process(&self, weather: Weather) -> Process {
+        self.watched(None, weather)
+    }
+
+    /// One that meets no fault and dies at this effect, watched.
+    pub fn mortal(&self, death: Option<Death>) -> Process {
+        self.watched(death, Weather::calm())
+    }
+
+    fn watched(&self, death: Option<Death>, weather: Weather) -> Process {
         let number = {
             let mut known = self.known();
             known.processes += 1;
@@ -82,7 +100,7 @@ impl Watchdog {
             watchdog.check(effect);
             watchdog.check_fence(number, effect);
         });
-        Process::new(None, weather, witness)
+        Process::new(death, weather, witness)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -101,12 +119,14 @@ impl Watchdog {
         let mut problems = Vec::new();
         problems.extend(known.check_once(&runs));
         problems.extend(known.check_history(&self.0.git));
+        problems.extend(known.check_protected(effect, protected::versions(&objects)));
         problems
             .extend(check_replicas(objects.get("deployments.apps/cattle-system/rancher").map(AsRef::as_ref), &runs));
         problems.extend(cluster_api::check(&self.0.sim));
-        if !objects.contains_key("namespaces/reinback-system") {
-            problems.push("the namespace of reinback is gone".to_owned());
+        if effect.starts_with("push") {
+            known.learn_announced(&self.0.git);
         }
+        problems.extend(known.check_started(effect));
         if effect.starts_with("push") || effect == "the end" {
             problems.extend(leaks(&self.0.git, &runs));
         }
@@ -126,7 +146,7 @@ impl Watchdog {
             }
             return;
         }
-        if effect.starts_with("push") || IN_SETUP.iter().any(|path| effect.contains(path)) {
+        if effect.starts_with("push") || is_in_setup(effect) {
             return;
         }
         let own = known.identities.get(&process).cloned().unwrap_or_default();
@@ -185,16 +205,25 @@ impl Watchdog {
     }
 }
 
-/// Not what a run does for itself.
+/// A write of an object of the backup, or a deletion by prune.
 pub fn is_of_the_backup(effect: &str) -> bool {
-    let own = ["push", "/leases", "/runs", "/events", "/namespaces/reinback-system"];
     let scales = effect.starts_with("PATCH") && effect.contains("/deployments/");
     let pauses = effect.starts_with("PATCH") && effect.contains("/apis/cluster.x-k8s.io/");
-    !scales && !pauses && !own.iter().any(|own| effect.contains(own))
+    !scales && !pauses && is_of_the_cluster(effect)
+}
+
+/// Not what a run does for itself.
+fn is_of_the_cluster(effect: &str) -> bool {
+    let own = ["push", "/leases", "/runs", "/events", "the end"];
+    !is_in_setup(effect) && !own.iter().any(|own| effect.contains(own))
 }
 
 /// Written before the Lease is asked for, and events beside everything.
-const IN_SETUP: [&str; 3] = ["/api/v1/namespaces", "/customresourcedefinitions/runs.reinback.io", "/events"];
+fn is_in_setup(effect: &str) -> bool {
+    effect.contains("/events")
+        || effect.contains("/customresourcedefinitions") && effect.contains("runs.reinback.io")
+        || effect.starts_with("POST /api/v1/namespaces reinback-system")
+}
 
 impl Known {
     /// Invariants 1, 2 and 9: what has ended stays so, one at a time, and what began is what was merged.
@@ -218,8 +247,10 @@ impl Known {
             // A start that could not be announced touched nothing, and may be thought over.
             if matches!(phase.as_str(), "Pending" | "Held") {
                 self.pinned.remove(&key);
+                self.announced.remove(&key);
             }
             if phase == "Running" {
+                self.begun = Some((*run).clone());
                 under_way.push(key.clone());
                 let document = &run["spec"]["document"];
                 let pinned = self.pinned.entry(key.clone()).or_insert_with(|| document.clone());
@@ -233,6 +264,47 @@ impl Known {
         if under_way.len() > 1 {
             problems.push(format!("several runs are under way: {under_way:?}"));
         }
+        problems
+    }
+
+    fn learn_announced(&mut self, git: &Git) {
+        let files = git.files(STATUS);
+        let runs = files.iter().filter(|(path, _)| path.starts_with("runs/"));
+        let runs = runs.filter_map(|(_, text)| serde_yaml::from_slice::<Value>(text).ok());
+        let running = runs.filter(|run| outcome(run).0 == "Running");
+        self.announced.extend(running.filter_map(|run| Some(run["spec"]["key"].as_str()?.to_owned())));
+    }
+
+    /// Invariant 3: nothing is scaled, written or deleted before the plan has passed its gates and the start is on the
+    /// remote.
+    fn check_started(&self, effect: &str) -> Option<String> {
+        if !is_of_the_cluster(effect) {
+            return None;
+        }
+        let Some(run) = &self.begun else { return Some("no run has begun".to_owned()) };
+        let key = run["spec"]["key"].as_str().unwrap_or_default();
+        let status = &run["status"];
+        let holds = |gate: &&Value| gate["accepted"] != true;
+        let gate = status["gates"].as_array().and_then(|gates| gates.iter().find(holds));
+        match gate {
+            _ if !self.announced.contains(key) => Some(format!("the start of {key} is not on the status branch")),
+            _ if status["plan"]["digest"].as_str().is_none_or(str::is_empty) => Some(format!("{key} has no plan")),
+            Some(gate) => Some(format!("{key} is held by {}", gate["code"])),
+            None => None,
+        }
+    }
+
+    /// Invariant 6: what a restore must leave alone is there, as it was, and there is no more of it.
+    fn check_protected(&mut self, effect: &str, now: BTreeMap<String, (String, String)>) -> Vec<String> {
+        let mut problems = Vec::new();
+        if effect.starts_with("DELETE") && ["/leases/", "/runs/"].iter().any(|own| effect.contains(own)) {
+            problems.push("a lease or a run is deleted by reinback".to_owned());
+        }
+        let before = std::mem::replace(&mut self.protected, now);
+        let now = &self.protected;
+        problems.extend(before.keys().filter(|place| !now.contains_key(*place)).map(|gone| format!("{gone} is gone")));
+        let touched = now.iter().filter(|(place, version)| before.get(*place) != Some(*version));
+        problems.extend(touched.map(|(place, _)| format!("{place} is protected and was written")));
         problems
     }
 

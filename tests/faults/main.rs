@@ -6,6 +6,7 @@ mod invariants;
 mod matrix;
 mod memory_git;
 mod process;
+mod protected;
 mod stage;
 mod storm;
 mod weather;

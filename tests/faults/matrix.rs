@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
-use crate::invariants::{assert_status_is_truthful, outcome};
+use crate::invariants::{Watchdog, assert_status_is_truthful, outcome};
 use crate::process::{Death, Moment, Process};
 use crate::simulated;
 use crate::stage::{Ended, HELD_BACK, Stage};
@@ -30,15 +30,18 @@ struct End {
 fn story(deaths: &[Death]) -> End {
     simulated(async {
         let stage = Stage::new(SEED).await;
+        let watchdog = Watchdog::new(&stage);
+        // In the second in which the run is made.
+        stage.put_setting("made-at-the-last-moment").await;
         stage.merge("back", "");
         let mut first = None;
         for death in deaths {
-            let process = Process::calm(Some(*death));
+            let process = watchdog.mortal(Some(*death));
             let ended = stage.once(&process).await.expect("it ends");
             first.get_or_insert_with(|| process.effects());
             assert!(matches!(ended, Ended::Died | Ended::Passed(_)), "{ended:?}");
         }
-        let last = Process::calm(None);
+        let last = watchdog.mortal(None);
         let ended = stage.once(&last).await.expect("it ends");
         assert!(
             matches!(ended, Ended::Passed(passed) if passed.failed == 0 && passed.held == 0),
@@ -48,6 +51,8 @@ fn story(deaths: &[Death]) -> End {
         let runs: Vec<_> = stage.runs().iter().map(outcome).collect();
         assert_eq!(runs, [("Succeeded".to_owned(), "Succeeded".to_owned())], "{}", stage.told());
         assert_status_is_truthful(&stage);
+        watchdog.check("the end");
+        watchdog.assert_ended_well(&[]);
         End { picture: stage.picture(), saved: stage.saved.clone(), effects: first.unwrap_or_else(|| last.effects()) }
     })
 }
@@ -110,7 +115,11 @@ fn assert_restored(end: &End) {
     for (key, object) in &end.saved {
         assert_eq!(end.picture.get(key), Some(object), "{key}");
     }
-    let newer = ["settings.management.cattle.io/only-in-2-10", "secrets/cattle-system/migration-state"];
+    let newer = [
+        "settings.management.cattle.io/only-in-2-10",
+        "settings.management.cattle.io/made-at-the-last-moment",
+        "secrets/cattle-system/migration-state",
+    ];
     assert!(newer.iter().chain(&HELD_BACK).all(|key| !end.picture.contains_key(*key)));
     assert_eq!(end.picture["deployments.apps/cattle-system/rancher"]["spec"]["replicas"], 3);
     // In use by who stays up, and no cluster stays paused but the one that was.

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -24,7 +25,7 @@ use reinback::store::{Backups, Location, OpenStore, Spool, SpoolLimits, StoreErr
 use tokio::sync::watch;
 use tower::{BoxError, Service};
 
-use crate::weather::{GitFault, StoreFault, Weather};
+use crate::weather::{Fault, GitFault, StoreFault, Weather};
 
 /// When a process dies: just before an effect, or just after it, when it took place and no answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,12 +154,16 @@ impl Process {
             return std::future::pending().await;
         }
         let writes = is_write(&request);
-        let label = format!("{} {}", request.method(), request.uri().path());
+        let (label, request) = labelled(request).await?;
         let fault = self.0.weather.over_cluster(&label, writes);
         if let Some(answer) = self.0.weather.before(&fault).await {
             return answer;
         }
         tracing::debug!("{:.3?} process {:p} {label} {fault:?}", tokio::time::Instant::now(), self.0);
+        if let Fault::Late(after) = fault {
+            self.carry_late(inner, request, label, after);
+            return Err("connection reset by peer".into());
+        }
         let fate = if writes { self.fate(&label) } else { Fate::Done };
         let answer = match fate {
             Fate::Done => send(inner, request).await?,
@@ -182,6 +187,33 @@ impl Process {
         }
         self.0.weather.after(&fault, answer).await
     }
+}
+
+impl Process {
+    /// What is on its way arrives, also when who sent it has died meanwhile. What the server refuses then is no effect.
+    fn carry_late(&self, inner: SimService, request: Request<Body>, label: String, after: Duration) {
+        let process = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            tracing::debug!("{:.3?} process {:p} {label} arrives late", tokio::time::Instant::now(), process.0);
+            if send(inner, request).await.is_ok_and(|answer| answer.status().is_success()) {
+                (process.0.witness)(&format!("{label} (late)"));
+            }
+        });
+    }
+}
+
+/// What is asked, in a line: a POST with the name that is in its body.
+async fn labelled(request: Request<Body>) -> Result<(String, Request<Body>), BoxError> {
+    let label = format!("{} {}", request.method(), request.uri().path());
+    if request.method() != Method::POST {
+        return Ok((label, request));
+    }
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let object: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    Ok((format!("{label} {name}"), Request::from_parts(parts, Body::from(body))))
 }
 
 async fn send(mut inner: SimService, request: Request<Body>) -> Result<Response<AnyBody>, BoxError> {

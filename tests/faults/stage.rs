@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::cluster_api;
 use crate::memory_git::{Git, SOURCE};
 use crate::process::{MortalBranch, MortalStores, Process};
+use crate::protected;
 
 /// 3 a.m.
 const START: &str = "2026-11-23T03:00:00Z";
@@ -76,8 +77,7 @@ impl Stage {
         fastrand::seed(seed);
         let start: Timestamp = START.parse().expect("a time");
         let sim = Sim::new(SimOptions { seed, start, ..SimOptions::default() });
-        let objects = [scene::before(), cluster_api::saved(), cluster_api::unsaved()].concat();
-        sim.seed(objects).expect("every kind of the scene is served");
+        sim.seed([before(), cluster_api::unsaved()].concat()).expect("every kind of the scene is served");
         // Until Rancher is up.
         tokio::time::sleep(Duration::from_secs(30)).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -87,6 +87,7 @@ impl Stage {
         let settle = Duration::from_secs(1);
         let upgrade = [scene::upgrade(), held_back(), cluster_api::upgrade()].concat();
         past::upgrade(&sim, upgrade, settle).await.expect("the cluster takes the upgrade");
+        past::upgrade(&sim, protected::since(), settle).await.expect("the cluster takes what people do");
         tokio::spawn(answer_late(sim.clone()));
         tokio::time::sleep(Duration::from_secs(30)).await;
         let data = folder.path().join("data");
@@ -96,6 +97,8 @@ impl Stage {
         stage.push("README.md", Some("manifests\n"));
         let ended = stage.once(&Process::calm(None)).await.expect("the first look ends");
         assert!(matches!(ended, Ended::Passed(_)), "{ended:?}");
+        // Until controllers have done with what it made.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         stage
     }
 
@@ -108,11 +111,15 @@ impl Stage {
         self.git.commit(SOURCE, "ada", &format!("Change {path}"), self.now(), &[edit]);
     }
 
-    /// A `Restore` of the backup, merged.
+    /// A `Restore` of the backup, merged, whose author accepts the gates that it raises.
     pub fn merge(&self, name: &str, annotations: &str) {
+        self.merge_accepting(name, "VersionMismatch, PruneShare, DownstreamReverts", annotations);
+    }
+
+    pub fn merge_accepting(&self, name: &str, accepted: &str, annotations: &str) {
         let text = format!(
             "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n  annotations:\n    \
-             reinback.io/accept: VersionMismatch, PruneShare, DownstreamReverts\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n  \
+             reinback.io/accept: \"{accepted}\"\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n  \
              deleteTimeoutSeconds: 5\n{}",
             self.backup,
             if self.encryption.is_some() { "  encryptionConfigSecretName: key\n" } else { "" },
@@ -200,6 +207,15 @@ impl Stage {
         let _ = self.sim.cluster(Limits::default()).writer().delete(target, Preconditions::default(), None, None).await;
     }
 
+    /// Somebody makes an object that prune deletes.
+    pub async fn put_setting(&self, name: &str) {
+        let setting = json!({
+            "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": "new",
+        });
+        let steps = vec![scene::Step::Put(setting)];
+        past::upgrade(&self.sim, steps, Duration::ZERO).await.expect("the cluster takes it");
+    }
+
     /// Somebody who cannot wait scales Rancher to what it had.
     pub async fn scale_rancher_up(&self) {
         let resource = Resource::new("apps", "v1", "deployments");
@@ -264,6 +280,12 @@ fn encryption(sim: &Sim) -> Arc<Encryption> {
     Arc::new(Encryption::parse(ENCRYPTION.as_bytes()).expect("it is one"))
 }
 
+/// The scene, and what a restore must not touch in it.
+fn before() -> Vec<Value> {
+    [scene::before(), cluster_api::saved(), protected::before()].concat()
+}
+
+/// Whether the end of a restore has it as the backup had it.
 fn is_saved(key: &str) -> bool {
     let is_it = |object: &Value| past::place(object) == key;
     scene::before().iter().filter(|object| scene::is_saved(object)).any(is_it) || cluster_api::is_saved(key)
@@ -326,7 +348,7 @@ fn plain(key: &str, object: &Value, uids: &BTreeMap<String, String>) -> Value {
 /// A backup of the scene as it is in the cluster; gives its file name.
 fn save(sim: &Sim, folder: &std::path::Path, encryption: Option<Arc<Encryption>>) -> String {
     let now = START.parse().expect("a time");
-    let objects = [scene::before(), cluster_api::saved()].concat();
-    let (name, _) = past::save(sim, folder, &objects, encryption, now).expect("the folder is ours");
+    let saved = past::save(sim, folder, &before(), &protected::resource_set(), encryption, now);
+    let (name, _) = saved.expect("the folder is ours");
     name
 }

@@ -89,13 +89,14 @@ enum Incident {
     ManifestChanged,
     ManifestReverted,
     NewerManifest,
+    UnacceptedManifest,
     HistoryRewritten,
     StatusPushedByOthers,
     RancherScaledUp,
     BackupReplaced,
 }
 
-const INCIDENTS: [Incident; 17] = [
+const INCIDENTS: [Incident; 18] = [
     Incident::ClusterGone,
     Incident::GitGone,
     Incident::StoreGone,
@@ -109,6 +110,7 @@ const INCIDENTS: [Incident; 17] = [
     Incident::ManifestChanged,
     Incident::ManifestReverted,
     Incident::NewerManifest,
+    Incident::UnacceptedManifest,
     Incident::HistoryRewritten,
     Incident::StatusPushedByOthers,
     Incident::RancherScaledUp,
@@ -241,6 +243,8 @@ impl Storm {
             }
             Incident::ManifestReverted => stage.push("clusters/sim/back.yaml", None),
             Incident::NewerManifest => stage.merge("newer", "    reinback.io/requested-at: \"2026-11-23T03:31:00Z\"\n"),
+            // Gates hold it until its time is over.
+            Incident::UnacceptedManifest => stage.merge_accepting("unaccepted", "PruneShare", ""),
             Incident::HistoryRewritten => stage.git.rewrite(SOURCE, stage.now()),
             Incident::StatusPushedByOthers => {
                 let edit = FileEdit { path: "notes.md".to_owned(), content: Some(b"kept\n".to_vec()) };

@@ -31,6 +31,9 @@ pub enum Fault {
     Slow(Duration),
     /// Carried out, and never answered.
     Silent,
+    /// The connection breaks at once, and the request is carried out all the same after this long, whatever has become of
+    /// who sent it.
+    Late(Duration),
     /// Answered by this instead of being carried out.
     Status(u16),
     /// Denied by an admission webhook.
@@ -53,6 +56,10 @@ pub enum StoreFault {
     Changed,
     DiskFull,
 }
+
+/// Writes name the time after which the API server gives up working on them: the fence's for one request, of
+/// `LeaseTimes`.
+const LONGEST_LATE_MS: u64 = 30_000;
 
 /// How often something goes wrong, of 1,000, and what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -156,7 +163,7 @@ impl Weather {
             }
             Fault::Status(code) => Some(Ok(refusal(*code))),
             Fault::Denied => Some(Ok(denial())),
-            Fault::None | Fault::AnswerLost | Fault::Cut | Fault::Silent => None,
+            Fault::None | Fault::AnswerLost | Fault::Cut | Fault::Silent | Fault::Late(_) => None,
         }
     }
 
@@ -170,7 +177,9 @@ impl Weather {
                 sleep_until(Instant::now() + Duration::from_secs(3600)).await;
                 Err("nobody listens any more".into())
             }
-            Fault::None | Fault::Refused | Fault::Slow(_) | Fault::Status(_) | Fault::Denied => Ok(answer),
+            Fault::None | Fault::Refused | Fault::Slow(_) | Fault::Late(_) | Fault::Status(_) | Fault::Denied => {
+                Ok(answer)
+            }
         }
     }
 }
@@ -190,7 +199,7 @@ impl State {
         if !self.happens(self.climate.cluster) {
             return Fault::None;
         }
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
             0 => Fault::Refused,
             1 => Fault::AnswerLost,
             2 => Fault::Cut,
@@ -200,6 +209,7 @@ impl State {
             6 => Fault::Status(500),
             7 => Fault::Status(503),
             8 if writes => Fault::Status(409),
+            9 if writes => Fault::Late(Duration::from_millis(self.rng.random_range(1..LONGEST_LATE_MS))),
             _ => Fault::Status(504),
         }
     }
