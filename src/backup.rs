@@ -6,7 +6,8 @@
 //!
 //! What was measured (2 cores, release): a pass over 8,686 objects, 16 MB unpacked, takes 70 ms of one core and 2 MiB, most of it JSON;
 //! flate2 on zlib-rs instead of miniz saves 5 to 10 % of that. Rancher's own 81 selectors compile in 2 ms and judge 8,630 objects in 20 ms.
-//! Hostile entries reach 200 MiB before they are refused.
+//! Hostile entries reach 200 MiB before they are refused. An encrypted
+//! entry is opened in the place into which its base64 is decoded: three quarters of its size more, kept for the next one.
 //!
 //! Pure: bytes come in through [`std::io::Read`] and go out through [`std::io::Write`], and nothing here opens, waits or asks the time.
 

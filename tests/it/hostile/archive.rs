@@ -11,13 +11,19 @@ use super::members::Member;
 
 const BLOCK: usize = 512;
 
-/// Puts a header before a member that means something else than what it says, or makes it another kind of member.
+/// Does something to an archive before it is packed; says what.
 pub fn trick(rng: &mut Rng, members: &mut Vec<Member>) -> String {
     let at = rng.usize(..members.len());
+    let what = if rng.u8(..3) < 2 { extend(rng, members, at) } else { disguise(rng, members, at) };
+    format!("before or in member {at}: {what}")
+}
+
+/// Puts a header before a member that says something of it, or of itself, that is not so.
+fn extend(rng: &mut Rng, members: &mut Vec<Member>, at: usize) -> String {
     let size = members[at].content.len();
     let pax = |records: &[(&str, &str)]| records.iter().map(|(key, value)| record(key, value)).collect::<String>();
     let mut before = |kind: u8, content: Vec<u8>| members.insert(at, Member::of_kind(kind, "PaxHeaders.0/x", content));
-    let what = match rng.u8(..22) {
+    match rng.u8(..15) {
         0 => {
             let path =
                 *rng.choice(&["../../etc/passwd", "/etc/passwd", "", "a\nb", "secrets.#v1/ns/a.json"]).expect("some");
@@ -78,10 +84,34 @@ pub fn trick(rng: &mut Rng, members: &mut Vec<Member>) -> String {
             "a GNU name of 100,000 bytes".to_owned()
         }
         11 => {
+            let header =
+                Member { size: Some(b"77777777777\0".to_vec()), ..Member::of_kind(b'x', "x", pax(&[("a", "b")])) };
+            members.insert(at, header);
+            "a PAX header that promises 8 GiB".to_owned()
+        }
+        12 => {
+            members.push(Member::of_kind(b'x', "x", pax(&[("path", "a")])));
+            "a PAX header at the end".to_owned()
+        }
+        13 => {
+            before(b'x', pax(&[("path", "a"), ("path", "b")]).into_bytes());
+            "two PAX paths".to_owned()
+        }
+        _ => {
+            before(b'K', b"target\0".to_vec());
+            "a GNU link name".to_owned()
+        }
+    }
+}
+
+/// Makes something else of a member, or puts one beside it that is no file.
+fn disguise(rng: &mut Rng, members: &mut Vec<Member>, at: usize) -> String {
+    match rng.u8(..7) {
+        0 => {
             members[at].kind = *rng.choice(b"123456789gxLKSVDMNAX\0\x1b\xff").expect("some");
             format!("of the kind {:?}", char::from(members[at].kind))
         }
-        12 => {
+        1 => {
             members[at].size = Some(
                 [b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"]
                     [rng.usize(..2)]
@@ -89,7 +119,7 @@ pub fn trick(rng: &mut Rng, members: &mut Vec<Member>) -> String {
             );
             "a size in base 256".to_owned()
         }
-        13 => {
+        2 => {
             let fields: [&[u8; 12]; 6] = [
                 b"77777777777\0",
                 b"-1\0\0\0\0\0\0\0\0\0\0",
@@ -102,45 +132,26 @@ pub fn trick(rng: &mut Rng, members: &mut Vec<Member>) -> String {
             members[at].size = Some(field.to_vec());
             format!("a size field {}", field.escape_ascii())
         }
-        14 => {
-            let header =
-                Member { size: Some(b"77777777777\0".to_vec()), ..Member::of_kind(b'x', "x", pax(&[("a", "b")])) };
-            members.insert(at, header);
-            "a PAX header that promises 8 GiB".to_owned()
-        }
-        15 => {
-            members.push(Member::of_kind(b'x', "x", pax(&[("path", "a")])));
-            "a PAX header at the end".to_owned()
-        }
-        16 => {
+        3 => {
             members.insert(at, Member::of_kind(b'5', "secrets.#v1", vec![0; BLOCK]));
             "a folder with content".to_owned()
         }
-        17 => {
+        4 => {
             let path = *rng.choice(&["..", "/", "a/../../b", "a\x1b"]).expect("some");
             members.insert(at, Member::of_kind(b'5', path, Vec::new()));
             format!("a folder {path:?}")
         }
-        18 => {
+        5 => {
             members[at].content.resize(17 << 20, b' ');
             "a file of 17 MiB".to_owned()
         }
-        19 => {
+        _ => {
             for _ in 0..20_000 {
                 members.insert(at, Member::of_kind(b'5', "secrets.#v1", Vec::new()));
             }
             "20,000 folders".to_owned()
         }
-        20 => {
-            before(b'x', pax(&[("path", "a"), ("path", "b")]).into_bytes());
-            "two PAX paths".to_owned()
-        }
-        _ => {
-            before(b'K', b"target\0".to_vec());
-            "a GNU link name".to_owned()
-        }
-    };
-    format!("before or in member {at}: {what}")
+    }
 }
 
 pub fn tar(members: &[Member]) -> Vec<u8> {
@@ -168,14 +179,19 @@ pub fn tar(members: &[Member]) -> Vec<u8> {
     archive
 }
 
-/// Packs an archive, with its end or in some other way.
-pub fn gzip(rng: &mut Rng, mut archive: Vec<u8>) -> (String, Vec<u8>) {
-    let packed = |bytes: &[u8]| pack(bytes, Compression::fast());
-    if archive.is_empty() {
-        return ("of nothing".to_owned(), packed(&whole(&archive)));
+/// Packs an archive, with its end or in some other way; says how.
+pub fn gzip(rng: &mut Rng, archive: Vec<u8>) -> (String, Vec<u8>) {
+    match archive.is_empty() || rng.bool() {
+        true => repacked(rng, &whole(&archive)),
+        false => rewritten(rng, archive),
     }
+}
+
+/// Well packed, of blocks that are not what they were.
+fn rewritten(rng: &mut Rng, mut archive: Vec<u8>) -> (String, Vec<u8>) {
+    let packed = |bytes: &[u8]| pack(bytes, Compression::fast());
     let block = rng.usize(..archive.len() / BLOCK) * BLOCK;
-    match rng.u8(..22) {
+    match rng.u8(..12) {
         0 => ("without an end".to_owned(), packed(&archive)),
         1 => ("with half an end".to_owned(), packed(&[&archive[..], &[0; BLOCK]].concat())),
         2 => ("with a second archive behind".to_owned(), packed(&[whole(&archive), whole(&archive)].concat())),
@@ -209,50 +225,56 @@ pub fn gzip(rng: &mut Rng, mut archive: Vec<u8>) -> (String, Vec<u8>) {
             (format!("with a bit flipped at {at}"), packed(&whole(&archive)))
         }
         10 => ("40 MiB of zeros behind".to_owned(), packed(&[whole(&archive), vec![0; 40 << 20]].concat())),
-        11 => {
+        _ => {
             let bomb =
                 Member { size: Some(b"00377777777\0".to_vec()), ..Member::file("secrets.#v1/ns/a.json", Vec::new()) };
             ("a bomb of 40 MiB in a file".to_owned(), packed(&[tar(&[bomb]), vec![0; 40 << 20]].concat()))
         }
-        12 => {
-            let bytes = packed(&whole(&archive));
+    }
+}
+
+/// A whole archive, packed as nobody does.
+fn repacked(rng: &mut Rng, whole: &[u8]) -> (String, Vec<u8>) {
+    let packed = |bytes: &[u8]| pack(bytes, Compression::fast());
+    match rng.u8(..10) {
+        0 => {
+            let bytes = packed(whole);
             let end = rng.usize(..bytes.len());
             (format!("packed, then cut at {end}"), bytes[..end].to_vec())
         }
-        13 => {
-            let mut bytes = packed(&whole(&archive));
+        1 => {
+            let mut bytes = packed(whole);
             let at = rng.usize(..bytes.len());
             bytes[at] ^= 1 << rng.u8(..8);
             (format!("packed, then a bit flipped at {at}"), bytes)
         }
-        14 => {
-            let mut bytes = packed(&whole(&archive));
+        2 => {
+            let mut bytes = packed(whole);
             let at = bytes.len() - 1 - rng.usize(..8);
             bytes[at] ^= 0x55;
             ("with a wrong sum or length".to_owned(), bytes)
         }
-        15 => {
-            let whole = whole(&archive);
+        3 => {
             let members = whole.chunks(rng.usize(100..5000)).flat_map(packed);
             ("in many gzip members".to_owned(), members.collect())
         }
-        16 => {
+        4 => {
             let empty = packed(&[]);
-            ("behind 20,000 empty gzip members".to_owned(), [empty.repeat(20_000), packed(&whole(&archive))].concat())
+            ("behind 20,000 empty gzip members".to_owned(), [empty.repeat(20_000), packed(whole)].concat())
         }
-        17 => ("with garbage behind".to_owned(), [&packed(&whole(&archive))[..], b"garbage"].concat()),
-        18 => ("stored, not packed".to_owned(), pack(&whole(&archive), Compression::none())),
-        19 => ("with 60,000 bytes in gzip's header".to_owned(), {
+        5 => ("with garbage behind".to_owned(), [&packed(whole)[..], b"garbage"].concat()),
+        6 => ("stored, not packed".to_owned(), pack(whole, Compression::none())),
+        7 => ("with 60,000 bytes in gzip's header".to_owned(), {
             let mut encoder = GzBuilder::new()
                 .extra(vec![7; 60_000])
                 .filename("x".repeat(60_000))
                 .comment("y".repeat(60_000))
                 .write(Vec::new(), Compression::fast());
-            encoder.write_all(&whole(&archive)).expect("memory takes everything");
+            encoder.write_all(whole).expect("memory takes everything");
             encoder.finish().expect("memory takes everything")
         }),
-        20 => ("not packed at all".to_owned(), whole(&archive)),
-        _ => ("packed twice".to_owned(), packed(&packed(&whole(&archive)))),
+        8 => ("not packed at all".to_owned(), whole.to_vec()),
+        _ => ("packed twice".to_owned(), packed(&packed(whole))),
     }
 }
 

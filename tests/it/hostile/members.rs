@@ -107,22 +107,12 @@ pub fn spoil(rng: &mut Rng, members: &mut Vec<Member>) -> String {
             "content swapped with another".to_owned()
         }
         6 => {
-            let mut twin = members[at].clone();
-            twin.path = match rng.u8(..3) {
-                0 => twin.path,
-                1 => [b"./", &twin.path[..]].concat(),
-                _ => shown.replacen("#v", "#v9", 1).into_bytes(),
-            };
+            let twin = twin(rng, &members[at]);
             members.insert(other, twin);
             "there twice".to_owned()
         }
         7 => {
-            let name = rng.u32(..);
-            let content = format!(
-                r#"{{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{{"name":"eve-{name}"}},"roleRef":{{"kind":"ClusterRole","name":"cluster-admin"}}}}"#
-            );
-            let path = format!("clusterrolebindings.rbac.authorization.k8s.io#v1/eve-{name}.json");
-            members.insert(at, Member::file(path, content));
+            members.insert(at, administrator(rng.u32(..)));
             "an object put in before it".to_owned()
         }
         8 => {
@@ -146,6 +136,24 @@ pub fn spoil(rng: &mut Rng, members: &mut Vec<Member>) -> String {
         }
     };
     format!("{shown}: {what}")
+}
+
+/// The same object again, maybe by another spelling or at another version.
+fn twin(rng: &mut Rng, of: &Member) -> Member {
+    let path = match rng.u8(..3) {
+        0 => of.path.clone(),
+        1 => [b"./", &of.path[..]].concat(),
+        _ => String::from_utf8_lossy(&of.path).replacen("#v", "#v9", 1).into_bytes(),
+    };
+    Member { path, ..of.clone() }
+}
+
+/// What an attacker would like to have restored.
+fn administrator(number: u32) -> Member {
+    let content = format!(
+        r#"{{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{{"name":"eve-{number}"}},"roleRef":{{"kind":"ClusterRole","name":"cluster-admin"}}}}"#
+    );
+    Member::file(format!("clusterrolebindings.rbac.authorization.k8s.io#v1/eve-{number}.json"), content)
 }
 
 fn hostile_json(rng: &mut Rng) -> (&'static str, Vec<u8>) {
