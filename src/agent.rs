@@ -7,6 +7,7 @@ pub mod begin;
 pub mod hold;
 pub mod ledger;
 pub mod look;
+mod retain;
 mod setup;
 pub mod source;
 mod wake;

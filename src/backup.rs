@@ -16,6 +16,7 @@ mod encryption;
 mod error;
 mod facts;
 mod filter;
+mod go_json;
 mod json;
 mod name;
 mod path;
@@ -33,4 +34,4 @@ pub use filter::{
     SelectorQuery, Selectors,
 };
 pub use name::{BackupName, BackupNameError, NameParts};
-pub use write::BackupWriter;
+pub use write::{BackupWriter, FILTERS, content, entry_path, in_order, saved};

@@ -1,6 +1,7 @@
 //! The command line: a file a command; exit codes in one place.
 
 pub mod agent;
+pub mod backups;
 pub mod check;
 pub mod crd;
 pub mod demo;
@@ -53,6 +54,7 @@ enum Command {
     Check(check::CheckArgs),
     Run(run::RunArgs),
     Status(status::StatusArgs),
+    Backups(backups::BackupsArgs),
     Crd(crd::CrdArgs),
     /// Print a completion script for a shell
     Completion {
@@ -71,7 +73,7 @@ enum Command {
 pub enum Exit {
     /// Nothing is left to do.
     Done,
-    /// `plan`: something would change.
+    /// `plan`: something would change; `backups diff`: something differs.
     Changes,
     /// A gate holds something.
     Held,
@@ -130,6 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Plan(args) => with_runtime(plan::plan(args)),
         Command::Run(args) => with_runtime(run::run(args)),
         Command::Status(args) => with_runtime(status::status(args)),
+        Command::Backups(args) => with_runtime(backups::backups(args)),
         Command::Check(args) => {
             let checked = check::run(&args, &mut io::stdin(), &mut io::stdout(), &mut io::stderr())?;
             Ok(match checked {
@@ -179,10 +182,19 @@ async fn connect(context: Option<&str>, config: Option<&Config>) -> anyhow::Resu
     Ok(cluster::connect(context, limits).await?)
 }
 
+/// As [`reach`], with these calls a second; 0 for no limit.
+async fn reach_at(context: Option<&str>, qps: u32) -> anyhow::Result<Cluster> {
+    let cluster = cluster::connect(context, Limits { qps, ..Limits::default() }).await?;
+    answering(cluster).await
+}
+
 /// As [`connect`], for a person who waits: a cluster that does not answer is told after seconds, where an agent
 /// would go on trying.
 async fn reach(context: Option<&str>, config: Option<&Config>) -> anyhow::Result<Cluster> {
-    let cluster = connect(context, config).await?;
+    answering(connect(context, config).await?).await
+}
+
+async fn answering(cluster: Cluster) -> anyhow::Result<Cluster> {
     let probe = cluster.reader().patient(PROBE.0, PROBE.1);
     match probe.cluster_uid().await {
         Err(ClusterError::Unreachable { what: _, url, source }) => {

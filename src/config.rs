@@ -20,7 +20,7 @@ use crate::manifest::{
     Fields, Limits, ON_FAILURE_WORDS, Problem, Report, S3_FIELDS, TIMEOUT, duration, one_of, s3_location,
 };
 
-pub use keys::{ConfigArgs, KEYS, Key, Origin, Override, Reads};
+pub use keys::{ConfigArgs, KEYS, Key, Origin, Override, Reads, StoreArgs};
 
 /// What the agent is told. Every value has passed its check.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,6 +109,15 @@ pub struct Rates {
     pub concurrency: u32,
 }
 
+/// What a command that looks at backups alone is told. Neither source nor cluster are asked for, and may be there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreConfig {
+    pub store: StoreDefault,
+    /// Where Secrets lie that are named without a namespace.
+    pub operator_namespace: String,
+    pub rates: Rates,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration {}", .path.display())]
@@ -128,6 +137,32 @@ impl fmt::Display for Problems {
     }
 }
 
+impl StoreConfig {
+    /// Reads what it needs of the file that `args` name, the environment and the flags.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`], for these keys; and when there is no store.
+    pub fn load(StoreArgs(args): &StoreArgs) -> Result<Self, ConfigError> {
+        let content = read_file(args)?;
+        let file = content.as_ref().map(|(path, content)| (path.as_str(), content.as_slice()));
+        Self::parse(file, &args.overrides).map_err(|problems| ConfigError::Invalid(Problems(problems)))
+    }
+
+    /// The pure part of `load`.
+    pub fn parse(file: Option<(&str, &[u8])>, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
+        parse_with(file, overrides, |root, report| {
+            let root = Fields::open(root, "", ROOT, report)?;
+            let store = store(&root);
+            if root.get("store").is_none() {
+                let remedy = "give `--config` with a `store`, or `--store-directory`, or `--store-s3-bucket-name` and what it needs";
+                root.missing("store", remedy);
+            }
+            Some(Self { store: store?, operator_namespace: operator_namespace(&root), rates: rates(&root) })
+        })
+    }
+}
+
 impl Config {
     /// Reads the file that `args` name, and lays the environment and the flags over it.
     ///
@@ -135,13 +170,7 @@ impl Config {
     ///
     /// `Read` when the file cannot be read, `Invalid` with every problem of file, environment and flags.
     pub fn load(args: &ConfigArgs) -> Result<Self, ConfigError> {
-        let content = match &args.file {
-            None => None,
-            Some(path) => {
-                let content = read_some(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-                Some((path.display().to_string(), content))
-            }
-        };
+        let content = read_file(args)?;
         let file = content.as_ref().map(|(path, content)| (path.as_str(), content.as_slice()));
         let cache = default_data_dir(|name| std::env::var_os(name).map(PathBuf::from));
         Self::parse(file, &args.overrides, &cache).map_err(|problems| ConfigError::Invalid(Problems(problems)))
@@ -149,17 +178,33 @@ impl Config {
 
     /// The pure part of `load`: the file as path and content, what is laid over it, and the default of `dataDir`.
     pub fn parse(file: Option<(&str, &[u8])>, overrides: &[Override], data_dir: &Path) -> Result<Self, Vec<Problem>> {
-        let name = file.map_or("configuration", |(path, _)| path);
-        let mut root = match file {
-            None => Node { at: NOWHERE, value: Value::Map(Vec::new()) },
-            Some((path, content)) => tree(path, content)?,
-        };
-        keys::lay_over(&mut root, overrides);
-        let report = Report::new(name);
-        let config = read(&root, data_dir, &report);
-        let problems: Vec<_> = report.into_problems().into_iter().map(|problem| place(problem, overrides)).collect();
-        config.filter(|_| problems.is_empty()).ok_or(problems)
+        parse_with(file, overrides, |root, report| read(root, data_dir, report))
     }
+}
+
+/// Lays the overrides over the file, and gives what `read` makes of it where it reports no problem.
+fn parse_with<T>(
+    file: Option<(&str, &[u8])>,
+    overrides: &[Override],
+    read: impl FnOnce(&Node, &Report<'_>) -> Option<T>,
+) -> Result<T, Vec<Problem>> {
+    let name = file.map_or("configuration", |(path, _)| path);
+    let mut root = match file {
+        None => Node { at: NOWHERE, value: Value::Map(Vec::new()) },
+        Some((path, content)) => tree(path, content)?,
+    };
+    keys::lay_over(&mut root, overrides);
+    let report = Report::new(name);
+    let config = read(&root, &report);
+    let problems: Vec<_> = report.into_problems().into_iter().map(|problem| place(problem, overrides)).collect();
+    config.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+/// The file that is named, with its path.
+fn read_file(args: &ConfigArgs) -> Result<Option<(String, Vec<u8>)>, ConfigError> {
+    let Some(path) = &args.file else { return Ok(None) };
+    let content = read_some(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    Ok(Some((path.display().to_string(), content)))
 }
 
 /// One byte more than is taken at most, so that `tree` tells of it.
@@ -242,15 +287,9 @@ fn read(root: &Node, data_dir: &Path, report: &Report<'_>) -> Option<Config> {
     let status = status(&root, cluster.as_deref(), source.as_ref());
     let store = store(&root);
     let rancher = rancher(&root);
-    let operator = root.open_field("operator", &["namespace"]);
-    let operator_namespace = operator.and_then(|operator| operator.parsed("namespace", check::label));
+    let operator_namespace = operator_namespace(&root);
     let policy = policy(&root);
-    let limits = root.open_field("limits", &["qps", "concurrency"]);
-    let rate = |name: &str, most: u64| {
-        let number = limits.as_ref().and_then(|limits| limits.integer(name, 0..=most));
-        number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
-    };
-    let rates = Rates { qps: rate("qps", 100_000), concurrency: rate("concurrency", 1_024) };
+    let rates = rates(&root);
     let data_dir = root.parsed("dataDir", check::absolute).unwrap_or_else(|| data_dir.to_owned());
     Some(Config {
         cluster: cluster?,
@@ -258,11 +297,26 @@ fn read(root: &Node, data_dir: &Path, report: &Report<'_>) -> Option<Config> {
         status: status?,
         store,
         rancher,
-        operator_namespace: operator_namespace.unwrap_or_else(|| "cattle-resources-system".to_owned()),
+        operator_namespace,
         policy,
         rates,
         data_dir,
     })
+}
+
+fn operator_namespace(root: &Fields<'_>) -> String {
+    let operator = root.open_field("operator", &["namespace"]);
+    let namespace = operator.and_then(|operator| operator.parsed("namespace", check::label));
+    namespace.unwrap_or_else(|| "cattle-resources-system".to_owned())
+}
+
+fn rates(root: &Fields<'_>) -> Rates {
+    let limits = root.open_field("limits", &["qps", "concurrency"]);
+    let rate = |name: &str, most: u64| {
+        let number = limits.as_ref().and_then(|limits| limits.integer(name, 0..=most));
+        number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
+    };
+    Rates { qps: rate("qps", 100_000), concurrency: rate("concurrency", 1_024) }
 }
 
 /// `name` may go on into a section that is not there.

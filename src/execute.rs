@@ -11,6 +11,7 @@ mod quiesce;
 mod quiet;
 mod record;
 mod resume;
+mod safety;
 mod write;
 mod writers;
 
@@ -31,7 +32,7 @@ use crate::observed::{BackupSeen, Observed, OwnerUids};
 use crate::plan::{self, Plan, Request};
 use crate::publish::Publisher;
 use crate::run::{Counts, Phase, PlannedDeletions, Run};
-use crate::store::Spool;
+use crate::store::{Location, OpenStore, Spool};
 pub use record::{RecordError, Recorder, runs};
 
 /// What a run is told beside its plan.
@@ -46,6 +47,8 @@ pub struct Settings {
     pub ignore_errors: bool,
     /// Writes in flight.
     pub concurrency: usize,
+    /// `policy.safetyBackup`.
+    pub safety_backup: bool,
 }
 
 /// Everything a run is carried out with.
@@ -54,6 +57,8 @@ pub struct Executor {
     /// Fenced by the Lease.
     pub writer: ClusterWriter,
     pub publisher: Publisher,
+    /// Where the safety backup goes.
+    pub stores: Arc<dyn OpenStore>,
     pub settings: Settings,
     /// True once the process is asked to stop.
     pub stop: watch::Receiver<bool>,
@@ -143,6 +148,8 @@ pub struct Work {
     pub spool: Option<Spool>,
     /// `None` for a manifest that names none.
     pub backup_name: Option<BackupName>,
+    /// Where the backup lies; `None` where no step that is left needs it.
+    pub location: Option<Location>,
     /// The plan that the writes go by; `None` until it is made, after quiesce.
     pub laid_out: Option<Arc<LaidOut>>,
     /// What the plan that passed the gates would delete; `None` of a run whose object was deleted, and of very many.
@@ -282,6 +289,7 @@ impl Executor {
             Step::Preflight => Ok(()),
             Step::Announce => self.announce(work).await,
             Step::Quiesce => self.quiesce(work).await,
+            Step::SafetyBackup => self.back_up(work).await,
             Step::Crds | Step::ClusterScoped | Step::Namespaced => self.write_objects(step, work).await,
             Step::Prune => self.prune(work).await,
             Step::Resume => self.resume(work).await,

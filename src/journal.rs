@@ -24,6 +24,8 @@ pub enum Step {
     Announce,
     /// Writers recorded, scaled to 0, their pods gone.
     Quiesce,
+    /// What the run may change is in the store, as it was: with the last writes of those that are quiet now.
+    SafetyBackup,
     /// The first step that writes objects of the backup.
     Crds,
     ClusterScoped,
@@ -39,6 +41,7 @@ impl Step {
         Step::Preflight,
         Step::Announce,
         Step::Quiesce,
+        Step::SafetyBackup,
         Step::Crds,
         Step::ClusterScoped,
         Step::Namespaced,
@@ -52,6 +55,7 @@ impl Step {
             Self::Preflight => "preflight",
             Self::Announce => "announce",
             Self::Quiesce => "quiesce",
+            Self::SafetyBackup => "safety-backup",
             Self::Crds => "crds",
             Self::ClusterScoped => "cluster-scoped",
             Self::Namespaced => "namespaced",
@@ -65,7 +69,9 @@ impl Step {
     pub fn writes_objects(self) -> bool {
         match self {
             Self::Crds | Self::ClusterScoped | Self::Namespaced | Self::Prune => true,
-            Self::Preflight | Self::Announce | Self::Quiesce | Self::Resume | Self::Verify => false,
+            Self::Preflight | Self::Announce | Self::Quiesce | Self::SafetyBackup | Self::Resume | Self::Verify => {
+                false
+            }
         }
     }
 }
@@ -141,6 +147,8 @@ pub enum Entry {
     Replicas { workload: WorkloadRef, replicas: i32 },
     /// What clusters of Cluster API had before they are paused, and that this run pauses them; written before the first.
     Paused { clusters: Vec<PausedCluster> },
+    /// The safety backup is in the store, read back whole. Its name follows from the run, so that it needs no announcement.
+    SafetyBackup { backup: SafetyBackup },
     /// The step's effects are complete.
     Finished { step: Step },
     /// The step gave up; what follows is decided by [`next`].
@@ -150,6 +158,17 @@ pub enum Entry {
     /// The `Run` was gone, and is made again from what Git knew: what it had recorded after that is lost, so that anything
     /// may have begun.
     Recovered,
+}
+
+/// What an undo goes back by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SafetyBackup {
+    /// File name in the store of the backup that is restored.
+    pub name: String,
+    /// `sha256:…` of the file as stored.
+    pub sha256: String,
+    pub objects: u64,
 }
 
 /// Reason of a failure that a person asked for; before the first object write such a run ends `Cancelled`.
@@ -362,11 +381,20 @@ pub fn step_times(events: &[Event]) -> Vec<StepTime> {
             Entry::Started { .. }
             | Entry::Replicas { .. }
             | Entry::Paused { .. }
+            | Entry::SafetyBackup { .. }
             | Entry::TakenOver { .. }
             | Entry::Recovered => {}
         }
     }
     times
+}
+
+/// The safety backup of the run.
+pub fn safety_backup(events: &[Event]) -> Option<&SafetyBackup> {
+    events.iter().find_map(|event| {
+        let Entry::SafetyBackup { backup } = &event.entry else { return None };
+        Some(backup)
+    })
 }
 
 /// Says what is next, at a start as after a crash, from the journal alone.
@@ -399,6 +427,7 @@ impl Entry {
             entry @ (Self::Started { .. }
             | Self::Replicas { .. }
             | Self::Paused { .. }
+            | Self::SafetyBackup { .. }
             | Self::Finished { .. }
             | Self::Recovered) => entry,
         }
@@ -411,6 +440,7 @@ impl fmt::Display for Entry {
             Self::Started { step } => write!(f, "{step} started"),
             Self::Replicas { workload, replicas } => write!(f, "{workload} has {replicas} replicas"),
             Self::Paused { clusters } => write!(f, "{} clusters are paused", clusters.len()),
+            Self::SafetyBackup { backup } => write!(f, "safety backup {} is stored", backup.name),
             Self::Finished { step } => write!(f, "{step} finished"),
             Self::Failed { step, reason, message: _ } => write!(f, "{step} failed: {reason}"),
             Self::TakenOver { holder } => write!(f, "taken over by {holder}"),
@@ -434,6 +464,7 @@ struct State {
     recorded: BTreeSet<WorkloadRef>,
     /// `None` before the first entry of them.
     paused: Option<BTreeSet<(String, String)>>,
+    has_safety_backup: bool,
     takeovers: usize,
     recovered: bool,
     /// The first failure, which is the run's.
@@ -452,6 +483,10 @@ impl State {
     fn take(&mut self, entry: &Entry) {
         match entry {
             Entry::Started { step } => {
+                // Of a run that was begun when there was no such step: it goes on without.
+                if *step > Step::SafetyBackup && !self.started.contains(&Step::SafetyBackup) {
+                    self.finished.insert(Step::SafetyBackup);
+                }
                 self.started.insert(*step);
             }
             Entry::Finished { step } => {
@@ -464,6 +499,7 @@ impl State {
                 let names = clusters.iter().map(|cluster| (cluster.namespace.clone(), cluster.name.clone()));
                 self.paused.get_or_insert_default().extend(names);
             }
+            Entry::SafetyBackup { backup: _ } => self.has_safety_backup = true,
             Entry::TakenOver { holder: _ } => self.takeovers += 1,
             Entry::Recovered => self.recovered = true,
             Entry::Failed { step, reason, message } => {
@@ -517,8 +553,15 @@ impl State {
             Entry::Paused { .. } if self.open() != Some(Step::Quiesce) => {
                 Err("clusters are paused in quiesce only".to_owned())
             }
+            Entry::SafetyBackup { .. } if self.open() != Some(Step::SafetyBackup) => {
+                Err("a safety backup is recorded in its step only".to_owned())
+            }
             Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
-            Entry::Replicas { .. } | Entry::Paused { .. } | Entry::TakenOver { .. } | Entry::Recovered => Ok(()),
+            Entry::Replicas { .. }
+            | Entry::Paused { .. }
+            | Entry::SafetyBackup { .. }
+            | Entry::TakenOver { .. }
+            | Entry::Recovered => Ok(()),
         }
     }
 
@@ -544,6 +587,7 @@ impl State {
             Entry::Paused { clusters } => self.paused.as_ref().is_some_and(|known| {
                 clusters.iter().all(|cluster| known.contains(&(cluster.namespace.clone(), cluster.name.clone())))
             }),
+            Entry::SafetyBackup { backup: _ } => self.has_safety_backup,
             Entry::Recovered => self.recovered,
             Entry::Finished { .. } | Entry::Failed { .. } | Entry::TakenOver { .. } => false,
         }

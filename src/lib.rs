@@ -27,6 +27,7 @@
 //! - [`plan`]: [`plan::plan`] from what is asked and what was seen; gates, order, prune, digest, and how a plan is shown
 //! - [`journal`]: what is recorded of a run, which events are legal, and what is next
 //! - [`run`]: the object `Run`: a run's key, pinned manifest, journal and result
+//! - [`safety`]: how safety backups are called, and which of them may go
 //! - [`status`]: status file, dashboard, commit message, terminal: the same `Run` gives the same bytes
 //!
 //! # Shell
@@ -36,6 +37,7 @@
 //! - [`store`]: where backups lie: a directory or a bucket; a fetched one is spooled into an unlinked file
 //! - [`cluster`]: requests to an API server: discovery, lists, watches, writes, and the Lease that fences them
 //! - [`observe`]: one pass of reads over backup and cluster
+//! - [`collect`]: backups of our own, in the operator's format
 //! - [`execute`]: carries out one run: what is next, record it, do it, record it
 //! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
 //! - [`agent`]: the loop. `agent/source` reads manifests and their commits, `agent/ledger` what ran, `agent/look` makes a
@@ -79,6 +81,7 @@ pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod collect;
 pub mod config;
 pub mod demo;
 pub mod desired;
@@ -94,6 +97,7 @@ pub mod publish;
 pub mod rancher;
 pub mod release;
 pub mod run;
+pub mod safety;
 pub mod sim;
 pub mod status;
 pub mod store;

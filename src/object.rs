@@ -10,6 +10,7 @@ pub mod chart;
 pub mod crd;
 mod defaults;
 pub mod downstream;
+pub mod fields;
 pub mod fixed;
 pub mod normal;
 pub mod owner;

@@ -99,6 +99,8 @@ pub struct Backup {
     pub objects: Vec<BackupObject>,
     /// `None` when there is no `filters/filters.json`: nothing can be pruned then.
     pub selectors: Option<Selectors>,
+    /// The ResourceSet as it stands in the backup.
+    pub filters: Option<Arc<serde_json::Value>>,
     /// Workloads that the backup's ResourceSet asks to scale down.
     pub controllers: Vec<WorkloadRef>,
     /// What selectors of the backup ask for and the cluster does not serve so.

@@ -10,7 +10,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Entry, Event, IllegalTransition, Journal, Step, StepTime, WorkloadRef};
+use crate::journal::{Entry, Event, IllegalTransition, Journal, SafetyBackup, Step, StepTime, WorkloadRef};
 use crate::plan::gate::Gate;
 pub use planned::PlannedDeletions;
 
@@ -169,6 +169,10 @@ pub struct RunStatus {
     /// What each workload had before the run, read off the journal for people; `crate::status::refresh` writes it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaRecord>,
+    /// What an undo goes back by, read off the journal for people; `crate::status::refresh` writes it.
+    #[schemars(schema_with = "any_value")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safety_backup: Option<SafetyBackup>,
     /// The intent log (`crate::journal`).
     #[schemars(schema_with = "any_list")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

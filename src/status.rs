@@ -26,7 +26,7 @@ pub use file::{
     status_file, status_file_path,
 };
 pub use table::{render_one, render_table};
-pub use text::{humane_count, humane_duration};
+pub use text::{humane_bytes, humane_count, humane_duration};
 
 /// Annotation of a manifest that names the gates its author takes.
 const ACCEPT: &str = "reinback.io/accept";
@@ -47,6 +47,7 @@ pub fn refresh(status: &mut RunStatus, generation: i64, now: Timestamp) {
 
 fn derive(status: &mut RunStatus) {
     status.steps = journal::step_times(&status.journal);
+    status.safety_backup = journal::safety_backup(&status.journal).cloned();
     status.replicas = journal::replicas(&status.journal)
         .into_iter()
         .map(|(workload, replicas)| ReplicaRecord { workload: workload.to_string(), replicas })

@@ -1,7 +1,8 @@
 //! Stores: where backups lie. Bytes in, bytes out; what is in a backup is not looked at.
 //!
-//! A store is only read. Fetching a backup takes `s3:GetObject` on it, and listing `s3:ListBucket`, which nothing else
-//! needs. Settings of one location (roots, skipped verification, credentials) hold for its [`Store`] alone.
+//! Reading and writing are different capabilities: [`Backups`] fetches and lists, [`BackupsWriter`] adds and removes besides, and is
+//! opened apart, so that what plans cannot write. Fetching a backup takes `s3:GetObject` on it, and listing `s3:ListBucket`, which
+//! nothing else needs; writing takes `s3:PutObject`, and dropping old ones `s3:DeleteObject`. Settings of one location (roots, skipped verification, credentials) hold for its [`Store`] alone.
 //!
 //! What the AWS SDK logs at `TRACE` holds access keys: telemetry lets pass only what
 //! [`may_be_logged`].
@@ -21,7 +22,8 @@ use jiff::Timestamp;
 pub use crate::manifest::{AwsConfig, BucketLookup, ClientConfig, S3Location};
 pub use error::{Cause, StoreError};
 pub use location::{DEFAULT_REGION, S3Credentials};
-pub use spool::{NotADigest, Sha256, Spool, SpoolLimits, SpoolReader};
+pub use spool::{NotADigest, Sha256, Spool, SpoolDraft, SpoolLimits, SpoolReader};
+pub(crate) use spool::{unlinked, unwritten};
 
 /// Whether an event or a span may be logged, whatever level a user asks for: below `INFO` the SDK prints its credentials
 /// (the access key in clear), requests, and answers, those of credential services included; what carries its requests
@@ -108,12 +110,18 @@ enum Kind {
 pub trait OpenStore: Send + Sync {
     /// As [`Store::open`].
     fn open<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<Box<dyn Backups>, StoreError>>;
+    /// The same place, to be written to. Nothing is written by opening it.
+    fn open_writer<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<Box<dyn BackupsWriter>, StoreError>>;
 }
 
 /// What reinback asks of a place where backups lie; [`Store`] is the real one.
 pub trait Backups: Send + Sync {
     /// As [`Store::describe`].
     fn describe(&self) -> String;
+    /// As [`Store::list`].
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Stat)>, StoreError>>;
+    /// As [`Store::stat`].
+    fn stat<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stat>, StoreError>>;
     /// As [`Store::spool`].
     fn spool<'a>(
         &'a self,
@@ -121,6 +129,16 @@ pub trait Backups: Send + Sync {
         spool_dir: &'a Path,
         limits: SpoolLimits,
     ) -> BoxFuture<'a, Result<Spool, StoreError>>;
+}
+
+/// The half that changes a store. Only who carries out a run, or was told to make a backup, opens one.
+pub trait BackupsWriter: Backups {
+    /// As [`Store::probe`].
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// As [`Store::put`].
+    fn put<'a>(&'a self, name: &'a str, backup: &'a Spool) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// As [`Store::delete`].
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// Directories and buckets.
@@ -131,11 +149,23 @@ impl OpenStore for Stores {
     fn open<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<Box<dyn Backups>, StoreError>> {
         Box::pin(async move { Ok(Box::new(Store::open(location).await?) as Box<dyn Backups>) })
     }
+
+    fn open_writer<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<Box<dyn BackupsWriter>, StoreError>> {
+        Box::pin(async move { Ok(Box::new(Store::open(location).await?) as Box<dyn BackupsWriter>) })
+    }
 }
 
 impl Backups for Store {
     fn describe(&self) -> String {
         Store::describe(self)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Stat)>, StoreError>> {
+        Box::pin(Store::list(self))
+    }
+
+    fn stat<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stat>, StoreError>> {
+        Box::pin(Store::stat(self, name))
     }
 
     fn spool<'a>(
@@ -145,6 +175,20 @@ impl Backups for Store {
         limits: SpoolLimits,
     ) -> BoxFuture<'a, Result<Spool, StoreError>> {
         Box::pin(Store::spool(self, name, spool_dir, limits, &|_, _| {}))
+    }
+}
+
+impl BackupsWriter for Store {
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(Store::probe(self))
+    }
+
+    fn put<'a>(&'a self, name: &'a str, backup: &'a Spool) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(Store::put(self, name, backup))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(Store::delete(self, name))
     }
 }
 
@@ -220,6 +264,64 @@ impl Store {
             Kind::S3(bucket) => bucket.spool(name, spool_dir, limits, progress).await,
         }
     }
+}
+
+impl Store {
+    /// Writes something small that no listing shows, and takes it away.
+    ///
+    /// # Errors
+    ///
+    /// `ReadOnly`, `Full`, `AccessDenied` and others, as a backup would meet them. That it cannot be taken away is none.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            Kind::Directory(directory) => directory.probe().await,
+            Kind::S3(bucket) => bucket.probe().await,
+        }
+    }
+
+    /// Stores `backup` under `name`, whole or not at all: a reader never sees a part of it, and of a store that fails or a process
+    /// that dies nothing is left under the name.
+    ///
+    /// # Errors
+    ///
+    /// `Exists`: nothing is ever written over. `Full`, `ReadOnly`, and what [`Store::stat`] may say.
+    pub async fn put(&self, name: &str, backup: &Spool) -> Result<(), StoreError> {
+        check_name(name)?;
+        match &self.0 {
+            Kind::Directory(directory) => directory.put(name, backup).await,
+            Kind::S3(bucket) => bucket.put(name, backup).await,
+        }
+    }
+
+    /// Removes the backup `name`; one that is gone already is as good.
+    pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        check_name(name)?;
+        match &self.0 {
+            Kind::Directory(directory) => directory.delete(name).await,
+            Kind::S3(bucket) => bucket.delete(name).await,
+        }
+    }
+}
+
+/// Stores a backup and reads all of it back.
+///
+/// # Errors
+///
+/// As [`Store::put`] and [`Store::spool`]; `NotAsWritten` when other bytes come back.
+pub async fn put_verified(
+    store: &dyn BackupsWriter,
+    name: &str,
+    backup: &Spool,
+    spool_dir: &Path,
+) -> Result<(), StoreError> {
+    store.put(name, backup).await?;
+    let back = store.spool(name, spool_dir, SpoolLimits { max_bytes: backup.size() }).await?;
+    if back.sha256() == backup.sha256() {
+        return Ok(());
+    }
+    // It was not there before, so it is ours to remove; where that fails, it is no backup all the same.
+    let _ = store.delete(name).await;
+    Err(StoreError::NotAsWritten { place: store.describe(), name: name.to_owned() })
 }
 
 /// A name stays in its folder and on its line, whoever chose it.

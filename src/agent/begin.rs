@@ -16,10 +16,11 @@ use crate::journal::{self, Entry, Next, OnFailure, Step};
 use crate::manifest::{self, Manifest};
 use crate::observe::ObserveError;
 use crate::observed::BackupSeen;
-use crate::plan::gate::GateCode;
-use crate::plan::gates::status_not_pushed;
+use crate::plan::gate::{Gate, GateCode};
+use crate::plan::gates::{status_not_pushed, store_not_writable};
 use crate::run::{ManifestRef, NAMESPACE, Phase, PlannedDeletions, Run, RunSpec, SourceRef};
 use crate::status;
+use crate::store::StoreError;
 
 /// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
 /// gain nothing and cost latency.
@@ -145,7 +146,7 @@ impl Agent {
         recorder.append(writer, Entry::Started { step }).await?;
         recorder.append(writer, failed).await?;
         let placed = pinned(run, key)?;
-        let ended = self.execute(writer, recorder, &placed, Prepared::default()).await?;
+        let ended = self.execute(writer, books, recorder, &placed, Prepared::default()).await?;
         Ok(matches!(ended, Begun::Ended(_)))
     }
 
@@ -183,15 +184,37 @@ impl Agent {
         if looked.plan.gates.iter().any(|gate| gate.code == GateCode::LedgerMismatch) {
             self.adopt(books, placed.key);
         }
+        let touches_nothing = looked.plan.touches_nothing();
+        if self.config.policy.safety_backup && !touches_nothing {
+            match self.probe_store(&looked).await {
+                Ok(None) => {}
+                Ok(Some(gate)) => return self.hold(writer, recorder, vec![gate], Some(&looked)).await,
+                Err(problem) => return self.hold_for_store(writer, recorder, &problem).await,
+            }
+        }
         self.record_start(writer, &mut recorder, &looked).await?;
-        if looked.plan.touches_nothing() {
+        if touches_nothing {
             let message = "the cluster is as the backup has it: nothing was written, and Rancher was left running";
             let now = self.now();
             recorder.update(writer, |run| end(run, Phase::Succeeded, "NothingToDo", message, now)).await?;
             self.publisher.submit(recorder.run());
             return Ok(Begun::Ended(Phase::Succeeded));
         }
-        self.execute(writer, recorder, placed, Prepared::of(looked)).await
+        self.execute(writer, books, recorder, placed, Prepared::of(looked)).await
+    }
+
+    /// Writes something small into the store and takes it away: the one gate that only a write can judge. An error is one that may
+    /// go by itself.
+    async fn probe_store(&self, looked: &Looked) -> Result<Option<Gate>, StoreError> {
+        let probed = match self.stores.open_writer(&looked.location).await {
+            Ok(store) => store.probe().await,
+            Err(error) => Err(error),
+        };
+        match probed {
+            Ok(()) => Ok(None),
+            Err(error) if error.transient() => Err(error),
+            Err(error) => Ok(Some(store_not_writable(&chain(&error)))),
+        }
     }
 
     /// A person has accepted that the branch becomes this cluster's. What another cluster began goes on in that one, if
@@ -257,7 +280,7 @@ impl Agent {
             true => self.prepare_again(&mut recorder, writer, books, &placed).await?.unwrap_or_default(),
             false => Prepared::default(),
         };
-        match self.execute(writer, recorder, &placed, prepared).await? {
+        match self.execute(writer, books, recorder, &placed, prepared).await? {
             Begun::Ended(phase) => Ok(Some(phase)),
             Begun::Held | Begun::Stopped => Ok(None),
         }
@@ -348,12 +371,14 @@ impl Agent {
             ),
             ignore_errors: restore.is_some_and(|restore| restore.ignore_errors),
             concurrency,
+            safety_backup: self.config.policy.safety_backup,
         }
     }
 
     async fn execute(
         &self,
         writer: &ClusterWriter,
+        books: &Books,
         recorder: Recorder,
         placed: &Placed,
         prepared: Prepared,
@@ -362,6 +387,7 @@ impl Agent {
             reader: self.cluster.reader(),
             writer: writer.clone(),
             publisher: self.publisher.clone(),
+            stores: std::sync::Arc::clone(&self.stores),
             settings: self.settings(placed),
             stop: self.stop.clone(),
         };
@@ -373,7 +399,12 @@ impl Agent {
         let ended = executor.run(&mut work).await?;
         self.under_way(None);
         match ended {
-            Ended::Terminal(phase) => Ok(Begun::Ended(phase)),
+            Ended::Terminal(phase) => {
+                if let (Phase::Succeeded, Some(location)) = (phase, &work.location) {
+                    self.drop_old_safety_backups(books, work.recorder.run(), location).await;
+                }
+                Ok(Begun::Ended(phase))
+            }
             Ended::Stopped => Ok(Begun::Stopped),
             Ended::NotAnnounced => {
                 let gate = status_not_pushed(&work.not_announced);
@@ -434,6 +465,7 @@ impl Prepared {
             known: crate::observe::Known::default(),
             spool: None,
             backup_name,
+            location: None,
             laid_out: None,
             planned_deletions: planned,
             backup: None,
@@ -442,8 +474,9 @@ impl Prepared {
             quiet: None,
             not_announced: String::new(),
         };
-        if let Some(asked) = self.asked {
-            work.known = asked.known;
+        if let Some(Asked { request: _, backup_name: _, location, known }) = self.asked {
+            work.location = location.ok();
+            work.known = known;
         }
         if let Some(found) = self.found {
             work.spool = found.spool;
@@ -452,8 +485,9 @@ impl Prepared {
         let other_cluster_as_begun = work.recorder.status().plan.map(|plan| plan.other_cluster);
         if let Some(looked) = self.looked {
             work.planned_deletions = Some(planned_deletions(&looked));
-            let Looked { plan: _, observed, spool, known } = looked;
+            let Looked { plan: _, observed, spool, known, location } = looked;
             work.known = known;
+            work.location = Some(location);
             work.spool = spool;
             work.backup = Some(observed.backup);
         }
@@ -463,7 +497,7 @@ impl Prepared {
 }
 
 fn planned_deletions(looked: &Looked) -> PlannedDeletions {
-    let Looked { plan, observed, spool: _, known: _ } = looked;
+    let Looked { plan, observed, spool: _, known: _, location: _ } = looked;
     PlannedDeletions::of(
         plan.deletions.iter().map(|deletion| observed.live.objects[deletion.live as usize].facts.uid.as_ref()),
     )

@@ -23,6 +23,8 @@ pub struct Looked {
     pub observed: Observed,
     pub spool: Option<Spool>,
     pub known: Known,
+    /// Where the backup lies, and the safety backup goes.
+    pub location: Location,
 }
 
 /// What of a manifest and the configuration a plan needs.
@@ -94,7 +96,7 @@ fn not_supported(config: &Config, manifest: &Manifest) -> Vec<String> {
     }
     let on_failure = manifest.options.on_failure.unwrap_or(config.policy.on_failure);
     if on_failure == OnFailure::Undo {
-        sentences.push("on-failure Undo: this version makes no safety backups; use Hold or Resume".to_owned());
+        sentences.push("on-failure Undo: this version does not undo; use Hold or Resume".to_owned());
     }
     sentences
 }
@@ -160,17 +162,22 @@ async fn location(
             return Err(StoreError::BadLocation { field: "storageLocation", reason: reason.to_owned() });
         }
     };
-    let credentials = credentials(config, reader, s3).await?;
+    let credentials = credentials(&config.operator_namespace, reader, s3).await?;
     Ok(Location::S3 { location: s3.clone(), credentials })
 }
 
-async fn credentials(
-    config: &Config,
+/// The credentials for a bucket, from the Secret that it names; `None` when it names none.
+///
+/// # Errors
+///
+/// When there is no such Secret, it cannot be read, or it is not as it must be.
+pub async fn credentials(
+    operator_namespace: &str,
     reader: &ClusterReader,
     s3: &S3Location,
 ) -> Result<Option<S3Credentials>, StoreError> {
     let Some(name) = &s3.credential_secret_name else { return Ok(None) };
-    let namespace = s3.credential_secret_namespace.as_deref().unwrap_or(&config.operator_namespace);
+    let namespace = s3.credential_secret_namespace.as_deref().unwrap_or(operator_namespace);
     let bad = |reason: String| StoreError::BadLocation { field: "credentialSecretName", reason };
     let secrets = Resource::new("", "v1", "secrets");
     let answer = reader.get(&Target::new(&secrets, Some(namespace), name)).await;
@@ -195,6 +202,7 @@ impl Asked {
         let location = std::mem::replace(&mut self.location, Err(StoreError::Stopped))?;
         make_spool_dir(places).await?;
         let store = stores.open(&location).await?;
+        self.location = Ok(location);
         observe::fetch_backup(store.as_ref(), &self.backup_name, &self.known.opening, places).await
     }
 
@@ -214,7 +222,7 @@ impl Asked {
         let known = self.known.clone();
         let observed = observe::observe(reader, seen, spool.as_ref(), &self.request, places, known, now).await?;
         let plan = plan::plan(&self.request, &observed);
-        Ok(Looked { plan, observed, spool, known: self.known })
+        Ok(Looked { plan, observed, spool, known: self.known, location: self.location? })
     }
 }
 

@@ -8,6 +8,7 @@ mod labels;
 mod select;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -29,6 +30,9 @@ pub struct ResourceSet {
     pub resource_selectors: Vec<ResourceSelector>,
     #[serde(deserialize_with = "null_is_empty")]
     pub controller_references: Vec<ControllerReference>,
+    /// All of it, as it was written: fields that we do not know, name and annotations among them.
+    #[serde(skip)]
+    pub whole: Arc<Value>,
 }
 
 /// Selects objects of one group and version. Its four parts are joined by *and*: kind, name, namespace, labels and fields.
@@ -87,18 +91,23 @@ pub enum FilterError {
 }
 
 impl ResourceSet {
-    /// Takes a parsed `filters.json`, and checks that it can be compiled.
-    pub(super) fn from_value(value: Value) -> Result<Self, FilterError> {
+    /// Takes a parsed `filters.json`, or a ResourceSet of a cluster, and checks that it can be compiled.
+    ///
+    /// # Errors
+    ///
+    /// When it is no ResourceSet, or a selector is none that the operator would take.
+    pub fn from_value(value: Value) -> Result<Self, FilterError> {
         let unknown: Vec<Vec<String>> = selectors_in(&value).iter().map(unknown_fields).collect();
         if !value.is_object() {
             return Err(FilterError::Shape("its JSON is no map".to_owned()));
         }
         let mut set: Self =
-            serde_json::from_value(value).map_err(|error| FilterError::Shape(shown(&error.to_string())))?;
+            serde_json::from_value(value.clone()).map_err(|error| FilterError::Shape(shown(&error.to_string())))?;
         for (selector, unknown_fields) in set.resource_selectors.iter_mut().zip(unknown) {
             selector.unknown_fields = unknown_fields;
         }
         set.compile()?;
+        set.whole = Arc::new(value);
         Ok(set)
     }
 
@@ -165,7 +174,7 @@ mod tests {
         assert_eq!(set.resource_selectors[0].unknown_fields, ["excludeNamespaces"]);
         assert_eq!(set.controller_references[0].name, "rancher");
         let empty = ResourceSet::from_value(json!({"resourceSelectors": null, "controllerReferences": null})).unwrap();
-        assert_eq!(empty, ResourceSet::default());
+        assert_eq!((empty.resource_selectors, empty.controller_references), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct ListOptions<'a> {
     pub metadata_only: bool,
     /// Empty for the newest state; `0` for whatever the server has at hand.
     pub resource_version: &'a str,
+    /// The state of `resource_version` and no other (`resourceVersionMatch=Exact`), so that several lists show one moment. A server
+    /// that has forgotten that state, or does not have it yet, refuses; so does one that takes up an expired list.
+    pub exactly: bool,
 }
 
 /// A whole list.
@@ -81,7 +84,7 @@ impl ClusterReader {
             let (reply, limit) = match self.page(resource, options, &progress).await? {
                 (Ok(reply), limit) => (reply, limit),
                 (Err(failure), _) => {
-                    if progress.restart(failure, resource)? == Restart::Whole {
+                    if progress.restart(failure, resource, options.exactly)? == Restart::Whole {
                         listed.items.clear();
                         listed.pages = 0;
                     }
@@ -146,12 +149,12 @@ enum Restart {
 }
 
 impl Progress {
-    /// After a refused page: begins again, when that is worth it.
-    fn restart(&mut self, failure: ApiFailure, resource: &Resource) -> Result<Restart, ClusterError> {
+    /// After a refused page: begins again, when that is worth it. A state that is forgotten is not had by asking again.
+    fn restart(&mut self, failure: ApiFailure, resource: &Resource, exactly: bool) -> Result<Restart, ClusterError> {
         let what = what(resource);
         match failure.kind {
             FailureKind::NotFound => return Err(ClusterError::NotServed { what }),
-            FailureKind::Gone if !self.continue_.is_empty() => {}
+            FailureKind::Gone if !self.continue_.is_empty() && !exactly => {}
             _ => return Err(ClusterError::Api { what, failure: Box::new(failure) }),
         }
         self.restarts += 1;
@@ -175,7 +178,7 @@ fn what(resource: &Resource) -> String {
 }
 
 fn call(resource: &Resource, options: ListOptions<'_>, limit: usize, token: &str) -> Result<Call, ClusterError> {
-    let ListOptions { namespace, label_selector, field_selector, metadata_only, resource_version } = options;
+    let ListOptions { namespace, label_selector, field_selector, metadata_only, resource_version, exactly } = options;
     let mut path = collection_path(resource, namespace)?;
     let pairs = [
         ("labelSelector", label_selector),
@@ -184,6 +187,7 @@ fn call(resource: &Resource, options: ListOptions<'_>, limit: usize, token: &str
         ("continue", token),
         // A token already says which state it belongs to; the server refuses both together.
         ("resourceVersion", if token.is_empty() { resource_version } else { "" }),
+        ("resourceVersionMatch", if token.is_empty() && exactly { "Exact" } else { "" }),
     ];
     push_query(&mut path, &pairs);
     let accept = if metadata_only { METADATA_ONLY } else { JSON };
@@ -221,14 +225,21 @@ mod tests {
         let secrets = Resource::new("", "v1", "secrets");
         let mut progress = Progress { continue_: "old".into(), ..Progress::default() };
         for _ in 0..MAX_RESTARTS {
-            assert_eq!(progress.restart(gone(Some("new")), &secrets).unwrap(), Restart::Whole);
+            assert_eq!(progress.restart(gone(Some("new")), &secrets, false).unwrap(), Restart::Whole);
             assert_eq!(progress.continue_, "");
             progress.continue_ = "old".into();
         }
-        assert_eq!(progress.restart(gone(Some("new")), &secrets).unwrap(), Restart::Inconsistent);
+        assert_eq!(progress.restart(gone(Some("new")), &secrets, false).unwrap(), Restart::Inconsistent);
         assert_eq!(progress.continue_, "new");
-        let error = progress.restart(gone(None), &secrets).unwrap_err();
+        let error = progress.restart(gone(None), &secrets, false).unwrap_err();
         insta::assert_snapshot!(error, @"cannot list secrets.#v1: the list changed faster than it could be read, 5 times");
+    }
+
+    #[test]
+    fn a_list_of_one_state_does_not_go_on_with_another() {
+        let mut progress = Progress { continue_: "old".into(), ..Progress::default() };
+        let error = progress.restart(gone(Some("new")), &Resource::new("", "v1", "secrets"), true).unwrap_err();
+        assert!(matches!(error, ClusterError::Api { failure, .. } if failure.kind == FailureKind::Gone));
     }
 
     #[test]
@@ -239,5 +250,9 @@ mod tests {
         let path = |token| call(&secrets, options, 250, token).unwrap().path;
         assert_eq!(path(""), "/api/v1/namespaces/a/secrets?labelSelector=x%3Dy&limit=250&resourceVersion=0");
         assert_eq!(path("t"), "/api/v1/namespaces/a/secrets?labelSelector=x%3Dy&limit=250&continue=t");
+        let exact = ListOptions { resource_version: "7", exactly: true, ..ListOptions::default() };
+        let path = |token| call(&secrets, exact, 250, token).unwrap().path;
+        assert_eq!(path(""), "/api/v1/secrets?limit=250&resourceVersion=7&resourceVersionMatch=Exact");
+        assert_eq!(path("t"), "/api/v1/secrets?limit=250&continue=t");
     }
 }

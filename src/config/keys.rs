@@ -76,9 +76,9 @@ keys! {
     "policy.maxHold" "policy-max-hold" "POLICY_MAX_HOLD" Text "Longest wait of a held run before it fails [default: 24h]";
     "policy.maxPruneShare" "policy-max-prune-share" "POLICY_MAX_PRUNE_SHARE" Word "Percent of objects that a run may delete unasked [default: 20]";
     "policy.onFailure" "policy-on-failure" "POLICY_ON_FAILURE" Text "After a failure: Hold or Resume (Undo is not built yet) [default: Hold]";
-    "policy.safetyBackup" "policy-safety-backup" "POLICY_SAFETY_BACKUP" Word "Back up before the first change (no effect yet) [default: true]";
-    "policy.safetyBackups.count" "policy-safety-backups-count" "POLICY_SAFETY_BACKUPS_COUNT" Word "Safety backups to keep (no effect yet) [default: 5]";
-    "policy.safetyBackups.days" "policy-safety-backups-days" "POLICY_SAFETY_BACKUPS_DAYS" Word "Days to keep safety backups (no effect yet) [default: 30]";
+    "policy.safetyBackup" "policy-safety-backup" "POLICY_SAFETY_BACKUP" Word "Back up what a run may change, before its first change [default: true]";
+    "policy.safetyBackups.count" "policy-safety-backups-count" "POLICY_SAFETY_BACKUPS_COUNT" Word "Safety backups to keep, whatever their age [default: 5]";
+    "policy.safetyBackups.days" "policy-safety-backups-days" "POLICY_SAFETY_BACKUPS_DAYS" Word "Days to keep safety backups, however many [default: 30]";
     "policy.repair" "policy-repair" "POLICY_REPAIR" Word "Mend what the operator did not bring back (no effect yet) [default: false]";
     "policy.requireApproval" "policy-require-approval" "POLICY_REQUIRE_APPROVAL" List "Plans to approve in Git: Restore, Rollback, Prune";
     "policy.windows" "policy-windows" "POLICY_WINDOWS" List "Times in which runs may start (not built yet: refused)";
@@ -136,18 +136,7 @@ const HEADING: &str = "Configuration, over the file's";
 
 impl clap::Args for ConfigArgs {
     fn augment_args(command: Command) -> Command {
-        let file = Arg::new(CONFIG)
-            .long(CONFIG)
-            .env("REINBACK_CONFIG")
-            .value_name("FILE")
-            .value_parser(clap::value_parser!(PathBuf))
-            .help("Configuration, such as reinback.yaml");
-        let keys = KEYS.iter().map(|key| {
-            let arg = Arg::new(key.path).long(key.long).env(key.env).value_name("VALUE").help(key.help);
-            // Forty flags would drown the command's own in `-h`.
-            arg.help_heading(HEADING).hide_short_help(true).hide_env_values(true)
-        });
-        command.arg(file).args(keys)
+        augment(command, KEYS.iter())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -157,22 +146,71 @@ impl clap::Args for ConfigArgs {
 
 impl clap::FromArgMatches for ConfigArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let overrides = KEYS.iter().filter_map(|key| {
-            let text = matches.get_one::<String>(key.path)?.clone();
-            let origin = match matches.value_source(key.path) {
-                Some(ValueSource::EnvVariable) => Origin::Environment,
-                _ => Origin::Flag,
-            };
-            // An empty variable is how a shell says that there is none.
-            (origin == Origin::Flag || !text.is_empty()).then_some(Override { key, origin, text })
-        });
-        Ok(Self { file: matches.get_one::<PathBuf>(CONFIG).cloned(), overrides: overrides.collect() })
+        Ok(read(matches, KEYS.iter()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
+}
+
+/// The flags of commands that look at a store alone: those of [`ConfigArgs`] that say where it is and how it is reached.
+#[derive(Debug, Clone, Default)]
+pub struct StoreArgs(pub ConfigArgs);
+
+fn of_store() -> impl Iterator<Item = &'static Key> {
+    let is_of_store = |path: &str| path.starts_with("store.") || matches!(path, "operator.namespace" | "limits.qps");
+    KEYS.iter().filter(move |key| is_of_store(key.path))
+}
+
+impl clap::Args for StoreArgs {
+    fn augment_args(command: Command) -> Command {
+        augment(command, of_store())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for StoreArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(read(matches, of_store())))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn augment(command: Command, keys: impl Iterator<Item = &'static Key>) -> Command {
+    let file = Arg::new(CONFIG)
+        .long(CONFIG)
+        .env("REINBACK_CONFIG")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("Configuration, such as reinback.yaml");
+    let keys = keys.map(|key| {
+        let arg = Arg::new(key.path).long(key.long).env(key.env).value_name("VALUE").help(key.help);
+        // Forty flags would drown the command's own in `-h`.
+        arg.help_heading(HEADING).hide_short_help(true).hide_env_values(true)
+    });
+    command.arg(file).args(keys)
+}
+
+fn read(matches: &ArgMatches, keys: impl Iterator<Item = &'static Key>) -> ConfigArgs {
+    let overrides = keys.filter_map(|key| {
+        let text = matches.get_one::<String>(key.path)?.clone();
+        let origin = match matches.value_source(key.path) {
+            Some(ValueSource::EnvVariable) => Origin::Environment,
+            _ => Origin::Flag,
+        };
+        // An empty variable is how a shell says that there is none.
+        (origin == Origin::Flag || !text.is_empty()).then_some(Override { key, origin, text })
+    });
+    ConfigArgs { file: matches.get_one::<PathBuf>(CONFIG).cloned(), overrides: overrides.collect() }
 }
 
 /// Puts the overrides into the tree of the file, at line 0 and the column of their index.

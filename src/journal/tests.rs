@@ -37,6 +37,11 @@ fn journal(entries: impl IntoIterator<Item = Entry>) -> Journal {
     journal
 }
 
+fn stored(name: &str) -> Entry {
+    let backup = SafetyBackup { name: name.to_owned(), sha256: "sha256:0".to_owned(), objects: 3 };
+    Entry::SafetyBackup { backup }
+}
+
 /// All entries of a run that succeeds.
 fn whole() -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -44,6 +49,9 @@ fn whole() -> Vec<Entry> {
         entries.push(started(*step));
         if *step == Step::Quiesce {
             entries.extend([recorded("rancher", 3), recorded("rancher-webhook", 1)]);
+        }
+        if *step == Step::SafetyBackup {
+            entries.push(stored("a.tar.gz"));
         }
         entries.push(finished(*step));
     }
@@ -76,7 +84,10 @@ fn every_prefix_of_a_whole_journal_says_what_is_next() {
     quiesce started -> Again(Quiesce)
     deployments/cattle-system/rancher has 3 replicas -> Again(Quiesce)
     deployments/cattle-system/rancher-webhook has 1 replicas -> Again(Quiesce)
-    quiesce finished -> Run(Crds)
+    quiesce finished -> Run(SafetyBackup)
+    safety-backup started -> Again(SafetyBackup)
+    safety backup a.tar.gz is stored -> Again(SafetyBackup)
+    safety-backup finished -> Run(Crds)
     crds started -> Again(Crds)
     crds finished -> Run(ClusterScoped)
     cluster-scoped started -> Again(ClusterScoped)
@@ -112,6 +123,9 @@ fn a_failure_ends_by_where_it_happened_and_what_the_manifest_asks() {
     quiesce, Hold: GiveBack { reason: "Timeout", message: "quiesce gave up" }
     quiesce, Resume: GiveBack { reason: "Timeout", message: "quiesce gave up" }
     quiesce, Undo: GiveBack { reason: "Timeout", message: "quiesce gave up" }
+    safety-backup, Hold: GiveBack { reason: "Timeout", message: "safety-backup gave up" }
+    safety-backup, Resume: GiveBack { reason: "Timeout", message: "safety-backup gave up" }
+    safety-backup, Undo: GiveBack { reason: "Timeout", message: "safety-backup gave up" }
     crds, Hold: Hold { step: Crds, reason: "Timeout", message: "crds gave up" }
     crds, Resume: Resume { reason: "Timeout", message: "crds gave up" }
     crds, Undo: Hold { step: Crds, reason: "Timeout", message: "crds gave up" }
@@ -351,6 +365,7 @@ impl World {
             Step::Crds | Step::ClusterScoped | Step::Namespaced | Step::Prune => {
                 assert!(self.live.values().all(|replicas| *replicas == 0), "{step} wrote while Rancher ran");
             }
+            Step::SafetyBackup => self.record(stored("a.tar.gz"))?,
             Step::Preflight | Step::Announce | Step::Verify => {}
         }
         if self.fails_in == Some(step) { self.record(failed(step, "Timeout")) } else { self.record(finished(step)) }
@@ -425,4 +440,33 @@ fn what_clusters_had_before_they_were_paused_is_kept_and_the_first_word_wins() {
     assert_eq!(serde_json::from_str::<Vec<Event>>(&text).unwrap(), journal.events());
     journal.append(at(53), finished(Step::Quiesce)).unwrap();
     assert!(journal.append(at(54), entry(&[cluster("c", false)])).is_err(), "in quiesce only");
+}
+
+#[test]
+fn a_safety_backup_is_recorded_in_its_step_and_once() {
+    let mut run = journal(up_to(Step::Quiesce));
+    assert!(run.append(at(9), stored("early.tar.gz")).is_err());
+    let mut run = journal(up_to(Step::SafetyBackup));
+    for name in ["first.tar.gz", "second.tar.gz"] {
+        run.append(at(10), stored(name)).expect("legal");
+    }
+    assert_eq!(safety_backup(run.events()).map(|backup| backup.name.as_str()), Some("first.tar.gz"));
+    assert!(!run.first_write_begun());
+}
+
+#[test]
+fn a_run_that_began_before_there_were_safety_backups_goes_on_without() {
+    let of_old = |until: Step| {
+        let entries = up_to(until).into_iter().filter(|entry| {
+            *entry != started(Step::SafetyBackup)
+                && *entry != finished(Step::SafetyBackup)
+                && *entry != stored("a.tar.gz")
+        });
+        let events = entries.zip(0..).map(|(entry, second)| Event { at: at(second), entry });
+        Journal::from(events.collect::<Vec<_>>())
+    };
+    assert_eq!(of_old(Step::Namespaced).next(OnFailure::Hold), Next::Again(Step::Namespaced));
+    let mut run = of_old(Step::Verify);
+    run.append(at(99), finished(Step::Verify)).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::End { phase: Phase::Succeeded, .. }));
 }

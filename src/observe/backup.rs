@@ -131,6 +131,7 @@ impl Indexer {
         let unknown = self.filters.iter().flat_map(|filters| &filters.resource_selectors);
         let unknown: BTreeSet<&String> = unknown.flat_map(|selector| &selector.unknown_fields).collect();
         let unknown_fields = unknown.into_iter().cloned().collect();
+        let filters = self.filters.as_ref().map(|filters| Arc::clone(&filters.whole));
         let selectors = match self.filters.map(|filters| filters.compile()).transpose() {
             Ok(selectors) => selectors,
             Err(error) => return BackupSeen::Corrupt { message: format!("entry filters/filters.json: {error}") },
@@ -142,6 +143,7 @@ impl Indexer {
             facts: self.facts,
             objects: self.objects,
             selectors,
+            filters,
             controllers,
             unserved_selectors: Vec::new(),
             unlistable: Vec::new(),

@@ -110,6 +110,17 @@ pub fn status_not_pushed(reason: &str) -> Gate {
     )
 }
 
+/// The safety backup of this run could not be stored. What probes is a write, so it is made by who begins the run, with all other
+/// gates passed, and not by what plans: `reinback plan` does not raise this.
+pub fn store_not_writable(reason: &str) -> Gate {
+    Gate::new(
+        GateCode::StoreNotWritable,
+        format!("the safety backup of this run could not be stored: {reason}"),
+        "let reinback write where the backup lies (a writable volume with room, or `s3:PutObject`), or do without safety \
+         backups: `policy.safetyBackup: false`",
+    )
+}
+
 fn approval_mismatch(plan: &Plan, approved: &str) -> Gate {
     Gate::new(
         GateCode::ApprovalMismatch,

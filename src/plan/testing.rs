@@ -137,6 +137,7 @@ impl World {
             },
             objects: Vec::new(),
             selectors: Some(no_selectors()),
+            filters: None,
             controllers: Vec::new(),
             unserved_selectors: Vec::new(),
             unlistable: Vec::new(),
@@ -262,6 +263,7 @@ impl World {
                 facts,
                 objects,
                 selectors,
+                filters,
                 controllers,
                 unserved_selectors,
                 unlistable,
@@ -278,6 +280,7 @@ impl World {
                     .map(|object| BackupObject { key: object.key.clone(), summary: object.summary.clone() })
                     .collect(),
                 selectors: selectors.clone(),
+                filters: filters.clone(),
                 controllers: controllers.clone(),
                 unserved_selectors: unserved_selectors.clone(),
                 unlistable: unlistable.clone(),

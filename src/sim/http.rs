@@ -297,6 +297,7 @@ fn list_query(request: &Request<'_>, target: &Target<'_>, name: Option<&str>) ->
         limit: request.query("limit").parse().unwrap_or(0),
         continue_: request.query("continue"),
         resource_version: request.query("resourceVersion"),
+        exactly: request.query("resourceVersionMatch") == "Exact",
         metadata_only: request.header(header::ACCEPT).contains("as=PartialObjectMetadataList"),
     })
 }

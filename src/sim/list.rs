@@ -24,6 +24,8 @@ pub struct ListQuery {
     /// Empty for the first page.
     pub continue_: String,
     pub resource_version: String,
+    /// The state of `resource_version` is asked for, and no newer one.
+    pub exactly: bool,
     pub metadata_only: bool,
 }
 
@@ -103,12 +105,15 @@ fn json(value: &impl Serialize) -> Bytes {
 
 /// One page of a list, as JSON.
 pub fn page(store: &Store, kind: &Kind, version: &str, query: &ListQuery) -> Result<Bytes, Failure> {
-    let ListQuery { namespace, selector, limit, continue_, resource_version, metadata_only } = query;
+    let ListQuery { namespace, selector, limit, continue_, resource_version, exactly, metadata_only } = query;
     if !continue_.is_empty() && !matches!(resource_version.as_str(), "" | "0") {
         return Err(Failure::bad_request("specifying resource version is not allowed when using continue"));
     }
     let prefix = namespace.as_deref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-    let Start { revision, after } = start(store, continue_, &prefix)?;
+    let Start { mut revision, after } = start(store, continue_, &prefix)?;
+    if *exactly && continue_.is_empty() {
+        revision = stated(store, resource_version)?;
+    }
     let objects = store.at(&kind.stored, revision).map_err(|_forgotten| expired(continue_))?;
     let from = objects.range(after..).filter(|(path, _)| path.starts_with(&prefix));
     let mut found = from.filter(|(_, object)| selector.matches(object));
@@ -157,6 +162,16 @@ fn start(store: &Store, token: &str, prefix: &str) -> Result<Start, Failure> {
     let Token { v: _, rv, start } = decoded(token).ok_or_else(|| Failure::bad_request("continue key is not valid"))?;
     let revision = Revision::try_from(rv).unwrap_or(store.revision());
     Ok(Start { revision, after: format!("{prefix}{start}") })
+}
+
+/// The state that a list asks for by its number.
+fn stated(store: &Store, resource_version: &str) -> Result<Revision, Failure> {
+    let invalid = |_not_a_number| Failure::bad_request(&format!("invalid resource version {resource_version:?}"));
+    let revision: Revision = resource_version.parse().map_err(invalid)?;
+    if revision > store.revision() {
+        return Err(Failure::bad_request("the resource version is of a later state than the last"));
+    }
+    Ok(revision)
 }
 
 fn decoded(token: &str) -> Option<Token> {

@@ -8,6 +8,7 @@ use super::{
     accept_line, humane_count, humane_duration, left_at_zero, moment, newest_first, run_name, status_file_path,
     status_of, took, way_on,
 };
+use crate::journal::SafetyBackup;
 use crate::plan::gate::{Gate, GateClass};
 use crate::run::{ManifestRef, Phase, Run, SourceRef};
 
@@ -83,10 +84,11 @@ fn head(cluster: &str, cluster_uid: &str, rules: Option<Rules<'_>>, runs: &[&Run
     let running = if running.is_empty() { "nothing".to_owned() } else { running.join("; ") };
     format!(
         "{TITLE}{}\n\nWritten by reinback. Edits are overwritten; nothing here is read as a command.\n\n\
-         - Cluster: {}\n{UID_LINE}{}`\n- Rules now: {rules}\n- Runs now: {running}\n",
+         - Cluster: {}\n{UID_LINE}{}`\n- Rules now: {rules}\n- Runs now: {running}\n{}",
         markdown(cluster),
         code(cluster),
         code(cluster_uid).trim_matches(['`', ' ']),
+        safety_line(runs).unwrap_or_default(),
     )
 }
 
@@ -101,6 +103,14 @@ fn told_manifest(manifest: &ManifestRef, source: &SourceRef) -> String {
 fn running_line(run: &Run) -> String {
     let step = status_of(run).steps.last().map_or("starting".to_owned(), |time| time.step.to_string());
     format!("{}, {step}", told_manifest(&run.spec.manifest, &run.spec.source))
+}
+
+/// Of the newest run that has one.
+fn safety_line(runs: &[&Run]) -> Option<String> {
+    let (run, backup) = runs.iter().find_map(|run| Some((run, run.status.as_ref()?.safety_backup.as_ref()?)))?;
+    let SafetyBackup { name, sha256: _, objects } = backup;
+    let objects = humane_count(*objects);
+    Some(format!("- Safety backup: {}, {objects} objects as they were before {}\n", code(name), code(run_name(run))))
 }
 
 /// Of the newest run that scaled anything: an older one's replicas are that one's to give back.

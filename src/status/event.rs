@@ -63,6 +63,7 @@ fn failure(step: Step) -> &'static str {
         Step::Preflight
         | Step::Announce
         | Step::Quiesce
+        | Step::SafetyBackup
         | Step::Crds
         | Step::ClusterScoped
         | Step::Namespaced
@@ -75,6 +76,7 @@ fn action(step: Step) -> &'static str {
         Step::Preflight => "Preflight",
         Step::Announce => "Announce",
         Step::Quiesce => "Quiesce",
+        Step::SafetyBackup => "SafetyBackup",
         Step::Crds => "WriteCrds",
         Step::ClusterScoped => "WriteClusterScoped",
         Step::Namespaced => "WriteNamespaced",

@@ -162,6 +162,7 @@ fn drop_unknown(value: &mut Value) {
     // Read off the journal again.
     status.remove("steps");
     status.remove("replicas");
+    status.remove("safetyBackup");
 }
 
 fn keep_readable<T: DeserializeOwned>(list: Option<&mut Value>) {

@@ -10,7 +10,7 @@ use super::{
     accept_line, humane_count, humane_duration, kind_word, left_at_zero, moment, newest_first, run_name, status_of,
     took, way_on,
 };
-use crate::journal::StepTime;
+use crate::journal::{SafetyBackup, StepTime};
 use crate::plan::gate::Gate;
 use crate::run::{Phase, PlanRecord, Progress, Run, RunStatus};
 
@@ -112,6 +112,9 @@ pub fn render_one(run: &Run, now: Timestamp) -> String {
     }
     if let Some(plan) = &status.plan {
         plan_fields(plan, &mut field);
+    }
+    if let Some(SafetyBackup { name, sha256: _, objects }) = &status.safety_backup {
+        field("Safety", &format!("{name}, {} objects", humane_count(*objects)));
     }
     if let (Some(progress), Phase::Running) = (&status.progress, status.phase) {
         field("Progress", &format!("{}: {}", progress.step, progress_text(progress)));

@@ -18,6 +18,24 @@ pub fn humane_count(number: u64) -> String {
     grouped
 }
 
+/// `512 B`, `42.1 KiB`, `1.5 GiB`.
+pub fn humane_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut size, mut unit) = (bytes as f64, "B");
+    for next in UNITS {
+        // Beyond it, one digit behind the point would round to 1024.0.
+        if size < 1023.95 {
+            break;
+        }
+        size /= 1024.0;
+        unit = next;
+    }
+    format!("{size:.1} {unit}")
+}
+
 /// `under 1 s`, `42 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`. A clock that went back counts as no time.
 pub fn humane_duration(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
@@ -110,6 +128,12 @@ mod tests {
     fn numbers_have_thousands_separators() {
         let told = [0, 7, 999, 1_000, 8_631, 1_234_567, u64::MAX].map(humane_count);
         assert_eq!(told, ["0", "7", "999", "1,000", "8,631", "1,234,567", "18,446,744,073,709,551,615"]);
+    }
+
+    #[test]
+    fn sizes_have_a_unit_that_leaves_three_digits() {
+        let told = [0, 1023, 1024, 43_154, 1_048_575, 1 << 20, 5 << 30, u64::MAX].map(humane_bytes);
+        assert_eq!(told, ["0 B", "1023 B", "1.0 KiB", "42.1 KiB", "1.0 MiB", "1.0 MiB", "5.0 GiB", "16777216.0 TiB"]);
     }
 
     #[test]

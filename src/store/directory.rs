@@ -1,16 +1,18 @@
 //! A directory of backups, such as a mounted volume.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use rustix::fs::OFlags;
+use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
-use super::spool::{SpoolWriter, blocking};
+use super::spool::{SpoolWriter, blocking, is_full};
 use super::{MAX_ENTRIES, Spool, SpoolLimits, Stat, StoreError, is_backup};
 
 /// Bytes of one read: few system calls, and little memory in the queues.
@@ -70,6 +72,90 @@ impl Directory {
         }
         super::spool::joined(reading.await)??;
         writer.finish().await
+    }
+}
+
+/// Begins the names of files that are being written; no listing shows them.
+const PART_PREFIX: &str = ".reinback-";
+const PART_SUFFIX: &str = ".part";
+/// Whoever dies while it writes leaves such a file; after this long it is swept away.
+const PART_OF_THE_DEAD: Duration = Duration::from_secs(24 * 3600);
+/// For its owner, and for the group that a volume of Kubernetes is mounted for: the operator may run as somebody else.
+const MODE: u32 = 0o640;
+
+impl Directory {
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        blocking(move || {
+            let root = root(&path)?;
+            sweep(&root);
+            let written = part(&root).and_then(|mut file| {
+                file.write_all(b"reinback looks whether this store takes backups")?;
+                file.as_file().sync_all()
+            });
+            written.map_err(|error| write_error(&path, error))
+        })
+        .await?
+    }
+
+    pub(super) async fn put(&self, name: &str, backup: &Spool) -> Result<(), StoreError> {
+        let (path, name, mut bytes) = (self.path.clone(), name.to_owned(), backup.reader());
+        blocking(move || {
+            let root = root(&path)?;
+            let exists = || StoreError::Exists { place: describe(&path), name: name.clone() };
+            if root.join(&name).symlink_metadata().is_ok() {
+                return Err(exists());
+            }
+            let written = part(&root).and_then(|mut file| {
+                io::copy(&mut bytes, file.as_file_mut())?;
+                file.as_file().set_permissions(Permissions::from_mode(MODE))?;
+                file.as_file().sync_all()?;
+                Ok(file)
+            });
+            let file = written.map_err(|error| write_error(&path, error))?;
+            file.persist_noclobber(root.join(&name)).map_err(|error| match error.error.kind() {
+                io::ErrorKind::AlreadyExists => exists(),
+                _ => write_error(&path, error.error),
+            })?;
+            // The name is durable once its directory is.
+            File::open(&root).and_then(|root| root.sync_all()).map_err(|error| write_error(&path, error))
+        })
+        .await?
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let (path, name) = (self.path.clone(), name.to_owned());
+        blocking(move || match std::fs::remove_file(root(&path)?.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(&path, error)),
+            Ok(()) | Err(_) => Ok(()),
+        })
+        .await?
+    }
+}
+
+/// A file beside the backups that goes when it is dropped.
+fn part(root: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(PART_PREFIX).suffix(PART_SUFFIX).tempfile_in(root)
+}
+
+/// Removes what writers that died have left; what cannot be removed is in nobody's way.
+fn sweep(root: &Path) {
+    for entry in root.read_dir().into_iter().flatten().take(MAX_ENTRIES).flatten() {
+        let name = entry.file_name();
+        let is_part = name.to_str().is_some_and(|name| name.starts_with(PART_PREFIX) && name.ends_with(PART_SUFFIX));
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_part && age().is_some_and(|age| age > PART_OF_THE_DEAD) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn write_error(path: &Path, source: io::Error) -> StoreError {
+    let place = describe(path);
+    match source.kind() {
+        _ if is_full(&source) => StoreError::Full { place },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { place, source },
+        _ => directory_error(path, source),
     }
 }
 

@@ -56,6 +56,22 @@ pub enum StoreError {
     #[error("not enough space in {} for {needed} bytes{}", .dir.display(), .available.map(|b| format!(": {b} are free")).unwrap_or_default())]
     NoSpace { dir: PathBuf, needed: u64, available: Option<u64> },
 
+    #[error("no space is left in {place}")]
+    Full { place: String },
+
+    #[error("there is a {name} in {place} already, and a backup is never written over")]
+    Exists { place: String, name: String },
+
+    /// Nobody may write there: a file system that is read-only, or a directory of somebody else.
+    #[error("{place} cannot be written to")]
+    ReadOnly { place: String, source: std::io::Error },
+
+    #[error("what {place} gives back as {name} is not what was written; it was removed")]
+    NotAsWritten { place: String, name: String },
+
+    #[error("cannot read the temporary file of a backup again")]
+    Unread { source: std::io::Error },
+
     #[error("cannot write a temporary file in {}", .dir.display())]
     Spool { dir: PathBuf, source: std::io::Error },
 
@@ -90,6 +106,11 @@ impl StoreError {
             // The clock of either side may be set right, and roles of a cluster arrive late.
             Self::AccessDenied { code, .. } => matches!(code.as_deref(), Some("RequestTimeTooSkewed" | "ExpiredToken")),
             Self::NotFound { .. }
+            | Self::Full { .. }
+            | Self::Exists { .. }
+            | Self::ReadOnly { .. }
+            | Self::NotAsWritten { .. }
+            | Self::Unread { .. }
             | Self::NoCredentials { .. }
             | Self::NoBucket { .. }
             | Self::WrongRegion { .. }

@@ -2,6 +2,7 @@
 
 mod client;
 mod fault;
+mod upload;
 
 use std::path::Path;
 use std::time::Duration;

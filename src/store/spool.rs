@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -152,6 +152,70 @@ impl Read for SpoolReader {
     }
 }
 
+/// A [`Spool`] that is written by whoever makes its bytes, on a thread that may block.
+///
+/// Dropped early it leaves nothing behind.
+pub struct SpoolDraft {
+    dir: PathBuf,
+    file: BufWriter<File>,
+    written: u64,
+    digest: sha2::Sha256,
+}
+
+impl SpoolDraft {
+    /// An unlinked file of mode 0600 in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// `Full` or `Spool`.
+    pub fn create(dir: &Path) -> Result<Self, StoreError> {
+        let file = unlinked(dir).map_err(|error| unwritten(dir, error))?;
+        Ok(Self { dir: dir.to_owned(), file: BufWriter::new(file), written: 0, digest: sha2::Sha256::new() })
+    }
+
+    /// # Errors
+    ///
+    /// `Full` or `Spool`.
+    pub fn finish(self) -> Result<Spool, StoreError> {
+        let Self { dir, file, written, digest } = self;
+        let file = file.into_inner().map_err(|error| unwritten(&dir, error.into_error()))?;
+        Ok(Spool { file: Arc::new(file), size: written, sha256: Sha256(digest.finalize().into()) })
+    }
+}
+
+impl Write for SpoolDraft {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.digest.update(&buffer[..written]);
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A file of mode 0600 without a name.
+pub(crate) fn unlinked(dir: &Path) -> io::Result<File> {
+    let file = tempfile::tempfile_in(dir)?;
+    // A file that never had a name is made with the mode of the umask.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Why a temporary file in `dir` did not take what was written.
+pub(crate) fn unwritten(dir: &Path, source: io::Error) -> StoreError {
+    match is_full(&source) {
+        true => StoreError::Full { place: format!("directory {}", dir.display()) },
+        false => StoreError::Spool { dir: dir.to_owned(), source },
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Takes a backup's bytes, in order, and becomes its [`Spool`]. Disk and digest are worked on a blocking thread.
 ///
 /// Dropped early it leaves nothing behind.
@@ -201,11 +265,7 @@ struct Draft {
 
 impl Draft {
     fn create(dir: PathBuf, size: u64) -> Result<Self, StoreError> {
-        let opened = tempfile::tempfile_in(&dir).and_then(|file| {
-            // A file that never had a name is made with the mode of the umask.
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            Ok((available(&file)?, file))
-        });
+        let opened = unlinked(&dir).and_then(|file| Ok((available(&file)?, file)));
         let (available, file) = opened.map_err(|error| spool_error(&dir, size, error))?;
         if available < size {
             return Err(StoreError::NoSpace { dir, needed: size, available: Some(available) });
@@ -232,11 +292,9 @@ fn available(file: &File) -> io::Result<u64> {
 
 fn spool_error(dir: &Path, size: u64, error: io::Error) -> StoreError {
     let dir = dir.to_owned();
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            StoreError::NoSpace { dir, needed: size, available: None }
-        }
-        _ => StoreError::Spool { dir, source: error },
+    match is_full(&error) {
+        true => StoreError::NoSpace { dir, needed: size, available: None },
+        false => StoreError::Spool { dir, source: error },
     }
 }
 

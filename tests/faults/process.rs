@@ -21,7 +21,7 @@ use reinback::git::{
     Change, CommitId, Completeness, Edit, Fetched, GitError, Published, ReadBranch, Snapshot, TreeLimits, WriteBranch,
 };
 use reinback::sim::SimService;
-use reinback::store::{Backups, Location, OpenStore, Spool, SpoolLimits, StoreError, Stores};
+use reinback::store::{Backups, BackupsWriter, Location, OpenStore, Spool, SpoolLimits, Stat, StoreError, Stores};
 use tokio::sync::watch;
 use tower::{BoxError, Service};
 
@@ -349,20 +349,93 @@ pub struct MortalStores {
 impl OpenStore for MortalStores {
     fn open<'a>(&'a self, _location: &'a Location) -> BoxFuture<'a, Result<Box<dyn Backups>, StoreError>> {
         Box::pin(async move {
-            let backups = Stores.open(&Location::Directory(self.folder.clone())).await?;
+            let backups = Stores.open_writer(&Location::Directory(self.folder.clone())).await?;
             Ok(Box::new(MortalBackups { process: self.process.clone(), backups }) as Box<dyn Backups>)
+        })
+    }
+
+    fn open_writer<'a>(&'a self, _location: &'a Location) -> BoxFuture<'a, Result<Box<dyn BackupsWriter>, StoreError>> {
+        Box::pin(async move {
+            let backups = Stores.open_writer(&Location::Directory(self.folder.clone())).await?;
+            Ok(Box::new(MortalBackups { process: self.process.clone(), backups }) as Box<dyn BackupsWriter>)
         })
     }
 }
 
 struct MortalBackups {
     process: Process,
-    backups: Box<dyn Backups>,
+    backups: Box<dyn BackupsWriter>,
+}
+
+impl MortalBackups {
+    /// What is asked of a store, in this weather, by one who is alive.
+    async fn read<T>(&self, name: &str, asked: BoxFuture<'_, Result<T, StoreError>>) -> Result<T, StoreError> {
+        if self.process.is_dead() {
+            return std::future::pending().await;
+        }
+        match self.process.0.weather.over_store() {
+            None => asked.await,
+            Some(fault) => Err(broken(fault, name, Path::new("/backups"))),
+        }
+    }
+
+    /// An effect, after which its process may be dead.
+    async fn write(
+        &self,
+        what: &str,
+        name: &str,
+        asked: BoxFuture<'_, Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        if self.process.is_dead() {
+            return std::future::pending().await;
+        }
+        if let Some(fault) = self.process.0.weather.over_store() {
+            return Err(broken(fault, name, Path::new("/backups")));
+        }
+        let label = format!("store {what} {name}");
+        let written = match self.process.fate(&label) {
+            Fate::Done => asked.await,
+            Fate::DoneUnanswered => {
+                let _ = asked.await;
+                (self.process.0.witness)(&label);
+                self.process.kill();
+                return std::future::pending().await;
+            }
+            Fate::Never => {
+                self.process.kill();
+                return std::future::pending().await;
+            }
+        };
+        (self.process.0.witness)(&label);
+        written
+    }
+}
+
+impl BackupsWriter for MortalBackups {
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.write("probe", "", self.backups.probe()))
+    }
+
+    fn put<'a>(&'a self, name: &'a str, backup: &'a Spool) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.write("put", name, self.backups.put(name, backup)))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.write("delete", name, self.backups.delete(name)))
+    }
 }
 
 impl Backups for MortalBackups {
     fn describe(&self) -> String {
         self.backups.describe()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Stat)>, StoreError>> {
+        Box::pin(self.read("", self.backups.list()))
+    }
+
+    fn stat<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stat>, StoreError>> {
+        Box::pin(self.read(name, self.backups.stat(name)))
     }
 
     fn spool<'a>(

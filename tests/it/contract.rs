@@ -80,6 +80,7 @@ cases! {
         a_list_is_whole,
         an_empty_list_has_a_version,
         a_list_is_read_in_pages,
+        a_list_of_one_state_is_of_that_one,
         pages_say_how_many_are_left,
         lists_are_of_one_namespace_or_of_all,
         labels_select,

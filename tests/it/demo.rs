@@ -200,6 +200,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
          - kube-system UID: `UID`
          - Rules now: Restore `before-the-upgrade` (`clusters/prod/before-the-upgrade.yaml`, commit `ID` by Ada &lt;ada\@example.org&gt;)
          - Runs now: nothing
+         - Safety backup: `reinback-safety-2026-11-23-before-the-upgrade-KEY-UID-2026-11-23T02-58-11Z.tar.gz`, 330 objects as they were before `2026-11-23-before-the-upgrade-KEY`
 
          ## Last runs
 

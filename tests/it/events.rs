@@ -153,7 +153,7 @@ async fn a_run_is_told_from_its_hold_to_its_end_in_conditions_events_commits_and
     assert_eq!(condition(&ended, "Ready"), pair("True", "Succeeded"));
     assert_eq!((condition(&ended, "Reconciling"), condition(&ended, "Stalled")), (None, None));
     let steps = ended["status"]["steps"].as_array().expect("steps");
-    assert!(steps.len() == 9 && steps.iter().all(|step| step["finished"].is_string()), "{steps:?}");
+    assert!(steps.len() == 10 && steps.iter().all(|step| step["finished"].is_string()), "{steps:?}");
     assert!(ended["status"]["counts"]["updated"].as_u64() > Some(50), "{}", ended["status"]["counts"]);
     assert_eq!(ended["status"].get("progress"), None);
 
@@ -164,6 +164,7 @@ async fn a_run_is_told_from_its_hold_to_its_end_in_conditions_events_commits_and
             "Hold: restore back: held by",
             "Normal Progressing Announce: restore back: started",
             "Normal Progressing Quiesce: restore back: quiesce",
+            "Normal Progressing SafetyBackup: restore back: safety-backup",
             "Normal Progressing WriteCrds: restore back: crds",
             "Normal Progressing WriteClusterScoped: restore back: cluster-scoped",
             "Normal Progressing WriteNamespaced: restore back: namespaced",

@@ -1,5 +1,6 @@
 //! One integration binary: a file a subject, real parts underneath.
 
+mod backups;
 mod binary;
 mod cli;
 mod cluster;
@@ -20,6 +21,7 @@ mod hostile;
 mod killed;
 mod migration;
 mod once;
+mod operator;
 mod plan;
 mod process;
 mod proxy;
@@ -28,9 +30,11 @@ mod restore;
 mod rounds;
 mod s3_restore;
 mod s3_server;
+mod safety;
 mod secrets;
 mod sockets;
 mod status_branch;
 mod store;
+mod stored;
 mod webhooks;
 mod world;

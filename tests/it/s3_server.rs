@@ -116,6 +116,12 @@ impl S3Server {
         S3Credentials { access_key: access.into(), secret_key: secret.into() }
     }
 
+    /// Uploads in parts that nobody has completed or given up. Only over HTTP.
+    pub async fn uploads(&self, bucket: &str) -> usize {
+        let listed = self.client().list_multipart_uploads().bucket(bucket).send().await.unwrap();
+        listed.uploads().len()
+    }
+
     fn client(&self) -> aws_sdk_s3::Client {
         let config = Config::builder()
             .behavior_version(BehaviorVersion::latest())

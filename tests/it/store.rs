@@ -527,10 +527,10 @@ async fn a_full_disk_is_said_before_or_while_the_spool_is_written() {
 }
 
 /// A file system of 4 MiB, until dropped.
-struct SmallDisk<'a>(&'a Path);
+pub struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path) -> Option<Self> {
+    pub fn mount(at: &'a Path) -> Option<Self> {
         let mut command = std::process::Command::new("mount");
         command.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(at);
         command.output().is_ok_and(|output| output.status.success()).then_some(Self(at))

@@ -91,7 +91,7 @@ impl Selectors {
     /// `kind` and `plural` as discovery has them. Subresources (`pods/log`) are never wanted. Several selectors may want one resource;
     /// an object is selected when one of them matches.
     ///
-    /// Of a resource that can be read but not listed the operator takes `resource_names` one by one; no list can stand for that.
+    /// Of a resource that can be read but not listed the operator takes what is named one by one ([`Selectors::by_name`]).
     pub fn wants_resource(&self, api_version: &str, kind: &str, plural: &str) -> Vec<SelectorQuery> {
         let wants = |selector: &Selector| {
             selector.api_version == api_version && !plural.contains('/') && selector.kinds.hold(kind, plural)
@@ -123,6 +123,19 @@ impl Selectors {
             && namespace.is_none_or(|namespace| namespaces.as_ref().is_none_or(|terms| terms.hold(namespace)))
             && fields.iter().all(field_holds)
             && labels.hold(label)
+    }
+
+    /// Namespaces and names that the selector at `index` lists one by one: of a resource that can be read and not listed, these are
+    /// all that can be had. No namespace for a selector without any, which then reaches cluster-scoped objects alone.
+    pub fn by_name(&self, index: usize) -> Vec<(Option<&str>, &str)> {
+        let Some(Selector { names: Some(names), namespaces, .. }) = self.0.get(index) else { return Vec::new() };
+        let names = || names.listed.iter().map(String::as_str);
+        match namespaces.as_ref().map(|terms| &terms.listed).filter(|listed| !listed.is_empty()) {
+            Some(all) => {
+                all.iter().flat_map(|namespace| names().map(|name| (Some(namespace.as_str()), name))).collect()
+            }
+            None => names().map(|name| (None, name)).collect(),
+        }
     }
 
     /// The `apiVersion`s that selectors ask for and the API does not serve, in order and once each. What they selected in the

@@ -6,7 +6,7 @@ use super::*;
 fn the_status_file_is_for_people_and_reads_back() {
     let run = succeeded("monday");
     let file = status_file(&run).expect("it fits");
-    assert_eq!(file, include_str!("../../../tests/fixtures/status/v0.1.0.yaml"));
+    assert_eq!(file, include_str!("../../../tests/fixtures/status/v0.2.0.yaml"));
     assert_eq!(parse_status_file(file.as_bytes()).expect("it reads"), run);
     assert_eq!(status_file(&run).expect("it fits"), file, "the same bytes again");
     for run in [pending("a"), held("b", &[GateCode::Ambiguous]), failed_in_crds("c"), running("d", Step::Prune)] {
@@ -27,9 +27,16 @@ fn what_the_api_server_adds_does_not_change_the_file() {
 /// One file for each shape that was ever released; a file here is never edited.
 #[test]
 fn files_of_other_versions_are_read() {
-    let current = include_str!("../../../tests/fixtures/status/v0.1.0.yaml");
+    let current = include_str!("../../../tests/fixtures/status/v0.2.0.yaml");
     let run = parse_status_file(current.as_bytes()).expect("this version's file");
     assert_eq!(run, succeeded("monday"));
+
+    // There was no step for a safety backup.
+    let older = include_str!("../../../tests/fixtures/status/v0.1.0.yaml");
+    let run = parse_status_file(older.as_bytes()).expect("an older version's file");
+    let journal = crate::journal::Journal::from(run.status.expect("a status").journal);
+    let next = journal.next(crate::journal::OnFailure::Hold);
+    assert!(matches!(next, crate::journal::Next::End { phase: Phase::Succeeded, .. }), "{next:?}");
 
     let newer = include_str!("../../../tests/fixtures/status/newer.yaml");
     let run = parse_status_file(newer.as_bytes()).expect("a newer version's file");

@@ -311,9 +311,10 @@ fn one_run_is_told_whole() {
       preflight       2026-11-23 09:00:00 UTC  took 1 s
       announce        2026-11-23 09:00:02 UTC  took 1 s
       quiesce         2026-11-23 09:00:04 UTC  took 2 s
-      crds            2026-11-23 09:00:07 UTC  took 1 s
-      cluster-scoped  2026-11-23 09:00:09 UTC  took 1 s
-      namespaced      2026-11-23 09:00:11 UTC  running for 9 s
+      safety-backup   2026-11-23 09:00:07 UTC  took 1 s
+      crds            2026-11-23 09:00:09 UTC  took 1 s
+      cluster-scoped  2026-11-23 09:00:11 UTC  took 1 s
+      namespaced      2026-11-23 09:00:13 UTC  running for 7 s
 
     Replicas before the run:
       deployments/cattle-system/rancher: 3
@@ -359,7 +360,8 @@ fn one_run_is_told_whole() {
       preflight       2026-11-23 09:00:00 UTC  took 1 s
       announce        2026-11-23 09:00:02 UTC  took 1 s
       quiesce         2026-11-23 09:00:04 UTC  took 2 s
-      crds            2026-11-23 09:00:07 UTC  failed after 1 min 3 s
+      safety-backup   2026-11-23 09:00:07 UTC  took 1 s
+      crds            2026-11-23 09:00:09 UTC  failed after 1 min 1 s
 
     Replicas before the run:
       deployments/cattle-system/rancher: 3

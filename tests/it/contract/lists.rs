@@ -102,6 +102,22 @@ pub async fn a_token_that_is_none_is_refused(api: &Api) {
     api.note(&format!("{} {}", refused.code, refused.text("/reason")));
 }
 
+pub async fn a_list_of_one_state_is_of_that_one(api: &Api) {
+    fill(api).await;
+    let path = format!("{}?labelSelector=case", api.core("configmaps"));
+    let before = api.get(&path).await;
+    api.ask("DELETE", &format!("{}/m1", api.core("configmaps")), &Value::Null).await;
+    api.ask("PATCH", &format!("{}/m4", api.core("configmaps")), &json!({"data": {"value": "2"}})).await;
+    let at = format!("resourceVersion={}&resourceVersionMatch=Exact", before.text("/metadata/resourceVersion"));
+    let same = api.ask("GET", &format!("{path}&{at}"), &Value::Null).await;
+    api.note(&format!("{}", same.body == before.body));
+    // Its pages go on with it.
+    let first = api.ask("GET", &format!("{path}&limit=2&{at}"), &Value::Null).await;
+    let second =
+        api.ask("GET", &format!("{path}&limit=5&continue={}", first.text("/metadata/continue")), &Value::Null).await;
+    api.note(&format!("{} | {}", names(&first.body), names(&second.body)));
+}
+
 pub async fn a_token_that_expired_says_how_to_go_on(api: &Api) {
     fill(api).await;
     let path = format!("{}?limit=2&labelSelector=case", api.core("configmaps"));

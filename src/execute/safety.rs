@@ -1,0 +1,178 @@
+//! The safety backup: what the run may change, as it is now that nobody else writes, into the store of the backup.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::{ExecuteError, Executor, LaidOut, StepError, Work};
+use crate::agent::begin::chain;
+use crate::backup::{self, Encryption, Limits, ReadError, ResourceSet};
+use crate::cluster::ClusterError;
+use crate::collect::{self, Choice, CollectError};
+use crate::journal::{Entry, SafetyBackup, Step, safety_backup};
+use crate::observed::{Backup, BackupSeen};
+use crate::safety;
+use crate::store::{self, BackupsWriter, Spool, SpoolLimits, StoreError};
+
+const FAILED: &str = "SafetyBackupFailed";
+
+/// A store that is busy or away for a moment is asked again; one that stays so fails the run, which has changed nothing yet.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(5);
+
+impl Executor {
+    /// Its name follows from the run. One that is there whole is kept: a process that died here has made it, or the journal was lost and
+    /// objects may have been written since, so that a second one would save what an undo is to take away.
+    pub(super) async fn back_up(&self, work: &mut Work) -> Result<(), StepError> {
+        if !self.settings.safety_backup || safety_backup(&work.recorder.status().journal).is_some() {
+            return Ok(());
+        }
+        let laid_out = self.lay_out(Step::SafetyBackup, work).await?;
+        let mut tries = 1;
+        let stored = loop {
+            match self.stored_or_made(&laid_out, work).await {
+                Ok(stored) => break stored,
+                Err(Unmade::Step(error)) => return Err(error),
+                Err(Unmade::Store(error)) if error.transient() && tries < TRIES => {
+                    warn!("the safety backup is tried again in {} s: {}", PAUSE.as_secs(), chain(&error));
+                    self.until_next_try().await?;
+                    tries += 1;
+                }
+                Err(Unmade::Store(error)) => return Err(not_made(chain(&error))),
+            }
+        };
+        info!("the safety backup {} holds {} objects", stored.name, stored.objects);
+        Ok(work.recorder.append(&self.writer, Entry::SafetyBackup { backup: stored }).await?)
+    }
+
+    async fn until_next_try(&self) -> Result<(), StepError> {
+        let mut stop = self.stop.clone();
+        match tokio::time::timeout(PAUSE, stop.wait_for(|stop| *stop)).await {
+            Ok(Ok(_)) => Err(StepError::Stopped),
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn stored_or_made(&self, laid_out: &LaidOut, work: &mut Work) -> Result<SafetyBackup, Unmade> {
+        let BackupSeen::Whole(backup) = &laid_out.observed.backup else {
+            return Err(StepError::failed("BackupNotFound", "the backup cannot be read any more").into());
+        };
+        let location = work.location.as_ref().ok_or_else(|| not_made("it is not known where the backup lies"))?;
+        let store = self.stores.open_writer(location).await?;
+        let now = self.now();
+        let begun = work.recorder.run().status.as_ref().and_then(|status| status.started_at).unwrap_or(now);
+        let encryption = work.known.opening.encryption().cloned();
+        let name = safety::name(&work.recorder.name(), &laid_out.observed.cluster.uid, begun, encryption.is_some());
+        match self.stored(store.as_ref(), &name, encryption.clone()).await? {
+            Some(stored) => Ok(stored),
+            None => self.make(store.as_ref(), name, choice(backup)?, encryption, work).await,
+        }
+    }
+
+    async fn make(
+        &self,
+        store: &dyn BackupsWriter,
+        name: String,
+        choice: Choice,
+        encryption: Option<Arc<Encryption>>,
+        work: &mut Work,
+    ) -> Result<SafetyBackup, Unmade> {
+        let spool_dir = &self.settings.places.spool_dir;
+        let made = collect::make(&self.reader, &choice, encryption, spool_dir, self.now()).await?;
+        store::put_verified(store, &name, &made.spool, spool_dir).await?;
+        for note in &made.notes {
+            work.recorder.warn(&format!("safety backup: {note}"));
+        }
+        Ok(SafetyBackup { name, sha256: made.spool.sha256().to_string(), objects: made.objects() })
+    }
+
+    /// The safety backup of this run, when it is in the store; it is read to its last byte.
+    async fn stored(
+        &self,
+        store: &dyn BackupsWriter,
+        name: &str,
+        encryption: Option<Arc<Encryption>>,
+    ) -> Result<Option<SafetyBackup>, Unmade> {
+        let limits = SpoolLimits { max_bytes: u64::MAX };
+        let spool = match store.spool(name, &self.settings.places.spool_dir, limits).await {
+            Ok(spool) => spool,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let sha256 = spool.sha256().to_string();
+        match crate::git::blocking(move || objects(&spool, encryption.as_deref())).await {
+            Ok(objects) => Ok(Some(SafetyBackup { name: name.to_owned(), sha256, objects })),
+            Err(problem) => {
+                let place = store.describe();
+                Err(not_made(format!("{name} is in {place} already, and is not whole: {problem}")).into())
+            }
+        }
+    }
+}
+
+/// Why there is no safety backup yet.
+enum Unmade {
+    Step(StepError),
+    /// Another try may do.
+    Store(StoreError),
+}
+
+impl From<StepError> for Unmade {
+    fn from(error: StepError) -> Self {
+        Self::Step(error)
+    }
+}
+
+impl From<StoreError> for Unmade {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<CollectError> for Unmade {
+    fn from(error: CollectError) -> Self {
+        match error {
+            CollectError::Store(error) => Self::Store(error),
+            CollectError::Cluster(error @ ClusterError::Unreachable { .. }) => {
+                Self::Step(StepError::BrokenOff(ExecuteError::Unreachable(Box::new(error))))
+            }
+            other => Self::Step(not_made(chain(&other))),
+        }
+    }
+}
+
+/// How many objects a whole backup holds.
+fn objects(spool: &Spool, encryption: Option<&Encryption>) -> Result<u64, String> {
+    let read = backup::read(spool.reader(), spool.size(), &Limits::default(), encryption, |_| {
+        Ok::<(), std::convert::Infallible>(())
+    });
+    match read {
+        Ok(summary) => Ok(summary.objects + summary.encrypted),
+        Err(ReadError::Visit(never)) => match never {},
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+/// The filters of the backup that is restored, which say what it may delete, and every object that it may write.
+fn choice(backup: &Backup) -> Result<Choice, StepError> {
+    let named = backup.objects.iter().map(|object| object.key.clone()).collect();
+    let filters = match &backup.filters {
+        Some(filters) => filters.as_ref().clone(),
+        // Without filters nothing is deleted; the operator would not scale Rancher down for such a backup.
+        None => json!({
+            "kind": "ResourceSet", "apiVersion": "resources.cattle.io/v1", "metadata": {"name": "reinback-safety"},
+            "resourceSelectors": [], "controllerReferences": [],
+        }),
+    };
+    let selectors = match &backup.selectors {
+        Some(selectors) => selectors.clone(),
+        None => ResourceSet::default().compile().map_err(|error| not_made(chain(&error)))?,
+    };
+    Ok(Choice { filters, selectors, named })
+}
+
+fn not_made(why: impl Into<String>) -> StepError {
+    StepError::failed(FAILED, format!("the safety backup could not be made, and nothing was changed: {}", why.into()))
+}
