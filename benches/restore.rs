@@ -6,6 +6,7 @@
 //!
 //! - `REINBACK_BENCH_ROUNDS` (1): disturbed and unchanged runs in turn; medians are printed.
 //! - `REINBACK_BENCH_EMPTY` (1): runs into an empty cluster, each on one of its own.
+//! - `REINBACK_BENCH_MEMORY` (0): runs of 100,000 objects, and of 300 Secrets of 700 KiB, for their peak memory; some 5 minutes.
 //! - `REINBACK_BENCH_WRAP`: a command that the binary is run by, such as `perf record -g -o /tmp/perf.data`.
 
 use anyhow::{Result, ensure};
@@ -20,6 +21,8 @@ mod parts {
 }
 #[path = "restore/measured.rs"]
 mod measured;
+#[path = "restore/memory.rs"]
+mod memory;
 #[path = "restore/raw.rs"]
 mod raw;
 #[path = "restore/report.rs"]
@@ -30,6 +33,7 @@ use harness::rancher::{self, Disturbance};
 use measured::Measured;
 use parts::{git_server, harness, world};
 use raw::Limit;
+use report::Part;
 use world::{Filled, World};
 
 /// 8,687 objects: 40 clusters, 320 projects, 300 users.
@@ -47,7 +51,7 @@ fn main() -> Result<()> {
 }
 
 async fn measure() -> Result<()> {
-    let (rounds, empty) = (setting("REINBACK_BENCH_ROUNDS")?, setting("REINBACK_BENCH_EMPTY")?);
+    let (rounds, empty) = (setting("REINBACK_BENCH_ROUNDS", 1)?, setting("REINBACK_BENCH_EMPTY", 1)?);
     println!("{}", report::machine());
     if rounds > 0 {
         existing(rounds).await?;
@@ -56,7 +60,10 @@ async fn measure() -> Result<()> {
     for _ in 0..empty {
         filled.push(into_empty().await?);
     }
-    report::scenario("into an empty cluster", &filled);
+    report::scenario("into an empty cluster, first to last write beside creates", &filled, Part::Writing);
+    for _ in 0..setting("REINBACK_BENCH_MEMORY", 0)? {
+        memory::measure().await?;
+    }
     Ok(())
 }
 
@@ -64,13 +71,16 @@ async fn measure() -> Result<()> {
 async fn existing(rounds: u64) -> Result<()> {
     let world = World::of(options(), LARGE, Filled::Restored).await;
     world.settle().await;
-    let (mut disturbed, mut unchanged) = (Vec::new(), Vec::new());
+    let (mut plans, mut disturbed, mut unchanged) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         let disturbance = Disturbance { seed: DISTURBED.seed + round, ..DISTURBED };
         let done = rancher::disturb(&world.client, &world.items, disturbance).await?;
         world.commit_restore(&format!("disturbed-{round}"), &[ACCEPT], "  prune: true\n");
+        let plan = measured::plan(&world).await?;
         let measured = Measured::run(&world, &format!("disturbed-{round}"), "Succeeded").await?;
         let limit = Limit::measure(&world, &done).await?;
+        println!("  {}", report::plan_line(plan, &limit));
+        plans.push((plan, limit.clone()));
         let differences = world.differences().await;
         ensure!(differences.is_empty(), "not restored: {:?}", &differences[..differences.len().min(5)]);
         println!("  {}", report::line(&measured, &limit));
@@ -82,8 +92,9 @@ async fn existing(rounds: u64) -> Result<()> {
         println!("  {}", report::line(&measured, &limit));
         unchanged.push((measured, limit));
     }
-    report::scenario("40 % disturbed", &disturbed);
-    report::scenario("unchanged", &unchanged);
+    report::plans(&plans);
+    report::scenario("40 % disturbed, first to last write beside LISTs and writes", &disturbed, Part::Writing);
+    report::scenario("unchanged, whole run beside LISTs", &unchanged, Part::Whole);
     Ok(())
 }
 
@@ -105,8 +116,8 @@ fn options() -> Options {
     Options { fsync: true, ..Options::default() }
 }
 
-fn setting(name: &str) -> Result<u64> {
-    Ok(std::env::var(name).map_or(Ok(1), |text| text.parse())?)
+fn setting(name: &str, default: u64) -> Result<u64> {
+    Ok(std::env::var(name).map_or(Ok(default), |text| text.parse())?)
 }
 
 /// The run of this manifest, as the cluster has it.

@@ -4,6 +4,7 @@
 //! step writes. Every step can be done again from its start: compare and skip what is equal, and doing it again is the
 //! resume. What looking at the cluster cannot tell is in the journal before its effect.
 
+mod level;
 mod objects;
 mod pause;
 mod prune;
@@ -33,6 +34,7 @@ use crate::plan::{self, Plan, Request};
 use crate::publish::Publisher;
 use crate::run::{Counts, Phase, PlannedDeletions, Run};
 use crate::store::{Location, OpenStore, Spool};
+pub use level::Level;
 pub use record::{RecordError, Recorder, runs};
 
 /// What a run is told beside its plan.
@@ -45,8 +47,6 @@ pub struct Settings {
     /// How long an object that is deleted may wait for its finalizers.
     pub delete_timeout: Duration,
     pub ignore_errors: bool,
-    /// Writes in flight.
-    pub concurrency: usize,
     /// `policy.safetyBackup`.
     pub safety_backup: bool,
 }
@@ -157,6 +157,8 @@ pub struct Work {
     /// The backup's index, until it is part of what is laid out.
     pub backup: Option<BackupSeen>,
     pub counts: Counts,
+    /// How many writes are in flight, as found so far.
+    pub level: Level,
     /// Workloads that the plan scales to 0.
     pub quiesce: Vec<WorkloadRef>,
     /// Watches Rancher's pods while objects are written.

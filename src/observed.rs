@@ -142,8 +142,8 @@ pub struct LiveObject {
 /// The live objects, found by key.
 #[derive(Debug, Default)]
 pub struct Live {
+    /// Sorted by key: a map beside them would cost a third of their memory.
     pub objects: Vec<LiveObject>,
-    by_key: HashMap<ObjectKey, u32>,
     /// Resource types of the cluster.
     pub served: Served,
     /// What lies in namespaces or depends on objects that prune would delete.
@@ -155,9 +155,9 @@ pub struct Live {
 }
 
 impl Live {
-    pub fn new(objects: Vec<LiveObject>, served: Served) -> Self {
-        let by_key = objects.iter().zip(0..).map(|(object, index)| (object.key.clone(), index)).collect();
-        Self { objects, by_key, served, dependents: Vec::new(), unlisted: Vec::new(), unconverted: BTreeSet::new() }
+    pub fn new(mut objects: Vec<LiveObject>, served: Served) -> Self {
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Self { objects, served, dependents: Vec::new(), unlisted: Vec::new(), unconverted: BTreeSet::new() }
     }
 
     pub fn get(&self, key: &ObjectKey) -> Option<&LiveObject> {
@@ -166,7 +166,8 @@ impl Live {
 
     /// Where an object stands in `objects`.
     pub fn index(&self, key: &ObjectKey) -> Option<u32> {
-        self.by_key.get(key).copied()
+        let found = self.objects.binary_search_by(|object| object.key.cmp(key)).ok()?;
+        u32::try_from(found).ok()
     }
 }
 

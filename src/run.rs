@@ -316,7 +316,10 @@ pub struct Progress {
     pub step: Step,
     pub done: u64,
     pub total: u64,
-    /// Estimate from the pace so far.
+    /// Objects a second, of the step so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects_per_second: Option<u64>,
+    /// Estimate from that pace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<u64>,
 }

@@ -55,7 +55,7 @@ impl Measured {
     pub async fn run(world: &World, manifest: &str, reason: &str) -> Result<Self> {
         let mark = world.cluster.audit_mark();
         let log = world.folder().join("measured.log");
-        let command = command(world, &log)?;
+        let command = command(world, &["agent", "--once"], &log)?;
         let began = Timestamp::now();
         let (status, usage) = tokio::task::spawn_blocking(move || watched(command)).await??;
         let ended = began.checked_add(usage.wall)?;
@@ -80,8 +80,21 @@ impl Measured {
     }
 }
 
-fn command(world: &World, log: &Path) -> Result<Command> {
-    let plain = world.command(&["agent", "--once"]);
+/// How long `plan` takes over what was merged, from its start to its exit.
+///
+/// # Errors
+///
+/// When it does not find changes.
+pub async fn plan(world: &World) -> Result<Duration> {
+    let log = world.folder().join("planned.log");
+    let command = command(world, &["plan"], &log)?;
+    let (status, usage) = tokio::task::spawn_blocking(move || watched(command)).await??;
+    ensure!(status.code() == Some(2), "{status}\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+    Ok(usage.wall)
+}
+
+fn command(world: &World, args: &[&str], log: &Path) -> Result<Command> {
+    let plain = world.command(args);
     let mut command = match std::env::var("REINBACK_BENCH_WRAP") {
         Ok(wrap) => {
             let mut words = wrap.split_whitespace();

@@ -18,15 +18,52 @@ pub fn machine() -> String {
     format!("{cores} cores of {model}, load {load} at the start; etcd with fsync, kube-apiserver with an audit log")
 }
 
+/// What of a run is held against its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// From the start of the process to its end.
+    Whole,
+    /// From the first write of an object to the last.
+    Writing,
+}
+
+impl Part {
+    fn seconds(self, measured: &Measured) -> f64 {
+        match self {
+            Self::Whole => measured.wall,
+            Self::Writing => measured.writing,
+        }
+        .as_secs_f64()
+    }
+
+    fn ratio(self, measured: &Measured, limit: &Limit) -> f64 {
+        self.seconds(measured) / limit.of(measured.counts).as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+/// One `plan`, beside the LISTs alone.
+pub fn plan_line(took: Duration, limit: &Limit) -> String {
+    let (took, lists) = (took.as_secs_f64(), limit.lists.as_secs_f64());
+    format!("plan {took:.2} s, LISTs {lists:.2} s, ratio {:.2}", took / lists)
+}
+
+/// The medians of all plans.
+pub fn plans(plans: &[(Duration, Limit)]) {
+    let took = median(plans.iter().map(|(took, _)| took.as_secs_f64()));
+    let ratio = median(plans.iter().map(|(took, limit)| took.as_secs_f64() / limit.lists.as_secs_f64()));
+    println!("\nplan of 40 % disturbed\n  median: {took:.2} s, {ratio:.2}× the LISTs");
+}
+
 /// The medians of all runs of one scenario.
-pub fn scenario(name: &str, runs: &[(Measured, Limit)]) {
+pub fn scenario(name: &str, runs: &[(Measured, Limit)], part: Part) {
     let Some((first, _)) = runs.first() else { return };
     println!("\n{name}: {:?}", first.counts);
     let median = |of: &dyn Fn(&Measured, &Limit) -> f64| median(runs.iter().map(|(run, limit)| of(run, limit)));
     println!(
-        "  median: {:.2} s, {:.2}× the limit, {:.1} MiB, {:.2} s CPU",
+        "  median: {:.2} s, {:.2}× the limit; whole run {:.2} s, {:.1} MiB, {:.2} s CPU",
+        median(&|run, _| part.seconds(run)),
+        median(&|run, limit| part.ratio(run, limit)),
         median(&|run, _| run.wall.as_secs_f64()),
-        median(&ratio),
         median(&|run, _| run.peak_bytes as f64 / MIB),
         median(&|run, _| run.cpu.as_secs_f64()),
     );
@@ -46,7 +83,7 @@ pub fn line(measured: &Measured, limit: &Limit) -> String {
     let rates: Vec<String> = rates.iter().map(raw).collect();
     format!(
         "{:.2} s whole, {:.0} objects a second; first to last write {:.2} s for {writes} writes ({:.0} a second); \
-         limit {:.2} s (LISTs {:.2} s for {:.1} MiB; {}), ratio {:.2}; peak {:.1} MiB, CPU {:.2} s; \
+         limit {:.2} s (LISTs {:.2} s for {:.1} MiB; {}), ratio {:.2} whole and {:.2} writing; peak {:.1} MiB, CPU {:.2} s; \
          {pages} LIST pages, {gets} GETs, {reviews} access reviews, {journal} writes of the Run",
         wall.as_secs_f64(),
         *objects as f64 / wall.as_secs_f64(),
@@ -56,7 +93,8 @@ pub fn line(measured: &Measured, limit: &Limit) -> String {
         lists.as_secs_f64(),
         *list_bytes as f64 / MIB,
         rates.join("; "),
-        ratio(measured, limit),
+        Part::Whole.ratio(measured, limit),
+        Part::Writing.ratio(measured, limit),
         *peak_bytes as f64 / MIB,
         cpu.as_secs_f64(),
     )
@@ -65,10 +103,6 @@ pub fn line(measured: &Measured, limit: &Limit) -> String {
 fn raw(rates: &Rates) -> String {
     let Rates { in_flight, creates, replaces, deletes } = rates;
     format!("{in_flight} in flight: {creates:.0} POST, {replaces:.0} PUT, {deletes:.0} DELETE a second")
-}
-
-fn ratio(measured: &Measured, limit: &Limit) -> f64 {
-    measured.wall.as_secs_f64() / limit.of(measured.counts).as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
 fn step_seconds(measured: &Measured, name: &str) -> f64 {

@@ -11,7 +11,7 @@ use super::{Agent, PassError};
 use crate::backup::BackupName;
 use crate::cluster::ClusterWriter;
 use crate::desired::{CancelReason, Candidate, CommitPlace, Placed, RunKey, SupersededBy};
-use crate::execute::{Ended, Executor, Recorder, Settings, Work};
+use crate::execute::{Ended, Executor, Level, Recorder, Settings, Work};
 use crate::journal::{self, Entry, Next, OnFailure, Step};
 use crate::manifest::{self, Manifest};
 use crate::observe::ObserveError;
@@ -21,10 +21,6 @@ use crate::plan::gates::{status_not_pushed, store_not_writable};
 use crate::run::{ManifestRef, NAMESPACE, Phase, PlannedDeletions, Run, RunSpec, SourceRef};
 use crate::status;
 use crate::store::StoreError;
-
-/// Writes in flight where the configuration leaves it to us: past the knee of an API server on two cores, where more
-/// gain nothing and cost latency.
-const CONCURRENCY: usize = 32;
 
 /// How beginning a run came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,10 +353,6 @@ impl Agent {
 
     fn settings(&self, placed: &Placed) -> Settings {
         let restore = placed.manifest.body.restore();
-        let concurrency = match self.config.rates.concurrency {
-            0 => CONCURRENCY,
-            given => given as usize,
-        };
         let on_failure = placed.manifest.options.on_failure.unwrap_or(self.config.policy.on_failure);
         Settings {
             places: look::places(&self.config),
@@ -370,7 +362,6 @@ impl Agent {
                 restore.map(|restore| restore.delete_timeout_seconds).unwrap_or_default().into(),
             ),
             ignore_errors: restore.is_some_and(|restore| restore.ignore_errors),
-            concurrency,
             safety_backup: self.config.policy.safety_backup,
         }
     }
@@ -395,7 +386,8 @@ impl Agent {
         request.resuming = true;
         request.prunes_as_begun = recorder.status().plan.map(|plan| plan.prunes);
         self.under_way(deadline_of(&recorder, self.timeout(placed)));
-        let mut work = prepared.into_work(recorder, request, placed);
+        let mut work =
+            prepared.into_work(recorder, request, placed, Level::new(self.config.rates.concurrency as usize));
         let ended = executor.run(&mut work).await?;
         self.under_way(None);
         match ended {
@@ -453,7 +445,7 @@ impl Prepared {
         Self { looked: Some(looked), ..Self::default() }
     }
 
-    fn into_work(self, recorder: Recorder, request: crate::plan::Request, placed: &Placed) -> Work {
+    fn into_work(self, recorder: Recorder, request: crate::plan::Request, placed: &Placed, level: Level) -> Work {
         let backup_name = backup_name(&placed.manifest);
         let quiesce = recorder.status().plan.map(|plan| plan.quiesce).unwrap_or_default();
         // What an earlier process did counts.
@@ -470,6 +462,7 @@ impl Prepared {
             planned_deletions: planned,
             backup: None,
             counts,
+            level,
             quiesce,
             quiet: None,
             not_announced: String::new(),

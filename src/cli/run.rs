@@ -154,7 +154,7 @@ fn watch_progress(reader: ClusterReader) -> tokio::task::JoinHandle<()> {
             return;
         }
         let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg:20} {bar:40} {pos}/{len} {elapsed}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
             bar.set_style(style);
         }
         loop {
@@ -166,7 +166,9 @@ fn watch_progress(reader: ClusterReader) -> tokio::task::JoinHandle<()> {
                 bar.set_position(progress.done);
                 let left = progress.seconds_left.and_then(|left| i64::try_from(left).ok());
                 let left = left.map(|left| humane_duration(jiff::SignedDuration::from_secs(left)));
-                bar.set_message(format!("{} {}", progress.step, left.unwrap_or_default()));
+                let pace = progress.objects_per_second.map_or_else(String::new, |pace| format!(", {pace} a second"));
+                let left = left.map_or_else(String::new, |left| format!(", {left} left"));
+                bar.set_message(format!("{}{pace}{left}", progress.step));
             }
         }
     })

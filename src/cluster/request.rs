@@ -1,11 +1,12 @@
 //! One request and its answer: paths, deadlines, limits and retries.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use tokio::sync::Mutex;
@@ -43,6 +44,8 @@ struct Inner {
     client: kube::Client,
     api_url: String,
     clock: Clock,
+    /// Answers that said 429.
+    throttled: AtomicU64,
 }
 
 /// A request as it can be sent more than once.
@@ -126,7 +129,7 @@ pub(super) type Try<T> = Result<Result<T, ApiFailure>, Lost>;
 impl Transport {
     pub fn new(client: kube::Client, api_url: String, limits: Limits, clock: Clock) -> Self {
         let pace = (limits.qps > 0).then(|| Arc::new(Pace::new(limits.qps)));
-        Self { inner: Arc::new(Inner { client, api_url, clock }), pace, limits }
+        Self { inner: Arc::new(Inner { client, api_url, clock, throttled: AtomicU64::new(0) }), pace, limits }
     }
 
     pub fn api_url(&self) -> &str {
@@ -135,6 +138,11 @@ impl Transport {
 
     pub fn clock(&self) -> Clock {
         self.inner.clock
+    }
+
+    /// How often the server has said 429, over all clones.
+    pub fn throttled(&self) -> u64 {
+        self.inner.throttled.load(Ordering::Relaxed)
     }
 
     pub fn limits(&self) -> &Limits {
@@ -208,6 +216,9 @@ impl Transport {
         let response = in_time(deadline, self.inner.client.send(request)).await?.map_err(sorted)?;
         if response.status().is_success() {
             return Ok(Ok(response));
+        }
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            self.inner.throttled.fetch_add(1, Ordering::Relaxed);
         }
         let (parts, body) = response.into_parts();
         let retry_after = parts.headers.get(RETRY_AFTER).and_then(retry_after);

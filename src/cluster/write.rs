@@ -220,6 +220,11 @@ impl ClusterWriter {
         Ok(Self { identity, ..self.clone() })
     }
 
+    /// How often the API server has said 429 to this process.
+    pub fn throttled(&self) -> u64 {
+        self.transport.throttled()
+    }
+
     /// Makes an object.
     ///
     /// # Errors

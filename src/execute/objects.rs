@@ -92,7 +92,8 @@ impl Executor {
                 return Err(why);
             }
             self.silence(&quiet, work).await?;
-            let room = tasks.len() < self.settings.concurrency;
+            let room = tasks.len() < work.level.get();
+            let full = !room;
             tokio::select! {
                 next = pass.recv(), if open && room && quiet.is_quiet() => match next {
                     Some((index, key, value)) => {
@@ -109,7 +110,10 @@ impl Executor {
                     }
                     None => open = false,
                 },
-                Some(done) = tasks.join_next() => self.tally(done, pace, work).await?,
+                Some(done) = tasks.join_next() => {
+                    work.level.answered(Instant::now(), full, self.writer.throttled());
+                    self.tally(done, pace, work).await?;
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
@@ -241,12 +245,13 @@ impl Pace {
         }
         self.told = Instant::now();
         let left = self.total.saturating_sub(self.done);
-        let seconds = self.began.elapsed().as_secs_f64() / self.done as f64 * left as f64;
+        let per_second = self.done as f64 / self.began.elapsed().as_secs_f64();
         Some(Progress {
             step: self.step,
             done: self.done,
             total: self.total,
-            seconds_left: Some(seconds.ceil() as u64),
+            objects_per_second: Some(per_second.round() as u64),
+            seconds_left: Some((left as f64 / per_second).ceil() as u64),
         })
     }
 }

@@ -92,7 +92,7 @@ impl Executor {
                 writers: self.writers(&laid_out)?,
                 quiet: Arc::clone(&quiet),
                 patience: self.settings.delete_timeout,
-                concurrency: self.settings.concurrency,
+                concurrency: work.level.get(),
                 wave,
                 latest: Instant::now() + self.time_left(work).saturating_sub(HALT_WITHIN),
             };
@@ -124,7 +124,7 @@ impl Executor {
                 return Err(why);
             }
             self.silence(&deleter.quiet, work).await?;
-            while tasks.len() < deleter.concurrency && deleter.quiet.is_quiet() {
+            while tasks.len() < work.level.get() && deleter.quiet.is_quiet() {
                 let Some(object) = next.next() else { break };
                 let deleter = deleter.clone();
                 tasks.spawn(async move { deleter.delete(object).await });
@@ -133,7 +133,11 @@ impl Executor {
                 return Ok(waiting);
             }
             tokio::select! {
-                Some(done) = tasks.join_next() => self.struck(done, &mut waiting, pace, work).await?,
+                Some(done) = tasks.join_next() => {
+                    let full = tasks.len() + 1 >= work.level.get();
+                    work.level.answered(Instant::now(), full, self.writer.throttled());
+                    self.struck(done, &mut waiting, pace, work).await?;
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

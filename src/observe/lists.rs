@@ -165,7 +165,6 @@ pub async fn live(
         }
     }
     drop(lists);
-    objects.sort_by(|a: &LiveObject, b: &LiveObject| a.key.cmp(&b.key));
     objects.shrink_to_fit();
     unlisted.sort();
     let mut live = Live::new(objects, served);

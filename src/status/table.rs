@@ -66,11 +66,12 @@ fn step_word(status: &RunStatus) -> String {
 }
 
 fn progress_text(progress: &Progress) -> String {
-    let Progress { step: _, done, total, seconds_left } = progress;
+    let Progress { step: _, done, total, objects_per_second, seconds_left } = progress;
+    let pace = objects_per_second.map_or_else(String::new, |pace| format!(", {} a second", humane_count(pace)));
     let left = seconds_left.and_then(|seconds| i64::try_from(seconds).ok()).map_or_else(String::new, |seconds| {
         format!(", about {} left", humane_duration(jiff::SignedDuration::from_secs(seconds)))
     });
-    format!("{} of {}{left}", humane_count(*done), humane_count(*total))
+    format!("{} of {}{pace}{left}", humane_count(*done), humane_count(*total))
 }
 
 fn column_width(rows: &[[String; 6]], column: usize) -> usize {

@@ -102,7 +102,8 @@ fn running(name: &str, step: Step) -> Run {
         status.started_at = Some(start());
         status.journal = journal_until(step).into();
         status.plan = Some(plan());
-        status.progress = Some(Progress { step, done: 1_200, total: 4_000, seconds_left: Some(12) });
+        status.progress =
+            Some(Progress { step, done: 1_200, total: 4_000, objects_per_second: Some(1_100), seconds_left: Some(12) });
     })
 }
 

@@ -305,7 +305,7 @@ fn one_run_is_told_whole() {
     Backup:    nightly.tar.gz, Rancher v2.13.1
                sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
     Accepted:  CrdVersionsKept
-    Progress:  namespaced: 1,200 of 4,000, about 12 s left
+    Progress:  namespaced: 1,200 of 4,000, 1,100 a second, about 12 s left
 
     Steps:
       preflight       2026-11-23 09:00:00 UTC  took 1 s
