@@ -39,7 +39,7 @@ gate_codes! {
     Refuse: BackupNotFound BackupCorrupt DigestMismatch DecryptionFailed PermissionDenied AccessThroughRancher
         AppliedElsewhere Ambiguous UnsupportedVersion NotSupported OperatorMissing HelmMissing ReleaseNotFound
         KubernetesTooNew StoreNotWritable ApprovalMismatch;
-    Accept: AlreadyRun DifferentCluster RancherInstalled DifferentServerUrl VersionMismatch VersionBoundary LedgerMismatch
+    Accept: AlreadyRun DifferentCluster DifferentServerUrl VersionMismatch VersionBoundary LedgerMismatch
         RancherAtZero ManagedElsewhere CrdVersionsKept ResourceNotServed OwnerMissing Recreates ObjectTerminating
         WebhookUnavailable DownstreamReverts PruneDeletesClusters PruneDeletesNamespaces PruneDeletesCrds PruneShare
         PlanIncomplete NotEncrypted;

@@ -6,7 +6,6 @@
 
 mod cluster;
 mod downstream;
-mod migration;
 mod objects;
 pub(super) mod source;
 mod webhooks;
@@ -38,7 +37,6 @@ const RULES: &[Rule] = &[
     source::not_supported,
     source::unsupported_version,
     source::different_cluster,
-    migration::rancher_installed,
     source::different_server_url,
     source::version_mismatch,
     source::version_boundary,
@@ -172,7 +170,7 @@ impl View<'_> {
 }
 
 /// `a, b, c, d, e and 3 more`.
-fn listed<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
+pub(super) fn listed<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
     cut(names, NAMES_SHOWN)
 }
 

@@ -1,5 +1,6 @@
 //! What a person must know who brings a backup to another cluster.
 
+use super::gates::listed;
 use super::gates::source::shown_url;
 use super::printable;
 use crate::observed::{Backup, Observed};
@@ -9,6 +10,7 @@ use crate::rancher::migration::{kubernetes_below, kubernetes_minor};
 /// Sentences for a plan whose backup is of another cluster.
 pub fn warnings(backup: &Backup, observed: &Observed) -> Vec<String> {
     let mut warnings = vec![two_ranchers(backup)];
+    warnings.extend(rancher_installed(backup, observed));
     warnings.extend(kubernetes_too_new(backup, observed));
     if !observed.cluster.workloads.iter().any(|workload| workload.rancher) {
         warnings.push(what_is_next(backup, observed));
@@ -27,6 +29,28 @@ fn two_ranchers(backup: &Backup) -> String {
         "the backup is of another cluster: the Rancher there must be at 0 replicas for good before one starts here, and the \
          host name {url} must lead here, or two Ranchers drive the same clusters"
     )
+}
+
+/// What a Rancher makes when it starts (users, roles, settings, its `local` cluster) is not the old one's, prune is off, and
+/// its webhook denies to give objects another creator (rancher-backup issues 172, 428 and 598).
+fn rancher_installed(backup: &Backup, observed: &Observed) -> Option<String> {
+    let cluster = &observed.cluster;
+    let rancher = cluster.workloads.iter().find(|workload| workload.rancher);
+    let deployment =
+        rancher.map(|rancher| format!("Deployment {}/{}", rancher.reference.namespace, rancher.reference.name));
+    // An earlier try of this restore brought the backup's own.
+    let uuid = cluster.install_uuid.as_ref().filter(|uuid| backup.facts.install_uuid.as_ref() != Some(*uuid));
+    let setting = uuid.map(|_| "an install-uuid of its own".to_owned());
+    let traces: Vec<String> =
+        deployment.into_iter().chain(cluster.rancher_webhooks.iter().cloned()).chain(setting).collect();
+    (!traces.is_empty()).then(|| {
+        format!(
+            "the backup is of another cluster, and a Rancher has been installed on this one ({}): what it made stays and \
+             mixes with the backup; to be rid of it, uninstall it and clear away what it made (rancher-cleanup), and install \
+             Rancher after the restore",
+            listed(traces)
+        )
+    })
 }
 
 /// Helm refuses the chart then, so that the restored data would have no Rancher to run on it.

@@ -128,13 +128,13 @@ async fn a_backup_moves_to_an_empty_cluster_and_helm_installs_rancher_over_what_
     let account = get(&world.client, &account).await.expect("an answer").expect("it is there");
     assert_eq!(account["metadata"]["annotations"]["meta.helm.sh/release-name"], "rancher");
 
-    // From here on a Rancher is installed, and the backup is still another cluster's.
+    // The backup is still another cluster's, and all of it is there.
     let again = [("accept", "DifferentCluster"), ("requested-at", "2026-11-23T09:00:00Z")];
     world.commit_restore_of(&foreign, "move", &again, "  prune: true\n");
     let said = world.reinback(&["plan", "-o", "json"]).await;
     let plan: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
     let gates = plan["plans"][0]["gates"].as_array().cloned().unwrap_or_default();
     let held: Vec<&Value> = gates.iter().filter(|gate| gate["accepted"] == false).map(|gate| &gate["code"]).collect();
-    assert_eq!(held, ["RancherInstalled"]);
+    assert!(held.is_empty(), "{held:?}");
     assert_eq!(plan["plans"][0]["counts"]["created"], 0, "{:#}", plan["plans"][0]["objects"]);
 }
