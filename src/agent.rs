@@ -364,7 +364,7 @@ impl Agent {
             () = stopped(stop) => return Ok(Passed::default()),
         };
         match taken {
-            Some(guard) => self.act_while_held(guard, view, look).await,
+            Some(guard) => Box::pin(self.act_while_held(guard, view, look)).await,
             None => Ok(Passed { busy: true, ..Passed::default() }),
         }
     }
@@ -437,10 +437,10 @@ impl Agent {
         self.tell_git(view, &books, &desired);
         self.publisher.submit_all(&superseded);
         for (key, reason) in &desired.cancelled {
-            passed.again |= self.cancel(&writer, &books, *key, reason).await?;
+            passed.again |= Box::pin(self.cancel(&writer, &books, *key, reason)).await?;
         }
         if let Some(key) = desired.continue_run {
-            let ended = self.go_on(&writer, &books, key).await?;
+            let ended = Box::pin(self.go_on(&writer, &books, key)).await?;
             passed.failed += usize::from(ended == Some(Phase::Failed));
             passed.again = ended.is_some();
             return Ok(passed);
@@ -451,7 +451,7 @@ impl Agent {
             passed.count(self.hold_ambiguous(&writer, &books, placed, others).await?);
         }
         if let Some(candidate) = &desired.runnable {
-            passed.count(self.begin(&writer, &books, candidate).await?);
+            passed.count(Box::pin(self.begin(&writer, &books, candidate)).await?);
         }
         Ok(passed)
     }

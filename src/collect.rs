@@ -62,6 +62,8 @@ pub enum CollectError {
     Forbidden(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("nothing of what is chosen is in the cluster")]
+    Empty,
     #[error("what was written cannot be read again")]
     Corrupt(#[source] BackupError),
     #[error("what was written has {read} objects instead of {written}")]
@@ -74,7 +76,7 @@ pub enum CollectError {
 ///
 /// # Errors
 ///
-/// When anything that is chosen cannot be read, and when `spool_dir` has no room for the objects, as JSON, and the archive.
+/// `Empty` when the cluster has nothing of it; when anything that is chosen cannot be read, and when `spool_dir` has no room for the objects, as JSON, and the archive.
 pub async fn make(
     reader: &ClusterReader,
     choice: &Choice,
@@ -104,6 +106,9 @@ impl Archive {
     fn write(mut self) -> Result<(Spool, BTreeMap<String, u64>), CollectError> {
         self.entries.sort_by(|one, other| in_order(&one.path, &other.path));
         self.entries.dedup_by(|one, other| one.path == other.path);
+        if self.entries.is_empty() {
+            return Err(CollectError::Empty);
+        }
         let mut counts = BTreeMap::new();
         let mut writer = BackupWriter::new(SpoolDraft::create(&self.dir)?, self.now);
         if let Some(encryption) = &self.encryption {

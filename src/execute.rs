@@ -285,15 +285,16 @@ impl Executor {
         }
     }
 
+    /// Each step has its own place on the heap: together they would outgrow the stack of a thread.
     async fn effects(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
         match step {
             // The plan passed its gates before the run was begun.
             Step::Preflight => Ok(()),
             Step::Announce => self.announce(work).await,
-            Step::Quiesce => self.quiesce(work).await,
-            Step::SafetyBackup => self.back_up(work).await,
-            Step::Crds | Step::ClusterScoped | Step::Namespaced => self.write_objects(step, work).await,
-            Step::Prune => self.prune(work).await,
+            Step::Quiesce => Box::pin(self.quiesce(work)).await,
+            Step::SafetyBackup => Box::pin(self.back_up(work)).await,
+            Step::Crds | Step::ClusterScoped | Step::Namespaced => Box::pin(self.write_objects(step, work)).await,
+            Step::Prune => Box::pin(self.prune(work)).await,
             Step::Resume => self.resume(work).await,
             Step::Verify => self.verify(work).await,
         }

@@ -142,7 +142,7 @@ impl Agent {
         recorder.append(writer, Entry::Started { step }).await?;
         recorder.append(writer, failed).await?;
         let placed = pinned(run, key)?;
-        let ended = self.execute(writer, books, recorder, &placed, Prepared::default()).await?;
+        let ended = Box::pin(self.execute(writer, books, recorder, &placed, Prepared::default())).await?;
         Ok(matches!(ended, Begun::Ended(_)))
     }
 
@@ -196,7 +196,7 @@ impl Agent {
             self.publisher.submit(recorder.run());
             return Ok(Begun::Ended(Phase::Succeeded));
         }
-        self.execute(writer, books, recorder, placed, Prepared::of(looked)).await
+        Box::pin(self.execute(writer, books, recorder, placed, Prepared::of(looked))).await
     }
 
     /// Writes something small into the store and takes it away: the one gate that only a write can judge. An error is one that may
@@ -276,7 +276,7 @@ impl Agent {
             true => self.prepare_again(&mut recorder, writer, books, &placed).await?.unwrap_or_default(),
             false => Prepared::default(),
         };
-        match self.execute(writer, books, recorder, &placed, prepared).await? {
+        match Box::pin(self.execute(writer, books, recorder, &placed, prepared)).await? {
             Begun::Ended(phase) => Ok(Some(phase)),
             Begun::Held | Begun::Stopped => Ok(None),
         }

@@ -32,7 +32,7 @@ pub const STATUS: &str = "reinback/prod";
 pub const PATH: &str = "clusters/prod";
 
 /// So that it takes seconds what takes minutes, and can still be followed.
-const LATENCY: Duration = Duration::from_millis(8);
+const LATENCY: Duration = Duration::from_millis(5);
 const CONTROLLERS: Duration = Duration::from_millis(30);
 const POD_START: Duration = Duration::from_millis(300);
 const POD_STOP: Duration = Duration::from_millis(400);
@@ -40,11 +40,11 @@ const POD_STOP: Duration = Duration::from_millis(400);
 const SETTLE: Duration = Duration::from_millis(90);
 /// Between two looks at the repository; a push wakes the agent at once.
 const INTERVAL: Duration = Duration::from_millis(400);
-/// Taken over after 3 s: a second is the margin of every lease.
+/// Taken over after 4 s: a second is the margin of every lease, and a busy machine may need two for a renewal.
 pub const LEASE: LeaseTimes = LeaseTimes {
-    duration: Duration::from_secs(3),
+    duration: Duration::from_secs(4),
     renew_every: Duration::from_millis(400),
-    renew_deadline: Duration::from_millis(1_200),
+    renew_deadline: Duration::from_millis(2_000),
     write_timeout: Duration::from_millis(800),
 };
 

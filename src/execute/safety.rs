@@ -33,7 +33,11 @@ impl Executor {
         let mut tries = 1;
         let stored = loop {
             match self.stored_or_made(&laid_out, work).await {
-                Ok(stored) => break stored,
+                Ok(Some(stored)) => break stored,
+                Ok(None) => {
+                    work.recorder.warn("nothing that this run may change is in the cluster: there is no safety backup");
+                    return Ok(());
+                }
                 Err(Unmade::Step(error)) => return Err(error),
                 Err(Unmade::Store(error)) if error.transient() && tries < TRIES => {
                     warn!("the safety backup is tried again in {} s: {}", PAUSE.as_secs(), chain(&error));
@@ -55,7 +59,7 @@ impl Executor {
         }
     }
 
-    async fn stored_or_made(&self, laid_out: &LaidOut, work: &mut Work) -> Result<SafetyBackup, Unmade> {
+    async fn stored_or_made(&self, laid_out: &LaidOut, work: &mut Work) -> Result<Option<SafetyBackup>, Unmade> {
         let BackupSeen::Whole(backup) = &laid_out.observed.backup else {
             return Err(StepError::failed("BackupNotFound", "the backup cannot be read any more").into());
         };
@@ -66,11 +70,12 @@ impl Executor {
         let encryption = work.known.opening.encryption().cloned();
         let name = safety::name(&work.recorder.name(), &laid_out.observed.cluster.uid, begun, encryption.is_some());
         match self.stored(store.as_ref(), &name, encryption.clone()).await? {
-            Some(stored) => Ok(stored),
+            Some(stored) => Ok(Some(stored)),
             None => self.make(store.as_ref(), name, choice(backup)?, encryption, work).await,
         }
     }
 
+    /// `None` for a cluster that has nothing yet that the run may change.
     async fn make(
         &self,
         store: &dyn BackupsWriter,
@@ -78,14 +83,17 @@ impl Executor {
         choice: Choice,
         encryption: Option<Arc<Encryption>>,
         work: &mut Work,
-    ) -> Result<SafetyBackup, Unmade> {
+    ) -> Result<Option<SafetyBackup>, Unmade> {
         let spool_dir = &self.settings.places.spool_dir;
-        let made = collect::make(&self.reader, &choice, encryption, spool_dir, self.now()).await?;
+        let made = match collect::make(&self.reader, &choice, encryption, spool_dir, self.now()).await {
+            Err(CollectError::Empty) => return Ok(None),
+            made => made?,
+        };
         store::put_verified(store, &name, &made.spool, spool_dir).await?;
         for note in &made.notes {
             work.recorder.warn(&format!("safety backup: {note}"));
         }
-        Ok(SafetyBackup { name, sha256: made.spool.sha256().to_string(), objects: made.objects() })
+        Ok(Some(SafetyBackup { name, sha256: made.spool.sha256().to_string(), objects: made.objects() }))
     }
 
     /// The safety backup of this run, when it is in the store; it is read to its last byte.

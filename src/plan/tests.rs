@@ -291,8 +291,8 @@ fn a_namespace_that_holds_what_is_in_use_is_not_pruned() {
     assert_eq!(
         spared(&world),
         [
-            ("namespaces.#v1/cattle-system".to_owned(), Protection::RancherDeployment),
             ("namespaces.#v1/cattle-resources-system".to_owned(), Protection::Operator),
+            ("namespaces.#v1/cattle-system".to_owned(), Protection::RancherDeployment),
         ]
     );
 }

@@ -71,7 +71,7 @@ fn progress_text(progress: &Progress) -> String {
     let left = seconds_left.and_then(|seconds| i64::try_from(seconds).ok()).map_or_else(String::new, |seconds| {
         format!(", about {} left", humane_duration(jiff::SignedDuration::from_secs(seconds)))
     });
-    format!("{} of {}{pace}{left}", humane_count(*done), humane_count(*total))
+    format!("{} of {}{left}{pace}", humane_count(*done), humane_count(*total))
 }
 
 fn column_width(rows: &[[String; 6]], column: usize) -> usize {

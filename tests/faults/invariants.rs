@@ -146,7 +146,7 @@ impl Watchdog {
             }
             return;
         }
-        if effect.starts_with("push") || is_in_setup(effect) {
+        if effect.starts_with("push") || is_of_the_store(effect) || is_in_setup(effect) {
             return;
         }
         let own = known.identities.get(&process).cloned().unwrap_or_default();
@@ -215,7 +215,12 @@ pub fn is_of_the_backup(effect: &str) -> bool {
 /// Not what a run does for itself.
 fn is_of_the_cluster(effect: &str) -> bool {
     let own = ["push", "/leases", "/runs", "/events", "the end"];
-    !is_in_setup(effect) && !own.iter().any(|own| effect.contains(own))
+    !is_in_setup(effect) && !is_of_the_store(effect) && !own.iter().any(|own| effect.contains(own))
+}
+
+/// The probe before a run, the safety backup in it, and what retention drops.
+fn is_of_the_store(effect: &str) -> bool {
+    effect.starts_with("store ")
 }
 
 /// Written before the Lease is asked for, and events beside everything.

@@ -75,6 +75,7 @@ fn the_help_names_every_command_and_no_more() {
       check       Read manifests as the agent would, without a cluster
       run         Carry out one manifest now, in the foreground
       status      Show runs, newest first, or one run whole
+      backups     Look at backups, compare them and make one
       crd         Print the CustomResourceDefinition of Run, for `kubectl apply -f -`
       completion  Print a completion script for a shell
       man         Print the manual page of reinback, or of one of its commands
@@ -472,7 +473,10 @@ fn the_readme_names_every_command_and_no_other() {
     let (_, table) = readme.split_once("| command | does | exit code |\n|---|---|---|\n").expect("a table of commands");
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     let told = rows.filter_map(|row| row.trim_start_matches("| `").split([' ', '`']).next());
-    assert_eq!(told.collect::<Vec<_>>(), listed.filter(|command| *command != "help").collect::<Vec<_>>());
+    // A command of several has a row for each.
+    let mut told: Vec<&str> = told.collect();
+    told.dedup();
+    assert_eq!(told, listed.filter(|command| *command != "help").collect::<Vec<_>>());
 }
 
 #[test]

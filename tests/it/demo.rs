@@ -56,6 +56,7 @@ fn masked(story: &str, folder: &Path) -> String {
         (r"(?m)^     ID TIME reinback restore before-the-upgrade: [a-z-]+\n", ""),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
         (r"host_[0-9a-f]{8}", "HOLDER"),
+        (r"(KEY-UID-2026-11-23T02-58-)\d\d", "${1}SS"),
         (r"after \d+\.\d s", "after N s"),
         (r"in \d+ s|under 1 s", "in N s"),
         (r"\| \d+ s \|", "| N s |"),
@@ -181,7 +182,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
        and in Git, and Rancher's Deployment itself says what it had:
          replicas: 0, reinback.io/replicas: 3
          Lease reinback-system/reinback: HOLDER
-       A new agent starts. It waits until the lease has not been renewed for 3 s, and goes on:
+       A new agent starts. It waits until the lease has not been renewed for 4 s, and goes on:
          Lease reinback-system/reinback: HOLDER, after N s
          ID TIME reinback restore before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
 
@@ -200,7 +201,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
          - kube-system UID: `UID`
          - Rules now: Restore `before-the-upgrade` (`clusters/prod/before-the-upgrade.yaml`, commit `ID` by Ada &lt;ada\@example.org&gt;)
          - Runs now: nothing
-         - Safety backup: `reinback-safety-2026-11-23-before-the-upgrade-KEY-UID-2026-11-23T02-58-11Z.tar.gz`, 330 objects as they were before `2026-11-23-before-the-upgrade-KEY`
+         - Safety backup: `reinback-safety-2026-11-23-before-the-upgrade-KEY-UID-2026-11-23T02-58-SSZ.tar.gz`, 330 objects as they were before `2026-11-23-before-the-upgrade-KEY`
 
          ## Last runs
 

@@ -281,7 +281,7 @@ fn the_table_is_aligned_and_newest_first() {
     NAME                               PHASE      REASON      WHEN            TOOK        OBJECTS
     2026-11-23-next-0a1b2c3d           Pending    -           -               -           -
     2026-11-23-tuesday-0a1b2c3d        Held       Gates       5 s ago         -           -
-    2026-11-23-monday-0a1b2c3d         Running    namespaced  20 s ago        20 s        1,200 of 4,000, about 12 s left
+    2026-11-23-monday-0a1b2c3d         Running    namespaced  20 s ago        20 s        1,200 of 4,000, about 12 s left, 1,100 a second
     2026-11-23-long-long-long-long-l…  Failed     Timeout     1 min 20 s ago  2 min 11 s  -
     2026-11-23-sunday-0a1b2c3d         Succeeded  Succeeded   3 d ago         3 min 5 s   8,631 objects: 2,471 updated, 757 created, 200 deleted
     ");
@@ -305,7 +305,7 @@ fn one_run_is_told_whole() {
     Backup:    nightly.tar.gz, Rancher v2.13.1
                sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
     Accepted:  CrdVersionsKept
-    Progress:  namespaced: 1,200 of 4,000, 1,100 a second, about 12 s left
+    Progress:  namespaced: 1,200 of 4,000, about 12 s left, 1,100 a second
 
     Steps:
       preflight       2026-11-23 09:00:00 UTC  took 1 s
