@@ -906,7 +906,7 @@ fn a_migration_says_what_nobody_can_see_and_what_comes_next() {
     ");
     world.cluster.kubernetes_version = Some("v1.30.9".to_owned());
     world.cluster.workloads = World::quiet().cluster.workloads;
-    assert_eq!(world.plan().warnings.len(), 2, "of the Rancher elsewhere, and of prune");
+    assert_eq!(world.plan().warnings.len(), 3, "of the Rancher elsewhere, of the one here, and of prune");
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn another_cluster_and_version_stand_in_the_header() {
     world.backup.facts.install_uuid = None;
     let text = text(&world.plan(), &world.observed(), Verbosity::Summary);
     assert_snapshot!(text.split_once("\nheld by").unwrap().0, @r"
-    Restore back-to-monday: nothing to do: the cluster has what the backup has; held by 4 gates
+    Restore back-to-monday: nothing to do: the cluster has what the backup has; held by 3 gates
 
       backup       daily-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-22T09-00-00Z.tar.gz (7.0 MiB)
       sha256       sha256:1111111111111111111111111111111111111111111111111111111111111111
