@@ -6,6 +6,7 @@
 
 mod level;
 mod objects;
+mod owners;
 mod pause;
 mod prune;
 mod quiesce;
@@ -16,8 +17,8 @@ mod safety;
 mod write;
 mod writers;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -35,6 +36,7 @@ use crate::publish::Publisher;
 use crate::run::{Counts, Phase, PlannedDeletions, Run};
 use crate::store::{Location, OpenStore, Spool};
 pub use level::Level;
+use owners::{Owners, Place};
 pub use record::{RecordError, Recorder, runs};
 
 /// What a run is told beside its plan.
@@ -181,13 +183,11 @@ impl Work {
 pub struct LaidOut {
     pub plan: Plan,
     pub observed: Observed,
-    pub owner_uids: Mutex<OwnerUids>,
+    pub owners: Owners,
     /// Workloads that stay at 0 until resume.
     pub held: BTreeSet<WorkloadRef>,
     /// Clusters of Cluster API stay paused until resume.
     pub pausing: bool,
-    /// Objects that others of the backup name as their owner.
-    pub owners: HashSet<OwnerId>,
     unserved: write::Unserved,
 }
 
@@ -200,15 +200,10 @@ impl LaidOut {
         }
     }
 
-    /// The UID of an owner, or of an account, now.
-    pub fn uid(&self, id: &OwnerId) -> Option<Box<str>> {
-        self.owner_uids.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
-    }
-
-    /// The UID of an owner now.
-    pub fn owner_uid(&self, owner: &crate::object::owner::Owner, namespace: Option<&Arc<str>>) -> Option<Box<str>> {
-        let uids = self.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
-        owner.candidates(namespace).find_map(|id| uids.get(&id).cloned())
+    /// What the object of an item needs the UIDs of: its owners, and the account of its token.
+    fn owners_of(&self, item: &plan::Item) -> Vec<OwnerId> {
+        let BackupSeen::Whole(backup) = &self.observed.backup else { return Vec::new() };
+        plan::diff::owners_of(&backup.objects[item.backup as usize])
     }
 }
 
@@ -414,10 +409,11 @@ impl Executor {
             self.record_arrivals(&plan, &observed, work).await?;
         }
         let held = work.recorder.replicas().keys().cloned().collect();
-        let owners = owners(&observed);
-        let owner_uids = Mutex::new(owner_uids(&plan, &observed, &owners));
+        let named = named_owners(&observed);
+        let (uids, coming) = (owner_uids(&plan, &observed, &named), coming(&plan, &observed, &named));
+        let owners = Owners::new(named, uids, coming);
         let (pausing, unserved) = (work.recorder.paused().is_some(), Mutex::default());
-        let laid_out = Arc::new(LaidOut { plan, observed, owner_uids, held, pausing, owners, unserved });
+        let laid_out = Arc::new(LaidOut { plan, observed, owners, held, pausing, unserved });
         work.laid_out = Some(Arc::clone(&laid_out));
         Ok(laid_out)
     }
@@ -538,7 +534,7 @@ fn broken_off(error: ObserveError) -> StepError {
     }
 }
 
-fn owners(observed: &Observed) -> HashSet<OwnerId> {
+fn named_owners(observed: &Observed) -> HashSet<OwnerId> {
     match &observed.backup {
         BackupSeen::Whole(backup) => plan::diff::wanted(backup),
         BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => HashSet::new(),
@@ -547,15 +543,27 @@ fn owners(observed: &Observed) -> HashSet<OwnerId> {
 
 /// UIDs of the live objects that others name as their owner, without those that are made anew: a dependent that is written
 /// when that failed would go with the old one.
-fn owner_uids(plan: &Plan, observed: &Observed, owners: &HashSet<OwnerId>) -> OwnerUids {
+fn owner_uids(plan: &Plan, observed: &Observed, named: &HashSet<OwnerId>) -> OwnerUids {
     let anew = plan.items.iter().filter(|item| item.change == plan::Change::Recreate).filter_map(|item| item.live);
     let anew: HashSet<u32> = anew.collect();
-    let named =
-        (0..).zip(&observed.live.objects).filter(|(index, _)| !anew.contains(index)).filter_map(|(_, object)| {
-            let id = plan::diff::owner_id(&object.key, &object.summary.kind);
-            owners.contains(&id).then(|| (id, object.facts.uid.clone()))
-        });
-    named.collect()
+    let keeping = (0..).zip(&observed.live.objects).filter(|(index, _)| !anew.contains(index));
+    let keeping = keeping.filter_map(|(_, object)| {
+        let id = plan::diff::owner_id(&object.key, &object.summary.kind);
+        named.contains(&id).then(|| (id, object.facts.uid.clone()))
+    });
+    keeping.collect()
+}
+
+/// Where in the order each owner is written that gets a UID by it.
+fn coming(plan: &Plan, observed: &Observed, named: &HashSet<OwnerId>) -> HashMap<OwnerId, Place> {
+    let BackupSeen::Whole(backup) = &observed.backup else { return HashMap::new() };
+    let items = plan.items.iter().filter(|item| item.change.gives_uid());
+    let place = |item: &plan::Item| {
+        let object = &backup.objects[item.backup as usize];
+        let id = plan::diff::owner_id(&object.key, &object.summary.kind);
+        named.contains(&id).then_some((id, Place { step: item.step, depth: item.depth }))
+    };
+    items.filter_map(place).collect()
 }
 
 /// Replicas by workload, as a journal holds them.

@@ -78,6 +78,18 @@ pub enum Change {
     NotServed,
 }
 
+impl Change {
+    /// Who names the object as its owner learns its UID only when it is written.
+    pub fn gives_uid(self) -> bool {
+        matches!(self, Self::Create | Self::Recreate)
+    }
+
+    /// After the run the object is as the backup has it.
+    pub fn is_of_the_backup(self) -> bool {
+        !matches!(self, Self::Protected(_) | Self::NotServed)
+    }
+}
+
 /// In what a live object differs from the backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Differs {
@@ -101,7 +113,7 @@ pub struct Item {
     pub status: StatusPlace,
     /// [`Step::Crds`], [`Step::ClusterScoped`] or [`Step::Namespaced`]; webhook configurations are written in the last one.
     pub step: Step,
-    /// How many owners, one above the other, are written before it.
+    /// How many owners, one above the other, get a UID before it is written.
     pub depth: u16,
     /// Its owner waits for it, in a circle: it is written before, without that reference, and once more when all are there.
     pub ahead: bool,

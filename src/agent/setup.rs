@@ -1,8 +1,9 @@
 //! What an agent needs in the cluster before its first pass: its namespace, and the definition of `Run`.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::ledger::list_runs;
@@ -18,6 +19,22 @@ const DEFINITION_ANNOTATION: &str = "reinback.io/definition";
 /// Some hundred milliseconds on an API server that has nothing else to do.
 const SERVED_WITHIN: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The definition of `Run` with its digest as an annotation. The server fills in defaults, so that two definitions are told
+/// apart by what was written.
+struct Definition {
+    name: String,
+    digest: String,
+    crd: Value,
+}
+
+static DEFINITION: LazyLock<Definition> = LazyLock::new(|| {
+    let mut crd = <Run as kube::CustomResourceExt>::crd();
+    let digest = Sha256::of(&serde_json::to_vec(&crd).unwrap_or_default()).to_string();
+    crd.metadata.annotations.get_or_insert_default().insert(DEFINITION_ANNOTATION.to_owned(), digest.clone());
+    let name = crd.metadata.name.clone().unwrap_or_default();
+    Definition { name, digest, crd: serde_json::to_value(&crd).unwrap_or_default() }
+});
 
 impl Agent {
     /// Makes our namespace, and our CRD when told to.
@@ -42,18 +59,13 @@ impl Agent {
     }
 
     async fn install_crd(&self, writer: &ClusterWriter) -> Result<(), PassError> {
-        let mut crd = <Run as kube::CustomResourceExt>::crd();
-        let name = crd.metadata.name.clone().unwrap_or_default();
-        // The server fills in defaults, so that two definitions are told apart by what was written.
-        let digest = Sha256::of(&serde_json::to_vec(&crd).unwrap_or_default()).to_string();
-        crd.metadata.annotations.get_or_insert_default().insert(DEFINITION_ANNOTATION.to_owned(), digest.clone());
+        let Definition { name, digest, crd } = &*DEFINITION;
         let crds = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
-        let target = Target::new(&crds, None, &name);
-        let body = serde_json::to_vec(&crd).unwrap_or_default();
+        let target = Target::new(&crds, None, name);
         let reader = self.cluster.reader();
         match reader.get(&target).await.map_err(PassError::Runs)? {
             Some(live) => {
-                let mut ours = serde_json::to_value(&crd).unwrap_or_default();
+                let mut ours = crd.clone();
                 let theirs = live.value().unwrap_or_default();
                 if theirs["metadata"]["annotations"][DEFINITION_ANNOTATION] == digest.as_str() {
                     return Ok(());
@@ -61,7 +73,7 @@ impl Agent {
                 ours["metadata"]["resourceVersion"] = theirs["metadata"]["resourceVersion"].clone();
                 writer.replace(&target, ours.to_string().into()).await.map(drop).map_err(PassError::Setup)?;
             }
-            None => tolerate_existing(writer.create(&target, body.into()).await)?,
+            None => tolerate_existing(writer.create(&target, crd.to_string().into()).await)?,
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::owners::Place;
 use super::writers::Writers;
 use super::{ExecuteError, LaidOut};
 use crate::cluster::{
@@ -17,7 +18,7 @@ use crate::object::chart::{self, Release};
 use crate::object::owner::{self, Owner};
 use crate::object::prepare::{Context, Prepared, fit_observed_generation, prepare};
 use crate::object::{self, Interner, ObjectKey, Resource, StatusPlace, Summary, normal};
-use crate::observed::{LiveObject, Observed};
+use crate::observed::{LiveObject, Observed, OwnerUids};
 use crate::plan::diff::{account_id, owner_id, shown};
 use crate::plan::gate::GateCode;
 use crate::plan::{Change, Differs, Item};
@@ -112,15 +113,20 @@ impl ObjectWriter {
     pub async fn write(&self, item: Item, key: &ObjectKey, value: Value) -> Result<Written, Unwritten> {
         let laid_out = Arc::clone(&self.laid_out);
         let job = job(&laid_out, item, key, value)?;
-        match item.change {
+        let owners = &laid_out.owners;
+        owners.until_settled(&laid_out.owners_of(&item), Place { step: item.step, depth: item.depth }).await;
+        let id = owner_id(key, &job.backup.kind);
+        let written = match item.change {
             Change::Create => self.create(job).await,
             Change::Update(differs) => self.update(job, differs).await,
             Change::Recreate => self.recreate(job).await,
             Change::Skip | Change::Protected(_) | Change::NotServed => Ok(Written::Equal),
-        }
+        };
+        owners.settle(&id);
+        written
     }
 
-    /// Gives an object that was written ahead of its owners the references to them.
+    /// Gives an object the references to owners that were not there, or not known to go, when it was written.
     pub async fn write_again(&self, item: Item, key: &ObjectKey, value: Value) -> Result<Written, Unwritten> {
         let laid_out = Arc::clone(&self.laid_out);
         let job = Job { ahead: false, redeploy: false, ..job(&laid_out, item, key, value)? };
@@ -290,7 +296,8 @@ impl ObjectWriter {
     fn prepare(&self, job: &Job<'_>, onto: &Onto<'_>) -> Result<Prepared, Unwritten> {
         let Onto { resource_version, live, redeploy_generation } = *onto;
         let laid_out = &self.laid_out;
-        let account_uid = job.backup.token.as_deref().and_then(|token| laid_out.uid(&account_id(job.key, token)));
+        let account_uid =
+            job.backup.token.as_deref().and_then(|token| laid_out.owners.uid(&account_id(job.key, token)));
         let context = Context {
             key: job.key,
             resource_version,
@@ -301,7 +308,7 @@ impl ObjectWriter {
             bundles: &laid_out.observed.cluster.webhooks.kept,
             held_replicas: laid_out.held.iter().any(|workload| workload.names(job.key)),
             pausing: laid_out.pausing,
-            owner_uid: &|owner, namespace| laid_out.owner_uid(owner, namespace),
+            owner_uid: &|owner, namespace| laid_out.owners.uid_of(owner, namespace),
         };
         let mut prepared = prepare(job.value.clone(), &context);
         let Observed { cluster, guarded, .. } = &laid_out.observed;
@@ -329,11 +336,8 @@ impl ObjectWriter {
     async fn settle(&self, job: &Job<'_>, prepared: Prepared, answer: &Answer) -> Result<(), Unwritten> {
         let id = owner_id(job.key, &job.backup.kind);
         let identity = answer.identity().unwrap_or_default();
-        if self.laid_out.owners.contains(&id)
-            && let Some(uid) = identity.uid
-        {
-            let mut uids = self.laid_out.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
-            uids.insert(id, uid.into());
+        if let Some(uid) = identity.uid {
+            self.laid_out.owners.learn(&id, &uid);
         }
         let Prepared { body: _, status, generation: saw, dropped_owners: _ } = prepared;
         if status.is_none() {
@@ -380,7 +384,10 @@ impl ObjectWriter {
 
     /// Equal but for the status, with a token that fits, and its owner references lead to live owners.
     fn is_whole(&self, job: &Job<'_>, live: &Summary) -> bool {
-        let uids = self.laid_out.owner_uids.lock().unwrap_or_else(PoisonError::into_inner);
+        self.laid_out.owners.with_uids(|uids| self.is_whole_by(job, live, uids))
+    }
+
+    fn is_whole_by(&self, job: &Job<'_>, live: &Summary, uids: &OwnerUids) -> bool {
         let namespace = job.key.namespace.as_ref();
         let uid = |owner: &Owner| owner.candidates(namespace).find_map(|id| uids.get(&id).map(AsRef::as_ref));
         let kept = &self.laid_out.observed.cluster.webhooks.kept;

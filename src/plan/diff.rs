@@ -265,16 +265,15 @@ impl<'a> Owners<'a> {
 
 /// The owners that objects of the backup name, and the accounts that their tokens are for.
 pub fn wanted(backup: &Backup) -> HashSet<OwnerId> {
-    let of = |object: &crate::observed::BackupObject| {
-        let namespace = object.key.namespace.clone();
-        let owners = object.summary.owners.iter();
-        let account = object.summary.token.as_deref().map(|token| account_id(&object.key, token));
-        owners
-            .flat_map(move |owner| owner.candidates(namespace.as_ref()).collect::<Vec<_>>())
-            .chain(account)
-            .collect::<Vec<_>>()
-    };
-    backup.objects.iter().flat_map(of).collect()
+    backup.objects.iter().flat_map(owners_of).collect()
+}
+
+/// What an object needs the UIDs of: its owners, each by all that it may be, and the account of its token.
+pub fn owners_of(object: &crate::observed::BackupObject) -> Vec<OwnerId> {
+    let namespace = object.key.namespace.as_ref();
+    let owners = object.summary.owners.iter().flat_map(|owner| owner.candidates(namespace));
+    let account = object.summary.token.as_deref().map(|token| account_id(&object.key, token));
+    owners.chain(account).collect()
 }
 
 /// Names an object as its dependents would.

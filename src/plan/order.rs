@@ -1,5 +1,5 @@
-//! The order of writes: CRDs, cluster-scoped, namespaced; in each, owners before what they own. Webhook configurations
-//! come last of all.
+//! The order of writes: CRDs, cluster-scoped, namespaced; in each, owners that get a UID by it before what they own. An
+//! owner that is live keeps its UID, so that nothing waits for it. Webhook configurations come last of all.
 
 use std::collections::HashMap;
 
@@ -81,7 +81,8 @@ fn open_circles(parents: &mut [Vec<u32>]) -> Vec<bool> {
     ahead
 }
 
-/// For each item the items that must be written before it, in the same step; earlier steps are over by then.
+/// For each item the items that must be written before it, in the same step; earlier steps are over by then. A token Secret
+/// made before its ServiceAccount is deleted by the token controller.
 fn parents(backup: &Backup, items: &[Item]) -> Vec<Vec<u32>> {
     let by_owner: HashMap<OwnerId, u32> = {
         let wanted = super::diff::wanted(backup);
@@ -103,12 +104,16 @@ fn parents(backup: &Backup, items: &[Item]) -> Vec<Vec<u32>> {
             let token = object.summary.token.as_deref().map(|token| &*token.account);
             let named = object.key.namespace.as_deref().zip(token);
             let account = named.and_then(|named| accounts.get(&named).copied());
-            owners.chain(account).filter(|parent| items[*parent as usize].step == item.step).collect()
+            let parents = owners.chain(account).filter(|parent| {
+                let parent = &items[*parent as usize];
+                parent.step == item.step && parent.change.gives_uid()
+            });
+            parents.collect()
         })
         .collect()
 }
 
-/// By namespace and name. A token Secret made before its ServiceAccount is deleted by the token controller.
+/// By namespace and name.
 fn service_accounts(backup: &Backup) -> HashMap<(&str, &str), u32> {
     let accounts = (0..).zip(&backup.objects).filter(|(_, object)| object.key.resource.is("", "serviceaccounts"));
     accounts

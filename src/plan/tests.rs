@@ -238,6 +238,25 @@ fn circles_are_said_and_opened_at_one_place() {
 }
 
 #[test]
+fn what_is_live_keeps_its_uid_and_nothing_waits_for_it() {
+    let mut world = World::quiet();
+    let owner = "configmaps.#v1/ns/owner";
+    world.backed_up(owner, json!({ "data": { "a": "old" } })).live(owner, json!({ "data": { "a": "new" } }));
+    world.backed_up("configmaps.#v1/ns/a-owned", owned_by(&[owner]));
+    let round = ["configmaps.#v1/ns/x", "configmaps.#v1/ns/y"];
+    for (one, other) in [(round[0], round[1]), (round[1], round[0])] {
+        world.backed_up(one, owned_by(&[other])).live(one, json!({}));
+    }
+    let plan = world.plan();
+    assert!(plan.items.iter().all(|item| item.writes() && item.depth == 0 && !item.ahead), "{:?}", plan.items);
+    assert_eq!(plan.cycles, []);
+    world.live.clear();
+    let plan = world.plan();
+    let depths: Vec<u16> = plan.items.iter().map(|item| item.depth).collect();
+    assert_eq!((depths, plan.cycles.len()), (vec![0, 0, 1, 1], 1));
+}
+
+#[test]
 fn a_built_in_role_is_left_to_rancher_and_still_owns_what_it_owned() {
     let role = "globalroles.management.cattle.io#v3/admin";
     let mut world = World::quiet();

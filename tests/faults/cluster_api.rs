@@ -2,8 +2,9 @@
 
 use reinback::demo::past;
 use reinback::demo::scene::Step;
-use reinback::sim::Sim;
 use serde_json::{Value, json};
+
+use crate::stage::Objects;
 
 const NAMESPACE: &str = "cattle-capi-system";
 /// With which the controller serves: changed after the backup, and in use.
@@ -60,8 +61,8 @@ pub fn is_kept(key: &str) -> bool {
 }
 
 /// At any moment: what each cluster had is never lost.
-pub fn check(sim: &Sim) -> Vec<String> {
-    let states = clusters(sim);
+pub fn check(objects: &Objects) -> Vec<String> {
+    let states = clusters(objects);
     let wrong = states.iter().filter(|(key, paused, recorded)| match (key.as_str(), paused, recorded.as_deref()) {
         (BY_HAND, true, None | Some("true")) => false,
         (BY_HAND, ..) => true,
@@ -72,18 +73,17 @@ pub fn check(sim: &Sim) -> Vec<String> {
 }
 
 /// While objects are written.
-pub fn check_quiet(sim: &Sim) -> Option<String> {
-    let awake = clusters(sim).into_iter().find(|(_, paused, _)| !paused);
+pub fn check_quiet(objects: &Objects) -> Option<String> {
+    let awake = clusters(objects).into_iter().find(|(_, paused, _)| !paused);
     awake.map(|(key, ..)| format!("{key} is not paused"))
 }
 
 /// Clusters that a run has not given back.
-pub fn held(sim: &Sim) -> Vec<String> {
-    clusters(sim).into_iter().filter(|(.., recorded)| recorded.is_some()).map(|(key, ..)| key).collect()
+pub fn held(objects: &Objects) -> Vec<String> {
+    clusters(objects).into_iter().filter(|(.., recorded)| recorded.is_some()).map(|(key, ..)| key).collect()
 }
 
-fn clusters(sim: &Sim) -> Vec<(String, bool, Option<String>)> {
-    let objects = sim.objects();
+fn clusters(objects: &Objects) -> Vec<(String, bool, Option<String>)> {
     let clusters = objects.iter().filter(|(key, _)| key.starts_with("clusters.cluster.x-k8s.io/"));
     let state = |(key, object): (&String, &std::sync::Arc<Value>)| {
         let recorded = object["metadata"]["annotations"]["reinback.io/paused"].as_str().map(str::to_owned);

@@ -14,7 +14,7 @@ use crate::cluster_api;
 use crate::memory_git::{Git, STATUS};
 use crate::process::{Death, Process, Witness};
 use crate::protected;
-use crate::stage::Stage;
+use crate::stage::{Objects, Stage};
 use crate::weather::Weather;
 
 /// The run's phase and reason, by the cluster.
@@ -97,8 +97,9 @@ impl Watchdog {
         };
         let watchdog = self.clone();
         let witness: Box<Witness> = Box::new(move |effect| {
-            watchdog.check(effect);
-            watchdog.check_fence(number, effect);
+            let objects = watchdog.0.sim.objects();
+            watchdog.check_world(effect, &objects);
+            watchdog.check_fence(number, effect, &objects);
         });
         Process::new(death, weather, witness)
     }
@@ -109,7 +110,10 @@ impl Watchdog {
 
     /// All that must hold at any moment.
     pub fn check(&self, effect: &str) {
-        let objects = self.0.sim.objects();
+        self.check_world(effect, &self.0.sim.objects());
+    }
+
+    fn check_world(&self, effect: &str, objects: &Objects) {
         let runs: Vec<&Value> = objects
             .iter()
             .filter(|(key, _)| key.starts_with("runs.reinback.io/"))
@@ -119,10 +123,10 @@ impl Watchdog {
         let mut problems = Vec::new();
         problems.extend(known.check_once(&runs));
         problems.extend(known.check_history(&self.0.git));
-        problems.extend(known.check_protected(effect, protected::versions(&objects)));
+        problems.extend(known.check_protected(effect, protected::versions(objects)));
         problems
             .extend(check_replicas(objects.get("deployments.apps/cattle-system/rancher").map(AsRef::as_ref), &runs));
-        problems.extend(cluster_api::check(&self.0.sim));
+        problems.extend(cluster_api::check(objects));
         if effect.starts_with("push") {
             known.learn_announced(&self.0.git);
         }
@@ -135,8 +139,8 @@ impl Watchdog {
 
     /// Two never write: once the holder of the Lease has written, nobody else does. A holder whose Lease somebody deleted
     /// may go on until it looks, and whoever makes it anew waits for that.
-    fn check_fence(&self, process: usize, effect: &str) {
-        let lease = self.0.sim.object("leases.coordination.k8s.io", Some("reinback-system"), "reinback");
+    fn check_fence(&self, process: usize, effect: &str, objects: &Objects) {
+        let lease = objects.get("leases.coordination.k8s.io/reinback-system/reinback");
         let holder = lease.map(|lease| lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned());
         let holder = holder.unwrap_or_default();
         let mut known = self.known();
@@ -151,11 +155,11 @@ impl Watchdog {
         }
         let own = known.identities.get(&process).cloned().unwrap_or_default();
         let is_ready = |(key, _): &(&String, &Arc<Value>)| key.starts_with("pods/cattle-system/rancher-");
-        if is_of_the_backup(effect) && !known.is_run_by_hand && self.0.sim.objects().iter().any(|pod| is_ready(&pod)) {
+        if is_of_the_backup(effect) && !known.is_run_by_hand && objects.iter().any(|pod| is_ready(&pod)) {
             known.problems.push(format!("{effect} while Rancher runs"));
         }
         if is_of_the_backup(effect)
-            && let Some(awake) = cluster_api::check_quiet(&self.0.sim)
+            && let Some(awake) = cluster_api::check_quiet(objects)
         {
             known.problems.push(format!("{effect} while {awake}"));
         }
@@ -187,7 +191,7 @@ impl Watchdog {
         let held_down = outcomes.iter().any(|(phase, _)| phase == "Failed");
         let replicas = rancher["spec"]["replicas"].as_i64().unwrap_or_default();
         let recorded = rancher["metadata"]["annotations"]["reinback.io/replicas"].as_str();
-        let held = cluster_api::held(&self.0.sim);
+        let held = cluster_api::held(&objects);
         assert!(
             held.is_empty() || held_down,
             "still paused though nothing failed: {held:?} {outcomes:?} {incidents:?}"

@@ -5,6 +5,7 @@ mod cluster_api;
 mod invariants;
 mod matrix;
 mod memory_git;
+mod owners;
 mod process;
 mod protected;
 mod stage;

@@ -1,7 +1,7 @@
 //! A cluster after an upgrade that went wrong, a backup from before it, and a repository: what a restore is merged into.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -45,6 +45,9 @@ resources:
 ";
 /// Longer than what any run may take.
 pub const BOUND: Duration = Duration::from_secs(6 * 3600);
+
+/// What is in the cluster, by its place, as [`Sim::objects`] gives it.
+pub type Objects = BTreeMap<String, Arc<Value>>;
 
 pub struct Stage {
     pub sim: Sim,
@@ -202,7 +205,8 @@ impl Stage {
         self.delete(&Target::new(&resource, Some("reinback-system"), "reinback")).await;
     }
 
-    async fn delete(&self, target: &Target<'_>) {
+    /// Somebody deletes an object, in whatever state it is.
+    pub async fn delete(&self, target: &Target<'_>) {
         // What is gone already is as good.
         let _ = self.sim.cluster(Limits::default()).writer().delete(target, Preconditions::default(), None, None).await;
     }
@@ -212,7 +216,12 @@ impl Stage {
         let setting = json!({
             "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": "new",
         });
-        let steps = vec![scene::Step::Put(setting)];
+        self.put(setting).await;
+    }
+
+    /// Somebody makes or replaces an object.
+    pub async fn put(&self, object: Value) {
+        let steps = vec![scene::Step::Put(object)];
         past::upgrade(&self.sim, steps, Duration::ZERO).await.expect("the cluster takes it");
     }
 
@@ -287,8 +296,9 @@ fn before() -> Vec<Value> {
 
 /// Whether the end of a restore has it as the backup had it.
 fn is_saved(key: &str) -> bool {
-    let is_it = |object: &Value| past::place(object) == key;
-    scene::before().iter().filter(|object| scene::is_saved(object)).any(is_it) || cluster_api::is_saved(key)
+    static OF_THE_SCENE: LazyLock<BTreeSet<String>> =
+        LazyLock::new(|| scene::before().iter().filter(|object| scene::is_saved(object)).map(past::place).collect());
+    OF_THE_SCENE.contains(key) || cluster_api::is_saved(key)
 }
 
 fn picture(sim: &Sim) -> BTreeMap<String, Value> {
