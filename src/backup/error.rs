@@ -41,23 +41,30 @@ pub enum ReadError<E> {
     Visit(E),
 }
 
-/// The path of an entry as the archive has it, made safe to show: control characters escaped, cut at 200 characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EntryName(String);
+/// The path of an entry as the archive has it. Shown it is safe: control characters escaped, cut at 200 characters.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EntryName(Box<[u8]>);
 
 impl EntryName {
+    /// As cheap as a copy, since each entry of an archive has one and hardly any is shown.
     pub(super) fn new(path: &[u8]) -> Self {
-        match std::str::from_utf8(path) {
-            Ok("") => Self("(without a name)".to_owned()),
-            Ok(text) => Self(shown(text)),
-            Err(_) => Self(shown_chars(path.escape_ascii().map(char::from))),
-        }
+        Self(path.into())
     }
 }
 
 impl fmt::Display for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match std::str::from_utf8(&self.0) {
+            Ok("") => f.write_str("(without a name)"),
+            Ok(text) => f.write_str(&shown(text)),
+            Err(_) => f.write_str(&shown_chars(self.0.escape_ascii().map(char::from))),
+        }
+    }
+}
+
+impl fmt::Debug for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

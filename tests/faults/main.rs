@@ -18,3 +18,8 @@ fn simulated<T>(future: impl Future<Output = T>) -> T {
     let runtime = builder.enable_all().start_paused(true).build().expect("a runtime");
     runtime.block_on(future)
 }
+
+/// How many stories are told at once. Each waits now and then for a thread that reads or writes a backup.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) + 1
+}

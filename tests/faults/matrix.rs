@@ -132,12 +132,10 @@ fn assert_restored(end: &End) {
     }
 }
 
-/// Each story on a thread of as many as there are cores.
 fn die_each(undisturbed: &End, stories: &[Vec<Death>]) {
     let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..crate::threads() {
             scope.spawn(|| {
                 while let Some(deaths) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let first = deaths[0].at;

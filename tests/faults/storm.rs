@@ -35,9 +35,8 @@ fn whatever_goes_wrong_invariants_hold_at_every_moment_and_each_run_ends() {
     let next = AtomicU64::new(seeds.start);
     let failed = std::sync::Mutex::new(Vec::new());
     let told = std::sync::Mutex::new(std::collections::BTreeMap::<String, usize>::new());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..crate::threads() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
