@@ -32,7 +32,7 @@ use crate::observe::ObserveError;
 use crate::publish::{NotPushed, Publisher, Surroundings};
 use crate::run::{NAMESPACE, Phase, Run};
 use crate::status::Problem;
-use crate::store::{OpenStore, Stores};
+use crate::store::{KeepingStores, OpenStore, Stores};
 use begin::Begun;
 use ledger::Books;
 use source::{Source, View};
@@ -144,7 +144,7 @@ pub struct Agent {
     pub(crate) publisher: Publisher,
     pub(crate) stop: watch::Receiver<bool>,
     source: Source,
-    stores: Arc<dyn OpenStore>,
+    stores: Arc<KeepingStores>,
     lease: LeaseCandidate,
     options: Options,
     /// Namespace and CRD are there.
@@ -183,7 +183,7 @@ impl Agent {
             publisher,
             stop,
             source,
-            stores,
+            stores: Arc::new(KeepingStores::new(stores)),
             lease,
             options,
             ready: false,
@@ -202,6 +202,9 @@ impl Agent {
                 Ok(passed) => {
                     pause = PAUSES.0;
                     debug!("pass ended: {passed:?}");
+                    if passed.held == 0 {
+                        self.stores.forget();
+                    }
                     self.config.source.interval
                 }
                 Err(problem) => {

@@ -9,6 +9,7 @@
 
 mod directory;
 mod error;
+mod kept;
 mod location;
 mod s3;
 mod spool;
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 
 pub use crate::manifest::{AwsConfig, BucketLookup, ClientConfig, S3Location};
 pub use error::{Cause, StoreError};
+pub use kept::KeepingStores;
 pub use location::{DEFAULT_REGION, S3Credentials};
 pub use spool::{NotADigest, Sha256, Spool, SpoolDraft, SpoolLimits, SpoolReader};
 pub(crate) use spool::{unlinked, unwritten};

@@ -20,7 +20,7 @@ use crate::plan::gate::{Gate, GateCode};
 use crate::plan::gates::{status_not_pushed, store_not_writable};
 use crate::run::{ManifestRef, NAMESPACE, Phase, PlannedDeletions, Run, RunSpec, SourceRef};
 use crate::status;
-use crate::store::StoreError;
+use crate::store::{OpenStore, StoreError};
 
 /// How beginning a run came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -378,7 +378,7 @@ impl Agent {
             reader: self.cluster.reader(),
             writer: writer.clone(),
             publisher: self.publisher.clone(),
-            stores: std::sync::Arc::clone(&self.stores),
+            stores: std::sync::Arc::clone(&self.stores) as _,
             settings: self.settings(placed),
             stop: self.stop.clone(),
         };

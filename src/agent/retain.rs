@@ -7,7 +7,7 @@ use super::begin::chain;
 use super::ledger::Books;
 use crate::run::Run;
 use crate::safety;
-use crate::store::{Location, StoreError};
+use crate::store::{Location, OpenStore, StoreError};
 
 impl Agent {
     /// Drops the safety backups of the store that nobody needs any more; `books` are those of before the run, so that `now`, the run as it

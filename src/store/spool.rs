@@ -112,8 +112,8 @@ impl SpoolLimits {
 
 /// One backup as stored, with its digest, in a file of mode 0600 that has no name.
 ///
-/// The kernel frees the space when the last reader is gone, however the process ends.
-#[derive(Debug)]
+/// The kernel frees the space when the last clone and the last reader are gone, however the process ends.
+#[derive(Debug, Clone)]
 pub struct Spool {
     file: Arc<File>,
     size: u64,
