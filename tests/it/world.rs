@@ -242,6 +242,11 @@ impl World {
 
     /// Differences between the backup and the cluster; empty when all of it is back.
     pub async fn differences(&self) -> Vec<String> {
+        self.differences_from(&self.items).await
+    }
+
+    /// Differences between the objects of another backup and the cluster.
+    pub async fn differences_from(&self, items: &[Item]) -> Vec<String> {
         // Built-in roles are Rancher's own to keep, what trusts this API server is the controller manager's, and the
         // operator's objects are the operator's.
         let is_others = |item: &&Item| {
@@ -251,7 +256,7 @@ impl World {
                 || place.group == "resources.cattle.io"
                 || place.is_crd() && place.name.ends_with(".resources.cattle.io")
         };
-        let ours: Vec<Item> = self.items.iter().filter(|item| !is_others(item)).cloned().collect();
+        let ours: Vec<Item> = items.iter().filter(|item| !is_others(item)).cloned().collect();
         rancher::differences(&self.client, &ours).await.expect("the cluster answers")
     }
 
