@@ -1,7 +1,13 @@
 //! Safety backups: made before the first change, whole, and dropped when nobody needs them.
 
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+
+use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 
+use crate::gates::encryption;
 use crate::harness::rancher;
 use crate::process::run_of;
 use crate::s3_server::S3Server;
@@ -10,7 +16,7 @@ use crate::world::World;
 fn safety_files(world: &World) -> Vec<String> {
     let entries = std::fs::read_dir(world.store()).expect("the store is there");
     let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| *name != world.backup).collect();
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("reinback-safety-")).collect();
     names.sort();
     names
 }
@@ -82,4 +88,59 @@ async fn a_store_that_takes_nothing_holds_a_run_unless_safety_backups_are_off() 
     let said = world.reinback(&["agent", "--once", "--policy-safety-backup", "false"]).await;
     assert_eq!(said.code, Some(0), "{said:?} {:?}", world.runs().await);
     assert_eq!(run_of(&world, "back").await.expect("a run")["status"]["safetyBackup"], Value::Null);
+}
+
+/// Content by path of the files in an archive, but the filters.
+fn entries(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let file = std::fs::File::open(path).expect("it is there");
+    let mut entries = BTreeMap::new();
+    for entry in tar::Archive::new(GzDecoder::new(file)).entries().expect("an archive") {
+        let mut entry = entry.expect("an entry");
+        let path = entry.path().expect("a path").to_string_lossy().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("it can be read");
+        if entry.header().entry_type().is_file() && path != reinback::backup::FILTERS {
+            entries.insert(path, content);
+        }
+    }
+    entries
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_encrypted_restore_changes_is_saved_encrypted_by_the_same_key() {
+    let world = World::start().await;
+    world.settle().await;
+    let backup = encryption::store(&world, encryption::GCM);
+    encryption::install(&world, "key", encryption::KEY, &encryption::configuration("aesgcm"));
+    let (secret, word) = ("secrets.#v1/cattle-system/of-before", "hunter2-before");
+    let args =
+        ["create", "secret", "generic", "-n", "cattle-system", "of-before", &format!("--from-literal=word={word}")];
+    world.cluster.kubectl(&args, "").expect("created");
+    let accept = ("accept", "VersionMismatch, PruneShare");
+    world.commit_restore_of(&backup, "back", &[accept], "  prune: true\n  encryptionConfigSecretName: key\n");
+    let said = world.once().await;
+    assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
+    let [file] = &safety_files(&world)[..] else { panic!("{:?}", safety_files(&world)) };
+    assert!(file.ends_with(".tar.gz.enc"), "{file}");
+    let told = &run_of(&world, "back").await.expect("a run")["status"]["safetyBackup"];
+    let entries = entries(&world.store().join(file));
+    assert_eq!((&told["name"], &told["objects"]), (&json!(file), &json!(entries.len())));
+    let open: Vec<&String> = entries.iter().filter(|(_, content)| content[0] != b'"').map(|(path, _)| path).collect();
+    assert_eq!(open, [] as [&String; 0]);
+
+    // It is what is asked of an encrypted backup, and undoes what the restore did: the Secret was pruned.
+    assert!(entries.contains_key(&format!("{secret}.json")), "the prune took it");
+    let key = world.folder().join("key.yaml");
+    std::fs::write(&key, encryption::configuration("aesgcm")).expect("the folder is ours");
+    let key = key.display().to_string();
+    let verified = world.reinback(&["backups", "verify", file, "--encryption-config", &key]).await;
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+    let get =
+        ["get", "secret", "-n", "cattle-system", "of-before", "-o", "jsonpath={.data.word}", "--ignore-not-found"];
+    assert_eq!(world.cluster.kubectl(&get, "").expect("answered"), "");
+    world.commit_restore_of(file, "undo", &[accept], "  prune: true\n  encryptionConfigSecretName: key\n");
+    let said = world.once().await;
+    assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
+    let back = world.cluster.kubectl(&get, "").expect("answered");
+    assert_eq!(back, base64::Engine::encode(&base64::prelude::BASE64_STANDARD, word));
 }

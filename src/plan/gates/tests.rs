@@ -821,6 +821,18 @@ fn a_status_branch_that_takes_no_push_is_waited_for() {
 }
 
 #[test]
+fn a_store_that_takes_no_safety_backup_is_refused_and_not_to_be_accepted() {
+    let gate = store_not_writable("bucket `backups` does not let us write: AccessDenied");
+    assert!(gate.holds() && gate.class == GateClass::Refuse && !gate.accepted);
+    assert_snapshot!(format!("{}\n-> {}", gate.message, gate.remedy), @r"
+    the safety backup of this run could not be stored: bucket `backups` does not let us write: AccessDenied
+    -> let reinback write where the backup lies (a writable volume with room, or `s3:PutObject`), or do without safety backups: `policy.safetyBackup: false`
+    ");
+    // Planning writes nothing, and so cannot find it.
+    assert!(is_free(&World::quiet()));
+}
+
+#[test]
 fn gates_come_sorted_and_keep_what_the_author_accepts_already() {
     let world = world(|world| {
         world.rancher().replicas = 0;
