@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures::future::try_join_all;
 use serde_json::Value;
 
 use super::webhooks::{self, Converters, Service};
@@ -30,34 +31,50 @@ pub async fn cluster(
     converters: &Converters,
     controllers: &[WorkloadRef],
 ) -> Result<ClusterFacts, ObserveError> {
-    let settings = Settings::read(reader, catalog).await?;
-    let namespaces = namespaces(reader).await?;
-    let (mut webhooks, services) = webhooks::read(reader, catalog, converters, namespaces.labels).await?;
-    let scalers = Scalers::read(reader, catalog).await?;
-    let mut workloads = Vec::new();
-    for reference in writers(reader, places, controllers).await? {
-        if let Some(found) = workload(reader, &reference, places, &services, &scalers).await? {
-            workloads.push(found);
-        }
-    }
+    // A score of small requests: one after the other they would take longer than all lists.
+    let asked = async {
+        let namespaces = namespaces(reader).await?;
+        let (webhooks, services) = webhooks::read(reader, catalog, converters, namespaces.labels).await?;
+        Ok((namespaces.terminating, webhooks, services))
+    };
+    let (
+        settings,
+        (terminating_namespaces, mut webhooks, services),
+        scalers,
+        writers,
+        (restores, operator_secrets),
+        release_version,
+        rancher_webhooks,
+        uid,
+    ) = tokio::try_join!(
+        Settings::read(reader, catalog),
+        asked,
+        Scalers::read(reader, catalog),
+        writers(reader, places, controllers),
+        upstream(reader, catalog, places),
+        release_version(reader, places),
+        rancher_webhooks(reader),
+        async { Ok(reader.cluster_uid().await?) },
+    )?;
+    let workloads = writers.iter().map(|reference| workload(reader, reference, places, &services, &scalers));
+    let workloads: Vec<Workload> = try_join_all(workloads).await?.into_iter().flatten().collect();
     keep_serving(&mut webhooks, &services, &workloads);
-    let (restores, operator_secrets) = upstream(reader, catalog, places).await?;
     Ok(ClusterFacts {
-        uid: reader.cluster_uid().await?.unwrap_or_default(),
+        uid: uid.unwrap_or_default(),
         api_url: reader.api_url().to_owned(),
         install_uuid: settings.install_uuid,
         server_url: settings.server_url,
         server_version: settings.server_version,
-        release_version: release_version(reader, places).await?,
+        release_version,
         workloads,
         webhooks,
         restores,
         operator_secrets,
-        terminating_namespaces: namespaces.terminating,
+        terminating_namespaces,
         occupied_namespaces: BTreeMap::new(),
         unfinished_runs: Vec::new(),
         services: BTreeSet::new(),
-        rancher_webhooks: rancher_webhooks(reader).await?,
+        rancher_webhooks,
         kubernetes_version: None,
     })
 }
@@ -106,11 +123,12 @@ impl Settings {
         if catalog.find(&resource).is_none() {
             return Ok(Self::default());
         }
-        Ok(Self {
-            install_uuid: setting(reader, &resource, "install-uuid").await?,
-            server_url: setting(reader, &resource, "server-url").await?,
-            server_version: setting(reader, &resource, "server-version").await?,
-        })
+        let (install_uuid, server_url, server_version) = tokio::try_join!(
+            setting(reader, &resource, "install-uuid"),
+            setting(reader, &resource, "server-url"),
+            setting(reader, &resource, "server-version"),
+        )?;
+        Ok(Self { install_uuid, server_url, server_version })
     }
 }
 
@@ -164,11 +182,12 @@ async fn writers(
 ) -> Result<Vec<WorkloadRef>, ObserveError> {
     let mut all = vec![reference(&places.rancher_namespace, "deployments", &places.rancher_deployment)];
     let mut known = Vec::new();
-    for writer in WRITERS {
-        match writer.name {
-            Some(name) => known.push(reference(writer.namespace, writer.resource, name)),
-            None => known.extend(workloads_in(reader, writer.namespace, writer.resource).await?),
-        }
+    let found = WRITERS.iter().map(async |writer| match writer.name {
+        Some(name) => Ok(vec![reference(writer.namespace, writer.resource, name)]),
+        None => workloads_in(reader, writer.namespace, writer.resource).await,
+    });
+    for writers in try_join_all(found).await? {
+        known.extend(writers);
     }
     let operator = reference(&places.operator_namespace, "deployments", BACKUP_OPERATOR);
     for reference in known.into_iter().chain(controllers.iter().cloned()).chain([operator]) {

@@ -7,6 +7,7 @@ use anyhow::ensure;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::harness::rancher::{self, Disturbance};
 use crate::harness::{AuditEvent, eventually};
 use crate::killed::SLOWLY;
 use crate::process::{Moment, Process, Round, lease_holder, object_writes};
@@ -142,6 +143,62 @@ async fn what_a_network_delivers_after_another_agent_has_done_the_work_undoes_no
     assert_nothing_undone(&world.cluster.audit_since(round.mark));
     assert_eq!(world.differences().await, Vec::<String>::new());
     round.judge_status_branch().await;
+}
+
+/// Settings that the backup does not have, and its selectors match.
+const MADE_SINCE: usize = 40;
+
+fn made_since() -> String {
+    let setting = |number| {
+        json!({
+            "apiVersion": "management.cattle.io/v3", "kind": "Setting",
+            "metadata": {"name": format!("made-since-{number}")}, "value": "new",
+        })
+    };
+    json!({"apiVersion": "v1", "kind": "List", "items": (0..MADE_SINCE).map(setting).collect::<Vec<_>>()}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_a_network_delivers_late_spares_what_was_made_anew_under_the_name() {
+    let world = World::start().await;
+    world.settle().await;
+    world.cluster.kubectl(&["create", "-f", "-"], &made_since()).expect("made");
+    let few = Disturbance { changed_percent: 2, deleted_percent: 0, added: 0, seed: 3 };
+    let disturbed = rancher::disturb(&world.client, &world.items, few).await.expect("disturbed");
+    let round = Round::merge(&world, "deletions", 29, &[], "", disturbed).await;
+    let proxy = Proxy::start(api_address(&world), [], Fault::None);
+    // Slow enough that not all deletions are on their way at once.
+    let args = [&["--install-crd", "--limits-qps", "20"], LEASE].concat();
+    let first = Process::start_as(&world, &through(&world, &proxy), &args);
+    let deletions = |events: &[AuditEvent]| {
+        let deletions = writes_of(events, "admin").into_iter().filter(|event| event.verb == "delete");
+        deletions.map(|event| event.response_status.code).collect::<Vec<_>>()
+    };
+    eventually(Duration::from_secs(90), || async {
+        ensure!(!deletions(&world.cluster.audit_since(round.mark)).is_empty(), "nothing is deleted yet");
+        Ok(())
+    })
+    .await;
+    proxy.hold(true);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    first.signal("STOP");
+    let _second = take_over(&world).await;
+    round.judge(Duration::ZERO).await;
+
+    world.cluster.kubectl(&["create", "-f", "-"], &made_since()).expect("the second has deleted them all");
+    let done = world.cluster.audit_mark();
+    proxy.hold(false);
+    eventually(Duration::from_secs(10), || async {
+        ensure!(!deletions(&world.cluster.audit_since(done)).is_empty(), "nothing came late");
+        Ok(())
+    })
+    .await;
+    first.signal("CONT");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let late = deletions(&world.cluster.audit_since(done));
+    assert!(late.iter().all(|code| *code == 409), "another UID is no longer what was to be deleted: {late:?}");
+    let names = world.cluster.kubectl(&["get", "settings.management.cattle.io", "-o", "name"], "").expect("listed");
+    assert_eq!(names.lines().filter(|name| name.contains("/made-since-")).count(), MADE_SINCE);
 }
 
 fn api_address(world: &World) -> std::net::SocketAddr {
