@@ -9,6 +9,8 @@
 //! - `REINBACK_BENCH_MEMORY` (0): runs of 100,000 objects, and of 300 Secrets of 700 KiB, for their peak memory; some 5 minutes.
 //! - `REINBACK_BENCH_WRAP`: a command that the binary is run by, such as `perf record -g -o /tmp/perf.data`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
@@ -56,11 +58,13 @@ async fn measure() -> Result<()> {
     if rounds > 0 {
         existing(rounds).await?;
     }
-    let mut filled = Vec::new();
+    let (mut filled, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..empty {
         filled.push(into_empty().await?);
+        plain.push(plainly_into_empty().await?);
     }
     report::scenario("into an empty cluster, first to last write beside creates", &filled, Part::Writing);
+    report::beside_a_plain_loop(&filled, &plain);
     for _ in 0..setting("REINBACK_BENCH_MEMORY", 0)? {
         memory::measure().await?;
     }
@@ -109,6 +113,18 @@ async fn into_empty() -> Result<(Measured, Limit)> {
     let limit = Limit::measure(&world, &rancher::Disturbed::default()).await?;
     println!("  {}", report::line(&measured, &limit));
     Ok((measured, limit))
+}
+
+/// A plain loop that makes the same objects in an empty cluster: what creates cost on a server that has just learned all
+/// definitions, and whose controllers see every namespace and account for the first time.
+async fn plainly_into_empty() -> Result<Duration> {
+    let world = World::of(options(), LARGE, Filled::RancherOnly).await;
+    world.settle().await;
+    let began = Instant::now();
+    rancher::seed_objects(&world.client, &world.items).await?;
+    let took = began.elapsed();
+    println!("  a plain loop: {:.2} s for {} objects", took.as_secs_f64(), world.items.len());
+    Ok(took)
 }
 
 /// As a cluster that is not a test's: etcd waits for the disk, controllers watch.

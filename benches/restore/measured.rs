@@ -153,7 +153,7 @@ fn requests(events: &[AuditEvent]) -> (Requests, Duration) {
         match (event.verb.as_str(), event.object_ref.api_group.as_str()) {
             ("get", _) => requests.gets += 1,
             ("list", _) => requests.lists += 1,
-            (_, "authorization.k8s.io") => requests.reviews += 1,
+            _ if is_review(event) => requests.reviews += 1,
             (_, "reinback.io") => requests.journal += 1,
             _ if is_object_write(event) => {
                 requests.writes += 1;
@@ -172,14 +172,20 @@ fn is_ours(event: &AuditEvent) -> bool {
     event.user_agent.starts_with("reinback/")
 }
 
+/// Asks who we are, or what we may.
+fn is_review(event: &AuditEvent) -> bool {
+    ["authorization.k8s.io", "authentication.k8s.io"].contains(&event.object_ref.api_group.as_str())
+}
+
 /// A write of what is restored: not of the lease, the run, an event of ours or a workload's replicas.
 fn is_object_write(event: &AuditEvent) -> bool {
     let object = &event.object_ref;
-    let of_a_run = ["reinback.io", "coordination.k8s.io", "authorization.k8s.io", "events.k8s.io"];
+    let of_a_run = ["reinback.io", "coordination.k8s.io", "events.k8s.io"];
     let scales = event.verb == "patch" && object.api_group == "apps";
     is_ours(event)
         && event.writes()
         && !of_a_run.contains(&object.api_group.as_str())
+        && !is_review(event)
         && !(scales || object.resource == "events")
 }
 

@@ -74,6 +74,16 @@ pub fn scenario(name: &str, runs: &[(Measured, Limit)], part: Part) {
     }
 }
 
+/// The medians of what a plain loop took for the same objects, in a cluster as new.
+pub fn beside_a_plain_loop(runs: &[(Measured, Limit)], plain: &[Duration]) {
+    if plain.is_empty() {
+        return;
+    }
+    let writing = median(runs.iter().map(|(run, _)| run.writing.as_secs_f64()));
+    let plain = median(plain.iter().map(Duration::as_secs_f64));
+    println!("  a plain loop into an empty cluster: {plain:.2} s, ratio to it {:.2}", writing / plain);
+}
+
 /// One run.
 pub fn line(measured: &Measured, limit: &Limit) -> String {
     let Measured { wall, cpu, peak_bytes, objects, counts, writing, requests, first_writes: _, time_line: _ } =
