@@ -300,5 +300,5 @@ fn asked(access: &Access) -> cluster::Access {
 }
 
 /// Passes over the spooled backup once more, on a blocking thread.
-pub use backup::{ObjectPass, index, pass};
+pub use backup::{Brought, ObjectPass, index, pass};
 pub use opening::Opening;

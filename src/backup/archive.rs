@@ -87,7 +87,7 @@ pub fn read<E>(
 /// Passes once more over a backup that [`read`] found whole, with an `encryption` that opened all of it, and hands out the objects for which `wanted` says so.
 ///
 /// `wanted` is asked for each object by its place among the objects, and says `Break` once none is wanted any more. What is not
-/// wanted is unpacked and not parsed, which is most of what a pass costs.
+/// wanted is unpacked and not parsed, which is most of what a pass costs. `visit` is told how many bytes the entry has.
 ///
 /// # Errors
 ///
@@ -98,7 +98,7 @@ pub fn reread<E>(
     limits: &Limits,
     encryption: Option<&Encryption>,
     mut wanted: impl FnMut(u32) -> ControlFlow<(), bool>,
-    mut visit: impl FnMut(u32, ObjectKey, Value) -> Result<(), E>,
+    mut visit: impl FnMut(u32, ObjectKey, Value, u64) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
     let mut pass = Pass::new(reader, packed_bytes, *limits, encryption);
     let mut place = 0;
@@ -117,7 +117,7 @@ pub fn reread<E>(
                         return Err(widen(fault(&path, format!("is encrypted by {provider}, and {problem}"))));
                     }
                 };
-                visit(place, object.key(pass.resource(&object)), value).map_err(ReadError::Visit)?;
+                visit(place, object.key(pass.resource(&object)), value, size).map_err(ReadError::Visit)?;
             }
         }
         place += 1;

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
@@ -19,7 +18,7 @@ use super::{ExecuteError, Executor, HALT_WITHIN, LaidOut, StepError, Work};
 use crate::cluster::{Waited, Watched, crd_is_established};
 use crate::journal::Step;
 use crate::object::{ObjectKey, Resource};
-use crate::observe;
+use crate::observe::{self, Brought};
 use crate::plan::Item;
 use crate::run::{ObjectError, Progress, cut_message};
 use crate::status;
@@ -90,7 +89,7 @@ impl Executor {
             let room = tasks.len() < work.level.get();
             tokio::select! {
                 next = Pass::next(&mut pass), if pass.is_some() && room && quiet.is_quiet() => match next {
-                    Some((item, key, value)) => {
+                    Some((item, Brought { index: _, key, value, room })) => {
                         let (writer, quiet) = (writer.clone(), Arc::clone(&quiet));
                         tasks.spawn(async move {
                             quiet.wait().await;
@@ -98,6 +97,7 @@ impl Executor {
                                 Turn::First => writer.write(item, &key, value).await,
                                 Turn::Again => writer.write_again(item, &key, value).await,
                             };
+                            drop(room);
                             (key, outcome)
                         });
                     }
@@ -223,12 +223,12 @@ impl Pass {
     }
 
     /// `None` at the end of the pass, and where none is open.
-    async fn next(open: &mut Option<Self>) -> Option<(Item, ObjectKey, Value)> {
+    async fn next(open: &mut Option<Self>) -> Option<(Item, Brought)> {
         let Self { items, objects, reader: _ } = open.as_mut()?;
         loop {
-            let (index, key, value) = objects.recv().await?;
-            if let Some(item) = items.get(&index) {
-                return Some((*item, key, value));
+            let brought = objects.recv().await?;
+            if let Some(item) = items.get(&brought.index) {
+                return Some((*item, brought));
             }
         }
     }

@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{ObserveError, Opening};
 use crate::backup::{
@@ -155,11 +157,34 @@ impl Indexer {
 
 /// A further pass over a backup that was checked whole before.
 ///
-/// Objects come in the order of the archive, which is that of [`Backup::objects`], with their index in it.
-pub type ObjectPass = tokio::sync::mpsc::Receiver<(u32, ObjectKey, Value)>;
+/// Objects come in the order of the archive, which is that of [`Backup::objects`].
+pub type ObjectPass = tokio::sync::mpsc::Receiver<Brought>;
 
-/// Objects in flight between the archive and the writers: enough to keep them busy, few enough to cost no memory.
+/// One object that a pass brings.
+pub struct Brought {
+    /// Its place in [`Backup::objects`].
+    pub index: u32,
+    pub key: ObjectKey,
+    pub value: Value,
+    /// Given back by whoever is done with the object, so that the next may be read.
+    pub room: OwnedSemaphorePermit,
+}
+
+/// How many objects are read ahead of those that are taken.
 const AHEAD: usize = 64;
+/// How much of the archive is in memory at once, from its being read to its being written: an object takes some five times
+/// its entry then, as JSON, as what is sent and as what is answered. One that is larger goes alone.
+const ROOM_BYTES: u64 = 8 << 20;
+/// Room is given out in KiB, so that a permit counts what a semaphore can.
+const ROOM_UNIT: u64 = 1 << 10;
+
+fn room_of(entry_bytes: u64) -> u32 {
+    let units = entry_bytes.min(ROOM_BYTES).div_ceil(ROOM_UNIT).max(1);
+    u32::try_from(units).unwrap_or(u32::MAX)
+}
+
+/// The receiver was dropped.
+struct GivenUp;
 
 /// Starts a pass that brings the objects at these places, given in rising order.
 ///
@@ -172,22 +197,45 @@ pub fn pass(
 ) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
     let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
     let (reader, size) = (spool.reader(), spool.size());
+    let (room, runtime) = (Arc::new(Semaphore::new((ROOM_BYTES / ROOM_UNIT) as usize)), Handle::current());
     let handle = tokio::task::spawn_blocking(move || {
         let mut wanted = wanted.into_iter().peekable();
         let is_next = |place| match wanted.peek() {
             None => ControlFlow::Break(()),
             Some(_) => ControlFlow::Continue(wanted.next_if_eq(&place).is_some()),
         };
-        let read =
-            backup::reread(reader, size, &Limits::default(), encryption.as_deref(), is_next, |place, key, value| {
-                sender.blocking_send((place, key, value))
-            });
+        let read = backup::reread(
+            reader,
+            size,
+            &Limits::default(),
+            encryption.as_deref(),
+            is_next,
+            |index, key, value, bytes| {
+                let room = runtime.block_on(Arc::clone(&room).acquire_many_owned(room_of(bytes)));
+                // Nobody closes it.
+                let room = room.map_err(|_| GivenUp)?;
+                sender.blocking_send(Brought { index, key, value, room }).map_err(|_| GivenUp)
+            },
+        );
         match read {
-            // The receiver was dropped.
-            Ok(()) | Err(ReadError::Visit(_)) => Ok(()),
+            Ok(()) | Err(ReadError::Visit(GivenUp)) => Ok(()),
             Err(ReadError::Source(error)) => Err(ObserveError::Spool(error)),
             Err(ReadError::Corrupt(error)) => Err(ObserveError::Spool(std::io::Error::other(error.to_string()))),
         }
     });
     (receiver, handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_object_goes_alone_and_a_small_one_takes_little() {
+        let all = u32::try_from(ROOM_BYTES / ROOM_UNIT).expect("it counts in a semaphore");
+        assert_eq!([0, 1, 1 << 10, (1 << 10) + 1].map(room_of), [1, 1, 1, 2]);
+        assert_eq!([ROOM_BYTES - 1, ROOM_BYTES, ROOM_BYTES + 1, u64::MAX].map(room_of), [all; 4]);
+        // Secrets of the largest size that etcd takes: several at once all the same.
+        assert!(all / room_of(1_500_000) >= 5);
+    }
 }

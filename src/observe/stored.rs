@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use super::{ObserveError, Opening, pass, visible};
+use super::{Brought, ObserveError, Opening, pass, visible};
 use crate::cluster::{ClusterReader, Target};
 use crate::object::shape::Shape;
 use crate::object::{self, Interner, Resource};
@@ -35,7 +35,7 @@ pub async fn as_stored(
     let shapes = shapes(reader, spool, opening, backup, &types).await?;
     let (mut pass, handle) = pass(spool, opening.encryption().cloned(), suspects.into_iter().collect());
     let mut interner = Interner::default();
-    while let Some((index, key, mut value)) = pass.recv().await {
+    while let Some(Brought { index, key, mut value, room: _room }) = pass.recv().await {
         let Some(shape) = shapes.get(key.resource.as_ref()) else { continue };
         shape.apply(&mut value);
         if let Ok(summary) = object::summarise(&key.resource, value, &mut interner) {
@@ -84,8 +84,8 @@ async fn shapes(
     let ours = (0..).zip(&backup.objects);
     let ours = ours.filter(|(_, object)| object.summary.crd.as_deref().is_some_and(defines)).map(|(index, _)| index);
     let (mut pass, handle) = pass(spool, opening.encryption().cloned(), ours.collect());
-    while let Some((_, _, definition)) = pass.recv().await {
-        take(&mut shapes, &definition);
+    while let Some(definition) = pass.recv().await {
+        take(&mut shapes, &definition.value);
     }
     handle.await.map_err(|_| ObserveError::Interrupted)??;
     let definitions = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");

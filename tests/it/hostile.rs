@@ -160,7 +160,7 @@ fn judge(case: &Case) -> Outcome {
     let mut again = objects.iter();
     let all = |_| ControlFlow::Continue(true);
     let outcome =
-        backup::reread(&bytes[..], bytes.len() as u64, &Limits::default(), encryption, all, |_, key, value| {
+        backup::reread(&bytes[..], bytes.len() as u64, &Limits::default(), encryption, all, |_, key, value, _| {
             assert_eq!(again.next().map(|(key, value, _)| (key, value)), Some((&key, &value)));
             Ok::<(), Infallible>(())
         });

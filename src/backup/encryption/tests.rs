@@ -118,14 +118,14 @@ fn a_second_pass_opens_what_is_wanted() {
     let mut seen = 0;
     let wanted = |place: u32| std::ops::ControlFlow::Continue(place.is_multiple_of(7));
     let size = backup.len() as u64;
-    let outcome = reread(&backup[..], size, &Limits::default(), Some(&encryption), wanted, |_, key, value| {
+    let outcome = reread(&backup[..], size, &Limits::default(), Some(&encryption), wanted, |_, key, value, _| {
         assert_eq!(objects[&key.to_string()], Ok((value, true)));
         seen += 1;
         Ok::<(), Infallible>(())
     });
     outcome.unwrap();
     assert_eq!(seen, 464_u32.div_ceil(7));
-    let closed = reread(&backup[..], size, &Limits::default(), None, wanted, |_, _, _| Ok::<(), Infallible>(()));
+    let closed = reread(&backup[..], size, &Limits::default(), None, wanted, |_, _, _, _| Ok::<(), Infallible>(()));
     assert!(
         closed.unwrap_err().to_string().contains("is encrypted by aesgcm, and no encryption configuration was given")
     );

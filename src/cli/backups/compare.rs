@@ -146,7 +146,7 @@ fn at_places(
         false => ControlFlow::Continue(places.contains(&place)),
     };
     let read =
-        backup::reread(spool.reader(), spool.size(), &Limits::default(), encryption, wanted, |place, key, value| {
+        backup::reread(spool.reader(), spool.size(), &Limits::default(), encryption, wanted, |place, key, value, _| {
             visit(place, key, value);
             Ok::<(), Infallible>(())
         });
