@@ -9,6 +9,8 @@ use crate::object::Resource;
 use crate::observed::{Access, Closed, OpenEntries, UpstreamRestore};
 use crate::plan::testing::{World, crd, key, owner, uid_of, workload};
 
+mod backup;
+mod prune;
 mod webhooks;
 
 /// What a person reads of the one gate that holds this world.
@@ -40,44 +42,6 @@ fn a_quiet_world_raises_nothing() {
 }
 
 #[test]
-fn a_backup_that_is_not_there_is_refused() {
-    let mut world = world(|world| {
-        world.seen = Some(BackupSeen::Missing { place: "bucket `backups`, folder `rancher/`".to_owned() })
-    });
-    assert_snapshot!(held(&world), @r"
-    BackupNotFound: there is no backup `daily-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-22T09-00-00Z.tar.gz` in bucket `backups`, folder `rancher/`
-    -> put the file there, or correct `backupFilename` or `storageLocation` in the manifest
-    ");
-    world.seen = None;
-    assert!(is_free(&world));
-}
-
-#[test]
-fn a_corrupt_backup_is_refused() {
-    let message = "entry `users.management.cattle.io#v3/u-1.json` ends early".to_owned();
-    let mut world = world(|world| world.seen = Some(BackupSeen::Corrupt { message }));
-    assert_snapshot!(held(&world), @r"
-    BackupCorrupt: the backup `daily-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-22T09-00-00Z.tar.gz` is corrupt: entry `users.management.cattle.io#v3/u-1.json` ends early
-    -> name another backup in the manifest, or put an undamaged copy of this one in its place
-    ");
-    world.seen = None;
-    assert!(is_free(&world));
-}
-
-#[test]
-fn a_backup_with_another_digest_is_refused_also_at_resume() {
-    let mut world = world(|world| world.request.backup_digest = Some(format!("sha256:{}", "2".repeat(64))));
-    assert_snapshot!(held(&world), @r"
-    DigestMismatch: the backup `daily-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-22T09-00-00Z.tar.gz` is sha256:1111111111111111111111111111111111111111111111111111111111111111, and the manifest pins sha256:2222222222222222222222222222222222222222222222222222222222222222
-    -> find out who changed the file; if it is the right one, write `reinback.io/backup-digest: sha256:1111111111111111111111111111111111111111111111111111111111111111`
-    ");
-    world.request.resuming = true;
-    assert_eq!(world.holding(), [GateCode::DigestMismatch]);
-    world.request.backup_digest = Some(world.backup.sha256.to_uppercase().replace("SHA", "sha"));
-    assert!(is_free(&world));
-}
-
-#[test]
 fn what_is_not_built_is_said() {
     let mut asked =
         world(|world| world.request.not_supported.push("the engine `operator` is not built yet".to_owned()));
@@ -87,74 +51,6 @@ fn what_is_not_built_is_said() {
     ");
     asked.request.not_supported.clear();
     assert!(is_free(&asked));
-}
-
-#[test]
-fn an_encrypted_backup_is_refused_until_the_right_configuration_is_named() {
-    let entries = |secret: Option<&str>, problem, closed| Closed::Entries {
-        first: "secrets.#v1/a/b.json".to_owned(),
-        provider: "aescbc".to_owned(),
-        problem,
-        closed,
-        of: 464,
-        secret: secret.map(str::to_owned),
-    };
-    let secret = Some("cattle-resources-system/key");
-    let configuration = Closed::Configuration {
-        secret: "cattle-resources-system/key".to_owned(),
-        problem: "it is not there".to_owned(),
-    };
-    let wrong = Unopened::WrongKey { key: "key1".to_owned() };
-    let mut said = Vec::new();
-    for closed in [
-        entries(None, Unopened::NoConfiguration, 464),
-        configuration,
-        entries(secret, Unopened::NoKey { key: "key1".to_owned() }, 464),
-        entries(secret, wrong, 1),
-    ] {
-        let mut world = world(|world| world.seen = Some(BackupSeen::Encrypted(closed)));
-        said.push(held(&world));
-        world.request.accept.extend(GateCode::ALL.iter().copied());
-        assert_eq!(world.holding(), [GateCode::DecryptionFailed], "nobody can take it");
-        world.seen = None;
-        assert!(is_free(&world));
-    }
-    assert_snapshot!(said.join("\n"), @r"
-    DecryptionFailed: 464 of 464 entries cannot be decrypted, first secrets.#v1/a/b.json: it is encrypted by aescbc, and the manifest names no encryption configuration
-    -> name in `encryptionConfigSecretName` the Secret in the namespace cattle-resources-system whose key `encryption-provider-config.yaml` holds the configuration that the backup was written with
-    DecryptionFailed: the encryption configuration in the Secret cattle-resources-system/key cannot be used: it is not there
-    -> put the configuration that the backup was written with into the key `encryption-provider-config.yaml` of that Secret
-    DecryptionFailed: 464 of 464 entries cannot be decrypted, first secrets.#v1/a/b.json: it is encrypted by aescbc, and the configuration has no key named `key1` for it (Secret cattle-resources-system/key)
-    -> give the Secret the configuration that the backup was written with, former keys included
-    DecryptionFailed: 1 of 464 entries cannot be decrypted, first secrets.#v1/a/b.json: it is encrypted by aescbc, and the key `key1` does not open it: it was written with another key of that name, or changed since, or put under another name (Secret cattle-resources-system/key)
-    -> give the Secret the configuration that the backup was written with, former keys included; if it has that, somebody changed those entries: take another copy of the backup
-    ");
-}
-
-#[test]
-fn entries_that_lie_open_beside_encrypted_ones_are_held_until_accepted() {
-    let first = ["a", "b"].map(|name| format!("secrets.#v1/ns/{name}")).to_vec();
-    let mut world = world(|world| world.backup.open_entries = OpenEntries { count: 9, first });
-    assert_snapshot!(held(&world), @r"
-    NotEncrypted: the encryption configuration of the manifest encrypts every object of their types, and these lie open: secrets.#v1/ns/a, secrets.#v1/ns/b and 7 more; whoever can write to the store can have put them there
-    -> name a backup that was encrypted whole; or add to the manifest's annotations: `reinback.io/accept: NotEncrypted` (takes them as they are)
-    ");
-    world.accept(GateCode::NotEncrypted);
-    assert!(is_accepted(&world, GateCode::NotEncrypted));
-}
-
-#[test]
-fn a_backup_older_than_the_operator_is_refused() {
-    let mut world = world(|world| {
-        world.backup.facts.rancher_version = Some("v2.4.18".to_owned());
-        world.accept(GateCode::VersionMismatch).accept(GateCode::VersionBoundary);
-    });
-    assert_snapshot!(held(&world), @r"
-    UnsupportedVersion: the backup says it is of Rancher v2.4.18, and rancher-backup exists since v2.5.0
-    -> name a backup that rancher-backup made of Rancher v2.5.0 or newer
-    ");
-    world.backup.facts.rancher_version = Some("v2.5.0".to_owned());
-    assert!(!world.holding().contains(&GateCode::UnsupportedVersion));
 }
 
 #[test]
@@ -643,126 +539,6 @@ fn live_objects_on_the_way_out_are_held() {
     assert!(is_free(&world));
     world.request.resuming = false;
     world.live.clear();
-    assert!(is_free(&world));
-}
-
-#[test]
-fn clusters_made_since_are_not_deleted_unasked() {
-    let mut world = world(|world| {
-        for number in 1..=4 {
-            world.live(&format!("clusters.management.cattle.io#v3/c-{number}"), json!({}));
-        }
-        let project = "projects.management.cattle.io#v3/local/p-1";
-        world.live(project, json!({})).dependent("clusters.fleet.cattle.io#v1alpha1/fleet-default/f", &[project]);
-        world.dependent("amazonec2machines.rke-machine.cattle.io#v1/fleet-default/vm-1", &[project]);
-    });
-    assert_snapshot!(held(&world), @r"
-    PruneDeletesClusters: prune would delete 6 objects of clusters or of their machines: clusters.fleet.cattle.io#v1alpha1/fleet-default/f, clusters.management.cattle.io#v3/c-1, clusters.management.cattle.io#v3/c-2, clusters.management.cattle.io#v3/c-3, clusters.management.cattle.io#v3/c-4 and 1 more
-    -> set `prune: false`, or delete these clusters in Rancher first, so that it cleans up after them; or add to the manifest's annotations: `reinback.io/accept: PruneDeletesClusters` (deletes them; what they stand for (virtual machines, volumes, load balancers) may be left behind)
-    ");
-    assert!(is_accepted(world.accept(GateCode::PruneDeletesClusters), GateCode::PruneDeletesClusters));
-    world.request.accept.clear();
-    world.request.prune = false;
-    assert!(is_free(&world));
-}
-
-#[test]
-fn namespaces_with_others_objects_are_not_deleted_unasked() {
-    let mut world = world(|world| {
-        for name in ["p-busy", "p-kept", "p-empty"] {
-            world.live(&format!("namespaces.#v1/{name}"), json!({}));
-            world.dependent(&format!("configmaps.#v1/{name}/kube-root-ca.crt"), &[]);
-            world.dependent(&format!("serviceaccounts.#v1/{name}/default"), &[]);
-        }
-        world.dependent("configmaps.#v1/p-kept/notes", &[]);
-        world.cluster.occupied_namespaces.insert("p-busy".to_owned(), 12);
-        world.cluster.occupied_namespaces.insert("elsewhere".to_owned(), 12);
-    });
-    assert_snapshot!(held(&world), @r"
-    PruneDeletesNamespaces: prune would delete 2 namespaces with objects that no backup of this kind holds: p-busy (12 objects), p-kept (1 object)
-    -> set `prune: false`, or move what is in them; or add to the manifest's annotations: `reinback.io/accept: PruneDeletesNamespaces` (deletes these namespaces with all that is in them)
-    ");
-    assert!(is_accepted(world.accept(GateCode::PruneDeletesNamespaces), GateCode::PruneDeletesNamespaces));
-    world.request.accept.clear();
-    world.request.prune = false;
-    assert!(is_free(&world));
-}
-
-#[test]
-fn a_namespace_that_is_taken_along_counts_too() {
-    let world = world(|world| {
-        let project = "projects.management.cattle.io#v3/local/p-1";
-        world.live(project, json!({})).dependent("namespaces.#v1/p-1", &[project]);
-        world.dependent("configmaps.#v1/p-1/notes", &[]);
-    });
-    assert_eq!(world.holding(), [GateCode::PruneDeletesNamespaces]);
-}
-
-#[test]
-fn an_object_counts_in_its_namespace_and_for_its_definition_whichever_deletion_reaches_it_first() {
-    let owner = "projects.management.cattle.io#v3/local/p-1";
-    let world = world(|world| {
-        world.live(owner, json!({})).live("namespaces.#v1/p-own", json!({}));
-        world.dependent("configmaps.#v1/p-own/notes", &[owner]);
-        let definition = "customresourcedefinitions.apiextensions.k8s.io#v1/foos.example.org";
-        world.live(definition, crd("foos", "example.org", "v1", false));
-        world.dependent("foos.example.org#v1/a", &[owner]);
-    });
-    assert_eq!(world.holding(), [GateCode::PruneDeletesNamespaces, GateCode::PruneDeletesCrds]);
-}
-
-#[test]
-fn definitions_with_objects_are_not_deleted_unasked() {
-    let mut world = world(|world| {
-        let path = "customresourcedefinitions.apiextensions.k8s.io#v1";
-        world.live(&format!("{path}/foos.example.org"), crd("foos", "example.org", "v1", false));
-        world.live(&format!("{path}/bars.example.org"), crd("bars", "example.org", "v1", false));
-        world.dependent("foos.example.org#v1/a", &[]).dependent("foos.example.org#v1/b", &[]);
-    });
-    assert_snapshot!(held(&world), @r"
-    PruneDeletesCrds: prune would delete 1 CustomResourceDefinition with objects that no selector of the backup matches: foos.example.org (2 objects)
-    -> set `prune: false`, or remove what brought these definitions; or add to the manifest's annotations: `reinback.io/accept: PruneDeletesCrds` (deletes these definitions with all objects of their types)
-    ");
-    assert!(is_accepted(world.accept(GateCode::PruneDeletesCrds), GateCode::PruneDeletesCrds));
-    world.request.accept.clear();
-    world.dependents.clear();
-    assert!(is_free(&world));
-}
-
-#[test]
-fn a_large_share_is_not_deleted_unasked() {
-    let mut world = world(|world| {
-        world.request.max_prune_share_percent = 20;
-        for number in 0..8 {
-            world.both(&format!("users.management.cattle.io#v3/u-{number}"), json!({}));
-        }
-        world.live("users.management.cattle.io#v3/u-8", json!({})).live("users.management.cattle.io#v3/u-9", json!({}));
-    });
-    assert!(is_free(&world), "20 of 100 is not more than 20 %");
-    world.live("users.management.cattle.io#v3/u-10", json!({}));
-    assert_snapshot!(held(&world), @r"
-    PruneShare: prune would delete 3 of the 11 objects that the backup's selectors match: more than 20 %
-    -> set `prune: false`, name a newer backup, or raise `policy.maxPruneShare`; or add to the manifest's annotations: `reinback.io/accept: PruneShare` (deletes them all)
-    ");
-    assert!(is_accepted(world.accept(GateCode::PruneShare), GateCode::PruneShare));
-    world.request.accept.clear();
-    world.request.max_prune_share_percent = 28;
-    assert!(is_free(&world));
-}
-
-#[test]
-fn types_that_could_not_be_listed_are_held() {
-    let unlisted = (Resource::new("ext.cattle.io", "v1", "tokens"), "secret of the server".to_owned());
-    let mut world = world(|world| world.unlisted.push(unlisted));
-    let text = held(&world);
-    assert!(!text.contains("secret"));
-    assert_snapshot!(text, @"
-    PlanIncomplete: 1 type could not be listed: tokens.ext.cattle.io#v1
-    -> repair what serves them (`kubectl get apiservices`), so that the plan knows what is there; or add to the manifest's annotations: `reinback.io/accept: PlanIncomplete` (plans as if there were no such objects: they are written without a comparison, and none of them is pruned)
-    ");
-    assert!(is_accepted(world.accept(GateCode::PlanIncomplete), GateCode::PlanIncomplete));
-    world.request.accept.clear();
-    world.unlisted.clear();
     assert!(is_free(&world));
 }
 
