@@ -14,6 +14,7 @@ mod quiet;
 mod record;
 mod resume;
 mod safety;
+mod silence;
 mod write;
 mod writers;
 
@@ -35,6 +36,7 @@ use crate::plan::{self, Plan, Request};
 use crate::publish::Publisher;
 use crate::run::{Counts, Phase, PlannedDeletions, Run};
 use crate::store::{Location, OpenStore, Spool};
+use crate::webhook::silence::WebhookRef;
 pub use level::Level;
 use owners::{Owners, Place};
 pub use record::{RecordError, Recorder, runs};
@@ -188,6 +190,8 @@ pub struct LaidOut {
     pub held: BTreeSet<WorkloadRef>,
     /// Clusters of Cluster API stay paused until resume.
     pub pausing: bool,
+    /// Webhooks that stay silenced until resume.
+    pub silenced: BTreeSet<WebhookRef>,
     unserved: write::Unserved,
 }
 
@@ -227,6 +231,7 @@ impl Executor {
                     self.step(Step::Resume, work).await
                 }
                 Next::Hold { step, reason, message } => {
+                    self.unsilence_for_good(work).await?;
                     let message = held_message(step, &message, work.counts, &work.recorder.replicas());
                     return self.end(work, Phase::Failed, &reason, &message).await;
                 }
@@ -413,7 +418,8 @@ impl Executor {
         let (uids, coming) = (owner_uids(&plan, &observed, &named), coming(&plan, &observed, &named));
         let owners = Owners::new(named, uids, coming);
         let (pausing, unserved) = (work.recorder.paused().is_some(), Mutex::default());
-        let laid_out = Arc::new(LaidOut { plan, observed, owners, held, pausing, unserved });
+        let silenced = work.recorder.silenced().into_keys().collect();
+        let laid_out = Arc::new(LaidOut { plan, observed, owners, held, pausing, silenced, unserved });
         work.laid_out = Some(Arc::clone(&laid_out));
         Ok(laid_out)
     }

@@ -3,6 +3,8 @@
 //! An entry is durable (in the `Run`) before the effect that it announces. It holds what looking at the cluster
 //! cannot tell: how many replicas a workload had, what was planned and accepted, how far the run came.
 
+mod fold;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::object::{ObjectKey, Resource};
 
 use crate::run::{Phase, cut_message};
+use crate::webhook::silence::{SilencedWebhook, WebhookRef};
+pub use fold::{is_silencing, paused, replicas, safety_backup, silenced, step_times};
 
 /// A part of a run, in the order in which they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -147,6 +151,10 @@ pub enum Entry {
     Replicas { workload: WorkloadRef, replicas: i32 },
     /// What clusters of Cluster API had before they are paused, and that this run pauses them; written before the first.
     Paused { clusters: Vec<PausedCluster> },
+    /// What webhooks had before they are silenced; written before the first.
+    Silenced { webhooks: Vec<SilencedWebhook> },
+    /// What silenced webhooks get back: what they had, or what the backup has; written before the first gets it.
+    Unsilenced { webhooks: Vec<SilencedWebhook> },
     /// The safety backup is in the store, read back whole. Its name follows from the run, so that it needs no announcement.
     SafetyBackup { backup: SafetyBackup },
     /// The step's effects are complete.
@@ -334,69 +342,6 @@ impl Journal {
     }
 }
 
-/// [`Journal::replicas`] of borrowed events.
-pub fn replicas(events: &[Event]) -> BTreeMap<WorkloadRef, i32> {
-    let mut first = BTreeMap::new();
-    for event in events {
-        if let Entry::Replicas { workload, replicas } = &event.entry {
-            first.entry(workload.clone()).or_insert(*replicas);
-        }
-    }
-    first
-}
-
-/// What clusters had before a run paused them; `None` where it pauses none. The first word wins, as with replicas.
-pub fn paused(events: &[Event]) -> Option<Paused> {
-    let mut first = None;
-    for event in events {
-        if let Entry::Paused { clusters } = &event.entry {
-            let known: &mut Paused = first.get_or_insert_default();
-            for PausedCluster { namespace, name, paused } in clusters {
-                known.entry((namespace.clone(), name.clone())).or_insert(*paused);
-            }
-        }
-    }
-    first
-}
-
-/// [`Journal::step_times`] of borrowed events.
-pub fn step_times(events: &[Event]) -> Vec<StepTime> {
-    let mut times: Vec<StepTime> = Vec::new();
-    for Event { at, entry } in events {
-        let known = |step: &Step| times.iter().position(|time| time.step == *step);
-        match entry {
-            Entry::Started { step } if known(step).is_none() => {
-                times.push(StepTime { step: *step, started: *at, finished: None, failed: None });
-            }
-            Entry::Finished { step } => {
-                if let Some(index) = known(step) {
-                    times[index].finished = Some(*at);
-                }
-            }
-            Entry::Failed { step, .. } => {
-                if let Some(index) = known(step) {
-                    times[index].failed = Some(*at);
-                }
-            }
-            Entry::Started { .. }
-            | Entry::Replicas { .. }
-            | Entry::Paused { .. }
-            | Entry::SafetyBackup { .. }
-            | Entry::TakenOver { .. }
-            | Entry::Recovered => {}
-        }
-    }
-    times
-}
-
-/// The safety backup of the run.
-pub fn safety_backup(events: &[Event]) -> Option<&SafetyBackup> {
-    events.iter().find_map(|event| {
-        let Entry::SafetyBackup { backup } = &event.entry else { return None };
-        Some(backup)
-    })
-}
-
 /// Says what is next, at a start as after a crash, from the journal alone.
 ///
 /// Replicas are given back in every path but `Hold`. A step that failed is never tried again here: how often it was
@@ -427,6 +372,8 @@ impl Entry {
             entry @ (Self::Started { .. }
             | Self::Replicas { .. }
             | Self::Paused { .. }
+            | Self::Silenced { .. }
+            | Self::Unsilenced { .. }
             | Self::SafetyBackup { .. }
             | Self::Finished { .. }
             | Self::Recovered) => entry,
@@ -440,6 +387,8 @@ impl fmt::Display for Entry {
             Self::Started { step } => write!(f, "{step} started"),
             Self::Replicas { workload, replicas } => write!(f, "{workload} has {replicas} replicas"),
             Self::Paused { clusters } => write!(f, "{} clusters are paused", clusters.len()),
+            Self::Silenced { webhooks } => write!(f, "{} webhooks are silenced", webhooks.len()),
+            Self::Unsilenced { webhooks } => write!(f, "{} webhooks are given back", webhooks.len()),
             Self::SafetyBackup { backup } => write!(f, "safety backup {} is stored", backup.name),
             Self::Finished { step } => write!(f, "{step} finished"),
             Self::Failed { step, reason, message: _ } => write!(f, "{step} failed: {reason}"),
@@ -464,6 +413,8 @@ struct State {
     recorded: BTreeSet<WorkloadRef>,
     /// `None` before the first entry of them.
     paused: Option<BTreeSet<(String, String)>>,
+    silenced: BTreeSet<WebhookRef>,
+    unsilenced: BTreeSet<WebhookRef>,
     has_safety_backup: bool,
     takeovers: usize,
     recovered: bool,
@@ -499,6 +450,8 @@ impl State {
                 let names = clusters.iter().map(|cluster| (cluster.namespace.clone(), cluster.name.clone()));
                 self.paused.get_or_insert_default().extend(names);
             }
+            Entry::Silenced { webhooks } => self.silenced.extend(webhooks.iter().map(|had| had.webhook.clone())),
+            Entry::Unsilenced { webhooks } => self.unsilenced.extend(webhooks.iter().map(|had| had.webhook.clone())),
             Entry::SafetyBackup { backup: _ } => self.has_safety_backup = true,
             Entry::TakenOver { holder: _ } => self.takeovers += 1,
             Entry::Recovered => self.recovered = true,
@@ -553,12 +506,20 @@ impl State {
             Entry::Paused { .. } if self.open() != Some(Step::Quiesce) => {
                 Err("clusters are paused in quiesce only".to_owned())
             }
+            Entry::Silenced { .. } if self.open() != Some(Step::Quiesce) => {
+                Err("webhooks are silenced in quiesce only".to_owned())
+            }
+            Entry::Unsilenced { .. } if !(self.recovered || self.started.contains(&Step::Quiesce)) => {
+                Err("nothing is silenced yet".to_owned())
+            }
             Entry::SafetyBackup { .. } if self.open() != Some(Step::SafetyBackup) => {
                 Err("a safety backup is recorded in its step only".to_owned())
             }
             Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
             Entry::Replicas { .. }
             | Entry::Paused { .. }
+            | Entry::Silenced { .. }
+            | Entry::Unsilenced { .. }
             | Entry::SafetyBackup { .. }
             | Entry::TakenOver { .. }
             | Entry::Recovered => Ok(()),
@@ -587,6 +548,8 @@ impl State {
             Entry::Paused { clusters } => self.paused.as_ref().is_some_and(|known| {
                 clusters.iter().all(|cluster| known.contains(&(cluster.namespace.clone(), cluster.name.clone())))
             }),
+            Entry::Silenced { webhooks } => webhooks.iter().all(|had| self.silenced.contains(&had.webhook)),
+            Entry::Unsilenced { webhooks } => webhooks.iter().all(|had| self.unsilenced.contains(&had.webhook)),
             Entry::SafetyBackup { backup: _ } => self.has_safety_backup,
             Entry::Recovered => self.recovered,
             Entry::Finished { .. } | Entry::Failed { .. } | Entry::TakenOver { .. } => false,

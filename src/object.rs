@@ -34,6 +34,7 @@ use fixed::Fixed;
 use owner::Owner;
 
 use crate::webhook::bundle::{self, Trusted};
+use crate::webhook::silence;
 
 /// A resource type at one version, as the paths of a backup and of the API name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -277,6 +278,8 @@ pub enum ObjectError {
 ///
 /// When `kind` or the parts of the metadata that are looked at have another type than Kubernetes gives them.
 pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner) -> Result<Summary, ObjectError> {
+    // What a run did to it is no difference.
+    silence::reveal(resource, &mut value);
     let object = value.as_object_mut().ok_or(ObjectError::NotAnObject)?;
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
     let kind = interner.text(kind);

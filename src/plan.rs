@@ -2,8 +2,8 @@
 //!
 //! [`plan`] is a pure function of what is asked ([`Request`]) and what was seen ([`Observed`]). It leaves no choice
 //! to the execution. The stages: [`diff`] says what each object of the backup needs, [`order`] by how many owners
-//! each waits, [`prune`] what is deleted and what goes along, [`quiesce`] who is scaled down, [`access`] which
-//! rights that takes, [`gates`] what stands in the way.
+//! each waits, [`prune`] what is deleted and what goes along, [`quiesce`] who is scaled down, [`silence`] which webhooks
+//! nobody answers, [`access`] which rights that takes, [`gates`] what stands in the way.
 
 pub mod access;
 pub mod diff;
@@ -15,6 +15,7 @@ pub mod order;
 pub mod prune;
 pub mod quiesce;
 pub mod render;
+pub mod silence;
 #[cfg(test)]
 pub mod testing;
 
@@ -27,6 +28,7 @@ use crate::object::protect::Protection;
 use crate::object::{ObjectKey, StatusPlace};
 use crate::observed::{Backup, BackupSeen, ClusterFacts, Observed, Unserved, Workload};
 use crate::run::{BackupRecord, Counts, PlanRecord};
+use crate::webhook::silence::WebhookRef;
 pub use access::accesses;
 use gate::{Gate, GateCode};
 
@@ -181,6 +183,9 @@ pub struct Plan {
     /// Workloads to scale to 0, Rancher first; those that stay up are not in it.
     pub quiesce: Vec<Workload>,
     pub stays_up: Vec<Workload>,
+    /// Webhooks that nobody answers, and that the run silences while it writes: the author has accepted that. Empty of a run that is
+    /// under way, which goes by what it recorded.
+    pub silences: Vec<WebhookRef>,
     /// Owner references whose owner is nowhere: object, and the owner as `Kind name`.
     pub missing_owners: Vec<(ObjectKey, String)>,
     /// Objects that are written before an owner of theirs, since owners wait for one another, in a circle.
@@ -234,6 +239,7 @@ impl Plan {
             prunes: self.prunes,
             other_cluster: self.other_cluster,
             quiesce: self.quiesce.iter().map(|workload| workload.reference.clone()).collect(),
+            silences: self.silences.clone(),
             accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
         }
     }
@@ -262,6 +268,7 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
         other_cluster: observed.guarded.other_cluster,
         quiesce: Vec::new(),
         stays_up: Vec::new(),
+        silences: Vec::new(),
         missing_owners: Vec::new(),
         cycles: Vec::new(),
         refused: Vec::new(),
@@ -293,6 +300,9 @@ fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {
     let (quiesce, stays_up) = quiesce::split(&observed.cluster.workloads);
     plan.quiesce = quiesce;
     plan.stays_up = stays_up;
+    if !plan.request.resuming && plan.request.accept.contains(&GateCode::WebhookUnavailable) {
+        plan.silences = silence::unanswered(plan, backup, observed).silences();
+    }
     plan.warnings = warnings(plan, backup, observed);
 }
 

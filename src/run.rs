@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::{Entry, Event, IllegalTransition, Journal, SafetyBackup, Step, StepTime, WorkloadRef};
 use crate::plan::gate::Gate;
+use crate::webhook::silence::WebhookRef;
 pub use planned::PlannedDeletions;
 
 /// Namespace of everything that reinback owns in a cluster; outside every pattern of the ResourceSets (invariant 6).
@@ -265,6 +266,9 @@ pub struct PlanRecord {
     /// Workloads to scale to 0; a run that is gone on with goes by them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub quiesce: Vec<WorkloadRef>,
+    /// Webhooks to silence while objects are written; a run that is gone on with goes by them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub silences: Vec<WebhookRef>,
     pub accepted: Vec<String>,
 }
 

@@ -7,6 +7,7 @@
 //! CEL. The API server asks no webhook about webhook configurations themselves, so that they can always be mended.
 
 pub mod bundle;
+pub mod silence;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -240,6 +241,10 @@ pub struct ConversionWebhook {
     pub service: Option<ServiceRef>,
     /// By which the API server trusts who answers.
     pub ca_bundle: Option<String>,
+    /// At which new objects are stored.
+    pub storage: Option<String>,
+    /// `status.storedVersions`: at which objects may lie in etcd. Empty of a definition that is not live.
+    pub stored: Vec<String>,
 }
 
 impl ConversionWebhook {
@@ -252,6 +257,13 @@ impl ConversionWebhook {
             plural: text(spec.pointer("/names/plural")),
             service: ServiceRef::read(conversion.pointer("/webhook/clientConfig")),
             ca_bundle: ca_bundle(conversion.pointer("/webhook/clientConfig")),
+            storage: list(spec.get("versions"))
+                .find(|version| version["storage"] == true)
+                .map(|version| text(version.get("name"))),
+            stored: list(crd.get("status").and_then(|status| status.get("storedVersions")))
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
         })
     }
 

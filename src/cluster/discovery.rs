@@ -8,9 +8,10 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::request::{Call, Reply, push_segment};
-use super::{ClusterError, ClusterReader, FailureKind, JsonFault, Lost};
+use super::{ClusterError, ClusterReader, FailureKind, JsonFault, Lost, Target};
 use crate::object::Resource;
 
 /// Asks for all groups in one document (Kubernetes 1.26 as v2beta1, 1.30 as v2), else for the list of groups.
@@ -102,7 +103,30 @@ impl Catalog {
     }
 }
 
+fn stored_elsewhere(definition: &Value, resource: &Resource) -> Option<Resource> {
+    let versions = definition.pointer("/spec/versions").and_then(Value::as_array);
+    let storage = versions?.iter().find(|version| version["storage"] == true && version["served"] == true)?;
+    let version = storage["name"].as_str().filter(|version| *version != resource.version)?;
+    Some(Resource { version: version.to_owned(), ..resource.clone() })
+}
+
 impl ClusterReader {
+    /// A custom type at the version at which its objects are stored, where that is served and is another one than `resource` has: at
+    /// it objects that are all stored so can be read although nobody converts them. `None` also where its definition cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// `Unreachable`.
+    pub async fn as_stored(&self, resource: &Resource) -> Result<Option<Resource>, ClusterError> {
+        let definitions = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+        let definition = match self.get(&Target::new(&definitions, None, &resource.group_resource())).await {
+            Ok(answer) => answer.and_then(|answer| answer.value().ok()),
+            Err(error @ ClusterError::Unreachable { .. }) => return Err(error),
+            Err(_) => None,
+        };
+        Ok(definition.and_then(|definition| stored_elsewhere(&definition, resource)))
+    }
+
     /// Asks what is served: two requests, or one a group version on servers without the aggregated document.
     pub async fn discover(&self) -> Result<Catalog, ClusterError> {
         let core = self.document("/api", AGGREGATED).await?;

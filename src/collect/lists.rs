@@ -13,6 +13,7 @@ use crate::backup::{self, SelectorQuery, Selectors};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, FailureKind, JsonFault, ListOptions, Target};
 use crate::object::{ObjectKey, Resource};
 use crate::store::StoreError;
+use crate::webhook::silence;
 
 /// Lists under way at once; more gain nothing, since the API server's CPU is the limit.
 const IN_FLIGHT: usize = 4;
@@ -143,7 +144,22 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    async fn take(self) -> Result<Taken, CollectError> {
+    /// Objects that nobody converts can be read at the version at which all are stored. What a backup names is taken at its own.
+    async fn take(mut self) -> Result<Taken, CollectError> {
+        let unread = match self.taken().await {
+            Err(error) if self.wish.named.is_empty() && is_unconverted(&error) => error,
+            taken => return taken,
+        };
+        match self.reader.as_stored(&self.wish.resource).await? {
+            Some(stored) => {
+                self.wish.resource = Arc::new(stored);
+                self.taken().await
+            }
+            None => Err(unread),
+        }
+    }
+
+    async fn taken(&self) -> Result<Taken, CollectError> {
         let nothing = Taken { found: Vec::new(), other_state: None };
         if !self.wish.listable {
             return Ok(Taken { found: self.one_by_one().await?, ..nothing });
@@ -229,6 +245,8 @@ impl List<'_> {
     /// The object as an entry; `None` for one that a backup leaves out.
     fn staged(&self, mut object: Value) -> Result<Option<Entry>, StoreError> {
         let Wish { resource, kind, .. } = &self.wish;
+        // What a run did to it does not outlive the run.
+        silence::reveal(resource, &mut object);
         // Items of built-in types carry neither.
         if let Some(fields) = object.as_object_mut() {
             fields.insert("apiVersion".to_owned(), resource.api_version().into());
@@ -260,6 +278,11 @@ impl List<'_> {
         }
         Ok(found)
     }
+}
+
+fn is_unconverted(error: &CollectError) -> bool {
+    let CollectError::Cluster(ClusterError::Api { failure, .. }) = error else { return false };
+    failure.kind == FailureKind::WebhookUnavailable
 }
 
 /// Whether a list failed or the disk did.

@@ -1,9 +1,10 @@
-//! Quiesce: replicas recorded, writers at 0, their pods gone, and Cluster API paused.
+//! Quiesce: replicas recorded, writers at 0, their pods gone, webhooks that nobody answers silenced, and Cluster API paused.
 
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::silence::Hooks;
 use super::{Executor, StepError, Work, stopped};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, WriteError, selector_text};
 use crate::journal::{Entry, Step, WorkloadRef};
@@ -27,12 +28,17 @@ impl Executor {
     pub(super) async fn quiesce(&self, work: &mut Work) -> Result<(), StepError> {
         let workloads = self.to_quiesce(work).await?;
         self.record_replicas(&workloads, work).await?;
+        self.record_webhooks(work).await?;
+        // Those that judge the scale-downs, too.
+        self.silence_webhooks(Hooks::Admission, work).await?;
         for workload in &workloads {
             self.scale_down(workload, work).await?;
         }
         for workload in &workloads {
             self.until_pods_are_gone(workload, work).await?;
         }
+        // Not before nobody is there any more who would take a relabelled object for a converted one.
+        self.silence_webhooks(Hooks::Conversion, work).await?;
         self.pause(work).await?;
         self.lay_out(Step::Quiesce, work).await.map(drop)
     }

@@ -1,14 +1,17 @@
 //! The `Run` object while it is worked on: every write names the resourceVersion that it is based on.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Replicas;
 use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, FailureKind, Target, WriteError};
-use crate::journal::{Entry, Event, IllegalTransition, Journal, Paused, paused, replicas};
+use crate::journal::{Entry, Event, IllegalTransition, Journal, Paused, paused, replicas, silenced};
 use crate::object::Resource;
 use crate::run::{NAMESPACE, Run, RunSpec, RunStatus};
 use crate::status::{self, StatusFileError};
+use crate::webhook::silence::{Silenced, WebhookRef};
 
 /// Tries to write a status that somebody else changed meanwhile.
 const CONFLICT_TRIES: usize = 5;
@@ -118,6 +121,18 @@ impl Recorder {
     /// Whether one was paused before the run.
     pub fn had_paused(&self, namespace: &str, name: &str) -> Option<bool> {
         self.paused()?.get(&(namespace.to_owned(), name.to_owned())).copied()
+    }
+
+    /// What webhooks that the run silenced get back.
+    pub fn silenced(&self) -> Silenced {
+        self.run.status.as_ref().map(|status| silenced(&status.journal)).unwrap_or_default()
+    }
+
+    /// Every webhook that the run silences or may have silenced: those of the plan, and those of the journal.
+    pub fn to_silence(&self) -> BTreeSet<WebhookRef> {
+        let planned = self.run.status.as_ref().and_then(|status| status.plan.as_ref());
+        let planned = planned.map(|plan| plan.silences.clone()).unwrap_or_default();
+        planned.into_iter().chain(self.silenced().into_keys()).collect()
     }
 
     /// Keeps a sentence for the reader; durable with the next write.

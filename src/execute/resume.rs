@@ -1,4 +1,4 @@
-//! Resume: replicas given back, and clusters no longer paused. Verify: what was given back is Ready, and what was to go is gone.
+//! Resume: replicas given back, clusters no longer paused, and webhooks no longer silenced. Verify: what was given back is Ready, and what was to go is gone.
 
 use std::time::Duration;
 
@@ -7,12 +7,14 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::quiesce::is_conflict;
-use super::{Executor, StepError, Work, stopped};
+use super::silence::Hooks;
+use super::{Executor, StepError, StepFailure, Work, stopped};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, rollout_is_ready};
 use crate::journal::{OnFailure, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 use crate::plan::DeleteWave;
+use crate::webhook::silence::WebhookRef;
 
 const CONFLICT_TRIES: usize = 5;
 /// Rancher's own probes give it 5 minutes before it is restarted; twice that is an end.
@@ -24,9 +26,48 @@ const LOOK_WITHIN: Duration = Duration::from_secs(5);
 /// Namespaces that prune deleted; a warning, not a failure, past that.
 const NAMESPACES_GONE_WITHIN: Duration = Duration::from_secs(60);
 
+/// The first failure of several things of which none may keep the next from being given back.
+#[derive(Default)]
+struct PutOff(Option<StepFailure>);
+
+impl PutOff {
+    /// What breaks the step off, to be gone on with, is not put off.
+    fn take(&mut self, outcome: Result<(), StepError>) -> Result<(), StepError> {
+        match outcome {
+            Err(StepError::Failed(failure)) => {
+                self.0.get_or_insert(failure);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn end(self) -> Result<(), StepError> {
+        self.0.map_or(Ok(()), |failure| Err(StepError::Failed(failure)))
+    }
+}
+
 impl Executor {
     pub(super) async fn resume(&self, work: &mut Work) -> Result<(), StepError> {
         work.quiet = None;
+        let mut put_off = PutOff::default();
+        let converts = work.recorder.to_silence().iter().any(WebhookRef::is_conversion);
+        if converts {
+            // Before Rancher is there, which would take a relabelled object for a converted one; and pauses end while
+            // clusters can be written.
+            put_off.take(self.unpause(work).await)?;
+            put_off.take(self.unsilence(Hooks::Conversion, work).await)?;
+        }
+        put_off.take(self.give_all_back(work).await)?;
+        if !converts {
+            put_off.take(self.unpause(work).await)?;
+        }
+        // Last, since it judges the scale-ups.
+        put_off.take(self.unsilence(Hooks::Admission, work).await)?;
+        put_off.end()
+    }
+
+    async fn give_all_back(&self, work: &mut Work) -> Result<(), StepError> {
         let recorded = work.recorder.replicas();
         for (workload, replicas) in &recorded {
             self.give_back(workload, *replicas, work).await?;
@@ -39,7 +80,7 @@ impl Executor {
                 self.give_back(&workload, replicas, work).await?;
             }
         }
-        self.unpause(work).await
+        Ok(())
     }
 
     /// The annotation beats the journal: a workload of the backup was written with the backup's number in it.

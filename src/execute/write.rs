@@ -22,7 +22,7 @@ use crate::observed::{LiveObject, Observed, OwnerUids};
 use crate::plan::diff::{account_id, owner_id, shown};
 use crate::plan::gate::GateCode;
 use crate::plan::{Change, Differs, Item};
-use crate::webhook::{Operation, bundle};
+use crate::webhook::{Operation, bundle, silence};
 
 /// Writes of an object that somebody else changes at the same time.
 const CONFLICT_TRIES: usize = 5;
@@ -317,6 +317,9 @@ impl ObjectWriter {
             let release = Release { name: &guarded.rancher_deployment, namespace: &guarded.rancher_namespace };
             chart::mark(job.key, &mut prepared.body, release);
         }
+        // Written as they are until resume, with the backup's value beside them.
+        let names = silence::held_by(&laid_out.silenced, &job.key.resource, &job.key.name);
+        silence::silence(&job.key.resource, &mut prepared.body, names, &silence::Had::new());
         match prepared.dropped_owners.iter().find(|owner| !job.ahead && !self.may_drop(job.key, owner)) {
             Some(owner) => Err(Unwritten::Refused(format!("its owner {} is not there", shown(owner)))),
             None => Ok(prepared),

@@ -470,3 +470,38 @@ fn a_run_that_began_before_there_were_safety_backups_goes_on_without() {
     run.append(at(99), finished(Step::Verify)).expect("legal");
     assert!(matches!(run.next(OnFailure::Hold), Next::End { phase: Phase::Succeeded, .. }));
 }
+
+#[test]
+fn what_webhooks_had_is_kept_and_what_they_get_back_beats_it() {
+    use crate::webhook::silence::{SilencedWebhook, WebhookRef};
+    let had = |name: &str, had: &str| SilencedWebhook { webhook: WebhookRef::conversion(name), had: had.into() };
+    let of = |journal: &Journal, name: &str| silenced(journal.events()).remove(&WebhookRef::conversion(name));
+    let mut journal = Journal::default();
+    let mut append = |entry: Entry| {
+        let appended = journal.append(at(0), entry);
+        (appended.is_ok(), journal.clone())
+    };
+    let silence = |of: &[SilencedWebhook]| Entry::Silenced { webhooks: of.to_vec() };
+    assert!(!append(silence(&[had("a", "1")])).0, "not before quiesce");
+    assert!(!append(Entry::Unsilenced { webhooks: vec![had("a", "1")] }).0, "nothing is silenced");
+    for step in [Step::Preflight, Step::Announce] {
+        append(Entry::Started { step });
+        append(Entry::Finished { step });
+    }
+    append(Entry::Started { step: Step::Quiesce });
+    let before = append(silence(&[had("a", "1")])).1;
+    assert_eq!(append(silence(&[had("a", "2")])).1, before, "said already");
+    let journal = append(silence(&[had("a", "2"), had("b", "3")])).1;
+    assert_eq!((of(&journal, "a"), of(&journal, "b")), (Some("1".into()), Some("3".into())), "the first word wins");
+    assert!(is_silencing(journal.events()));
+    append(Entry::Finished { step: Step::Quiesce });
+    assert!(!append(silence(&[had("c", "1")])).0, "not after it");
+    let failed = |step| Entry::Failed { step, reason: "Any".to_owned(), message: String::new() };
+    append(Entry::Started { step: Step::SafetyBackup });
+    append(Entry::Finished { step: Step::SafetyBackup });
+    append(Entry::Started { step: Step::Crds });
+    append(failed(Step::Crds));
+    let (legal, journal) = append(Entry::Unsilenced { webhooks: vec![had("a", "4")] });
+    assert!(legal && !is_silencing(journal.events()), "also by a run that is held");
+    assert_eq!((of(&journal, "a"), of(&journal, "b")), (Some("4".into()), Some("3".into())));
+}

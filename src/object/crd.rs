@@ -42,7 +42,8 @@ impl CrdSummary {
     /// whole.
     pub fn take(object: &mut Map<String, Value>, status: Option<&Value>) -> Self {
         open_schemas_of_preserving(object);
-        let conversion = ConversionWebhook::read(object);
+        let conversion = ConversionWebhook::read(object)
+            .map(|conversion| ConversionWebhook { stored: stored_versions(status), ..conversion });
         let mut spec = object.get_mut("spec").and_then(Value::as_object_mut);
         let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         let of_spec = |field: &str| spec.as_deref().and_then(|spec| spec.get(field));

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::owner::{self, Owner};
 use super::{Interner, ObjectKey, Resource, StatusPlace, crd, defaults, normal};
 use crate::webhook::bundle::{self, Bundles};
+use crate::webhook::silence;
 
 /// What a write needs to know beside the object of the backup.
 pub struct Context<'a> {
@@ -51,6 +52,8 @@ pub struct Prepared {
 /// The object must have passed [`super::summarise`] before: what has another type than Kubernetes gives it is left
 /// as it is, and the API server says so.
 pub fn prepare(mut object: Value, context: &Context<'_>) -> Prepared {
+    // A backup that was taken in the middle of a run says so itself.
+    silence::reveal(&context.key.resource, &mut object);
     let status = take_status(&mut object, context.status);
     let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
     if let (StatusPlace::Body, None, Some(status)) =

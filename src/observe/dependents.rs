@@ -147,18 +147,15 @@ struct Reference {
 }
 
 async fn list(reader: &ClusterReader, resource: Arc<Resource>, scope: &Scope) -> Result<Reached, ObserveError> {
-    let options = ListOptions { metadata_only: true, ..ListOptions::default() };
-    let listed = reader
-        .list(&resource, options, |raw| {
-            let Item { metadata } = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
-            let key = ObjectKey::new(&resource, metadata.namespace.as_deref(), &metadata.name);
-            let matters = scope.holds(&key) || !metadata.owner_references.is_empty();
-            let owners = metadata.owner_references.into_iter().map(|owner| owner.uid).collect();
-            Ok(matters.then(|| Dependent { key, uid: metadata.uid.into(), owners }))
-        })
-        .await;
+    let listed = match names(reader, &resource, scope).await {
+        Err(error) if is_unconverted(&error) => match reader.as_stored(&resource).await? {
+            Some(stored) => names(reader, &Arc::new(stored), scope).await,
+            None => Err(error),
+        },
+        listed => listed,
+    };
     match listed {
-        Ok(listed) => Ok(Reached { dependents: listed.items, ..Reached::default() }),
+        Ok(dependents) => Ok(Reached { dependents, ..Reached::default() }),
         Err(ClusterError::NotServed { .. }) => Ok(Reached::default()),
         Err(error) if is_forbidden(&error) => Ok(Reached { denied: vec![to_list(&resource)], ..Reached::default() }),
         Err(error) if is_unconverted(&error) => {
@@ -170,6 +167,24 @@ async fn list(reader: &ClusterReader, resource: Arc<Resource>, scope: &Scope) ->
         }
         Err(error) => Err(error.into()),
     }
+}
+
+async fn names(
+    reader: &ClusterReader,
+    resource: &Arc<Resource>,
+    scope: &Scope,
+) -> Result<Vec<Dependent>, ClusterError> {
+    let options = ListOptions { metadata_only: true, ..ListOptions::default() };
+    let listed = reader
+        .list(resource, options, |raw| {
+            let Item { metadata } = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
+            let key = ObjectKey::new(resource, metadata.namespace.as_deref(), &metadata.name);
+            let matters = scope.holds(&key) || !metadata.owner_references.is_empty();
+            let owners = metadata.owner_references.into_iter().map(|owner| owner.uid).collect();
+            Ok(matters.then(|| Dependent { key, uid: metadata.uid.into(), owners }))
+        })
+        .await;
+    Ok(listed?.items)
 }
 
 /// Drops what no deletion reaches, however many owners lie between.

@@ -16,7 +16,7 @@ use crate::object::protect::goes_by_content;
 use crate::object::{self, Interner, ObjectKey, Resource};
 use crate::observed::{Access, Backup, Live, LiveObject, Served, ServedType, Unserved};
 use crate::plan::diff::{owner_id, wanted};
-use crate::webhook::ConversionWebhook;
+use crate::webhook::{ConversionWebhook, silence};
 
 /// Lists under way at once; more gain nothing, since the API server's CPU is the limit.
 const IN_FLIGHT: usize = 4;
@@ -42,7 +42,8 @@ pub async fn crds(reader: &ClusterReader) -> Result<Crds, ObserveError> {
     let mut conversion = Vec::new();
     let listed = reader
         .list(&resource, ListOptions::default(), |raw| {
-            let value: Value = serde_json::from_str(raw.get())?;
+            let mut value: Value = serde_json::from_str(raw.get())?;
+            silence::reveal(&resource, &mut value);
             conversion.extend(value.as_object().and_then(ConversionWebhook::read));
             Ok(live_object(&resource, value, &mut interner, "CustomResourceDefinition"))
         })
@@ -228,19 +229,34 @@ async fn spawned(
     crds: Option<Vec<LiveObject>>,
 ) -> Result<Outcome, ObserveError> {
     let task = tokio::spawn(async move {
-        match list_one(&reader, &wish, &keep, crds).await {
-            Ok(found) => Ok(Outcome::Listed(found)),
-            // A type that went away holds nothing; one that we may not list leaves the plan incomplete.
-            Err(ClusterError::NotServed { .. }) => Ok(Outcome::Listed(Vec::new())),
-            Err(error) if is_forbidden(&error) => Ok(Outcome::Denied(to_list(&wish.resource))),
-            Err(error) if is_unconverted(&error) => Ok(Outcome::Unconverted(wish.resource.as_ref().clone())),
-            Err(error @ ClusterError::Api { .. }) => {
-                Ok(Outcome::Refused(wish.resource.as_ref().clone(), error.to_string()))
-            }
-            Err(error) => Err(ObserveError::from(error)),
+        let outcome = outcome(&wish, list_one(&reader, &wish, &keep, crds).await)?;
+        // At another version than the backup's objects of it cannot be compared; names are the same at each.
+        match outcome {
+            Outcome::Unconverted(_) if !wish.compared => match reader.as_stored(&wish.resource).await? {
+                Some(stored) => {
+                    let wish = Wish { resource: Arc::new(stored), ..wish };
+                    self::outcome(&wish, list_one(&reader, &wish, &keep, None).await)
+                }
+                None => Ok(outcome),
+            },
+            outcome => Ok(outcome),
         }
     });
     task.await.map_err(|_| ObserveError::Interrupted)?
+}
+
+fn outcome(wish: &Wish, listed: Result<Vec<LiveObject>, ClusterError>) -> Result<Outcome, ObserveError> {
+    match listed {
+        Ok(found) => Ok(Outcome::Listed(found)),
+        // A type that went away holds nothing; one that we may not list leaves the plan incomplete.
+        Err(ClusterError::NotServed { .. }) => Ok(Outcome::Listed(Vec::new())),
+        Err(error) if is_forbidden(&error) => Ok(Outcome::Denied(to_list(&wish.resource))),
+        Err(error) if is_unconverted(&error) => Ok(Outcome::Unconverted(wish.resource.as_ref().clone())),
+        Err(error @ ClusterError::Api { .. }) => {
+            Ok(Outcome::Refused(wish.resource.as_ref().clone(), error.to_string()))
+        }
+        Err(error) => Err(ObserveError::from(error)),
+    }
 }
 
 async fn list_one(

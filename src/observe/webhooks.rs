@@ -10,6 +10,7 @@ use super::{ObserveError, visible};
 use crate::cluster::{Catalog, ClusterReader, ListOptions};
 use crate::object::Resource;
 use crate::rancher::{SUDO_ACCOUNT, WEBHOOK_SECRETS, WEBHOOK_SERVICE};
+use crate::webhook::silence;
 use crate::webhook::{Admission, AdmissionWebhook, Answered, ConversionWebhook, NamespaceLabels, ServiceRef, Webhooks};
 
 /// Names the Service of an EndpointSlice.
@@ -51,7 +52,9 @@ pub async fn read(
     for of in Admission::ALL {
         let listed = reader
             .list(&of.resource(), ListOptions::default(), |raw| {
-                Ok(Some(AdmissionWebhook::read_all(of, &serde_json::from_str(raw.get())?)))
+                let mut configuration: Value = serde_json::from_str(raw.get())?;
+                silence::reveal(&of.resource(), &mut configuration);
+                Ok(Some(AdmissionWebhook::read_all(of, &configuration)))
             })
             .await;
         admission.extend(visible(listed.map(|listed| listed.items))?.into_iter().flatten());

@@ -44,6 +44,10 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
         // Paused, and given back.
         wanted.verbs(CAPI_GROUP, "clusters".to_owned(), &["get", "list", "patch"]);
     }
+    for webhook in &plan.silences {
+        // Silenced, and given back.
+        wanted.add(&webhook.kind.resource(), &["get", "patch"]);
+    }
     for (group, resource, verbs) in READS {
         wanted.verbs(group, (*resource).to_owned(), verbs);
     }

@@ -7,7 +7,7 @@ use super::{Change, Plan};
 use crate::object::Resource;
 use crate::observed::{BackupSeen, Observed};
 
-/// `sha256:…` over key, backup, engine, deletions, CRD changes and accepted gates.
+/// `sha256:…` over key, backup, engine, deletions, CRD changes, accepted gates and silenced webhooks.
 ///
 /// Of what a deletion takes along, short-lived objects (Pods, events) are left out.
 /// Which writes can be skipped is not in it: a running Rancher changes that by the minute.
@@ -18,7 +18,7 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
         let along: Vec<String> = along.map(ToString::to_string).collect();
         json!([object.key.to_string(), along])
     };
-    let covered = json!({
+    let mut covered = json!({
         "version": "reinback plan v1",
         "key": plan.request.key,
         "backup": plan.backup.as_ref().map(|backup| &backup.sha256),
@@ -27,6 +27,10 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
         "crds": crd_changes(plan, observed),
         "accepted": plan.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.as_str()).collect::<Vec<_>>(),
     });
+    // Left out where there is none, so that plans that were approved before there was such a thing stay approved.
+    if !plan.silences.is_empty() {
+        covered["silences"] = json!(plan.silences);
+    }
     let hash = Sha256::digest(covered.to_string().as_bytes());
     let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")

@@ -49,6 +49,7 @@ struct Report<'a> {
     protected: BTreeMap<Protection, usize>,
     quiesce: Vec<String>,
     stays_up: Vec<String>,
+    silences: Vec<String>,
     warnings: Vec<String>,
     objects: Vec<(&'a ObjectKey, String)>,
     digest: &'a str,
@@ -90,6 +91,7 @@ impl<'a> Report<'a> {
             other_cluster: _, // the gate DifferentCluster says so
             quiesce,
             stays_up,
+            silences,
             missing_owners,
             cycles,
             refused,
@@ -131,6 +133,7 @@ impl<'a> Report<'a> {
             protected,
             quiesce: quiesce.iter().map(scaled).collect(),
             stays_up: stays_up.iter().map(|workload| workload.reference.to_string()).collect(),
+            silences: silences.iter().map(|webhook| printable(&webhook.to_string())).collect(),
             warnings,
             objects: match verbosity {
                 Verbosity::Summary => Vec::new(),
@@ -330,6 +333,7 @@ fn write_text(out: &mut String, report: &Report<'_>) -> std::fmt::Result {
         protected,
         quiesce,
         stays_up,
+        silences,
         warnings,
         objects,
         digest,
@@ -354,6 +358,7 @@ fn write_text(out: &mut String, report: &Report<'_>) -> std::fmt::Result {
         ("left as they are", protected.as_slice()),
         ("scales to 0 first", quiesce),
         ("stays up, for it answers webhooks", stays_up),
+        ("silences while it writes, for nobody answers", silences),
         ("mind", warnings),
     ];
     for (heading, lines) in sections.into_iter().filter(|(_, lines)| !lines.is_empty()) {

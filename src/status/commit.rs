@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::text::{clean, cut_width, wrap};
 use super::{accept_line, humane_count, humane_duration, kind_word, left_at_zero, run_name, status_of, took, way_on};
-use crate::journal::{Step, step_times};
+use crate::journal::{Step, is_silencing, silenced, step_times};
 use crate::plan::gate::Gate;
 use crate::run::{Counts, Phase, Run, RunStatus};
 
@@ -87,7 +87,17 @@ fn running(status: &RunStatus) -> String {
             format!("{} failed, giving replicas back", failed.step)
         }
         (Some(failed), _) => format!("{} failed", failed.step),
-        (None, Some(last)) if last.step > Step::Announce => last.step.to_string(),
+        (None, Some(last)) if last.step > Step::Announce => {
+            let silenced = match is_silencing(&status.journal) {
+                true => silenced(&status.journal).len(),
+                false => 0,
+            };
+            match silenced {
+                0 => last.step.to_string(),
+                1 => format!("{}, 1 webhook silenced", last.step),
+                more => format!("{}, {more} webhooks silenced", last.step),
+            }
+        }
         (None, _) => "started".to_owned(),
     }
 }

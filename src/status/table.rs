@@ -10,7 +10,7 @@ use super::{
     accept_line, humane_count, humane_duration, kind_word, left_at_zero, moment, newest_first, run_name, status_of,
     took, way_on,
 };
-use crate::journal::{SafetyBackup, StepTime};
+use crate::journal::{self, SafetyBackup, StepTime};
 use crate::plan::gate::Gate;
 use crate::run::{Phase, PlanRecord, Progress, Run, RunStatus};
 
@@ -133,7 +133,17 @@ pub fn render_one(run: &Run, now: Timestamp) -> String {
 }
 
 fn plan_fields(plan: &PlanRecord, field: &mut impl FnMut(&str, &str)) {
-    let PlanRecord { digest, engine, backup, counts: _, prunes: _, other_cluster: _, quiesce: _, accepted } = plan;
+    let PlanRecord {
+        digest,
+        engine,
+        backup,
+        counts: _,
+        prunes: _,
+        other_cluster: _,
+        quiesce: _,
+        silences: _,
+        accepted,
+    } = plan;
     field("Plan", &format!("{digest}, engine {engine}"));
     let version = backup.rancher_version.as_ref().map_or_else(String::new, |version| format!(", Rancher {version}"));
     field("Backup", &format!("{}{version}", backup.name));
@@ -192,6 +202,16 @@ fn lists(status: &RunStatus) -> String {
         text += "\nReplicas before the run:\n";
         for record in &status.replicas {
             text += &format!("  {}: {}\n", clean(&record.workload), record.replicas);
+        }
+    }
+    let silenced = journal::silenced(&status.journal);
+    if !silenced.is_empty() {
+        text += match journal::is_silencing(&status.journal) {
+            true => "\nWebhooks silenced while it writes, for nobody answers:\n",
+            false => "\nWebhooks that were silenced, and were given back what they had:\n",
+        };
+        for webhook in silenced.keys() {
+            text += &format!("  {}\n", clean(&webhook.to_string()));
         }
     }
     if status.errors_total > 0 {

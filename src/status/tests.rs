@@ -123,6 +123,7 @@ fn plan() -> PlanRecord {
         prunes: true,
         other_cluster: false,
         quiesce: Vec::new(),
+        silences: Vec::new(),
         accepted: vec!["CrdVersionsKept".to_owned()],
     }
 }

@@ -11,6 +11,7 @@ use reinback::sim::Sim;
 use serde_json::Value;
 
 use crate::cluster_api;
+use crate::dead_webhook;
 use crate::memory_git::{Git, STATUS};
 use crate::process::{Death, Process, Witness};
 use crate::protected;
@@ -127,6 +128,7 @@ impl Watchdog {
         problems
             .extend(check_replicas(objects.get("deployments.apps/cattle-system/rancher").map(AsRef::as_ref), &runs));
         problems.extend(cluster_api::check(objects));
+        problems.extend(dead_webhook::check(&self.0.sim));
         if effect.starts_with("push") {
             known.learn_announced(&self.0.git);
         }
@@ -163,6 +165,9 @@ impl Watchdog {
         {
             known.problems.push(format!("{effect} while {awake}"));
         }
+        if is_of_the_backup(effect) && dead_webhook::is_asked_about(effect) && !dead_webhook::is_silenced(&self.0.sim) {
+            known.problems.push(format!("{effect} while a webhook that nobody answers is asked"));
+        }
         if holder == own {
             known.acting = Some(holder);
         } else if !holder.is_empty() && known.acting.as_ref() == Some(&holder) {
@@ -191,6 +196,7 @@ impl Watchdog {
         let held_down = outcomes.iter().any(|(phase, _)| phase == "Failed");
         let replicas = rancher["spec"]["replicas"].as_i64().unwrap_or_default();
         let recorded = rancher["metadata"]["annotations"]["reinback.io/replicas"].as_str();
+        assert!(!dead_webhook::is_silenced(&self.0.sim), "still silenced: {outcomes:?} {incidents:?}");
         let held = cluster_api::held(&objects);
         assert!(
             held.is_empty() || held_down,
@@ -213,7 +219,8 @@ impl Watchdog {
 pub fn is_of_the_backup(effect: &str) -> bool {
     let scales = effect.starts_with("PATCH") && effect.contains("/deployments/");
     let pauses = effect.starts_with("PATCH") && effect.contains("/apis/cluster.x-k8s.io/");
-    !scales && !pauses && is_of_the_cluster(effect)
+    let silences = effect.starts_with("PATCH") && effect.contains("/validatingwebhookconfigurations/");
+    !scales && !pauses && !silences && is_of_the_cluster(effect)
 }
 
 /// Not what a run does for itself.

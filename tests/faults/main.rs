@@ -2,6 +2,7 @@
 //! storms of faults by seed. Time is simulated; nothing here waits for a clock or opens a socket.
 
 mod cluster_api;
+mod dead_webhook;
 mod invariants;
 mod matrix;
 mod memory_git;

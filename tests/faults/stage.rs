@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::cluster_api;
+use crate::dead_webhook;
 use crate::memory_git::{Git, SOURCE};
 use crate::process::{MortalBranch, MortalStores, Process};
 use crate::protected;
@@ -80,7 +81,8 @@ impl Stage {
         fastrand::seed(seed);
         let start: Timestamp = START.parse().expect("a time");
         let sim = Sim::new(SimOptions { seed, start, ..SimOptions::default() });
-        sim.seed([before(), cluster_api::unsaved()].concat()).expect("every kind of the scene is served");
+        sim.seed([before(), cluster_api::unsaved(), dead_webhook::unsaved()].concat())
+            .expect("every kind of the scene is served");
         // Until Rancher is up.
         tokio::time::sleep(Duration::from_secs(30)).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -116,7 +118,7 @@ impl Stage {
 
     /// A `Restore` of the backup, merged, whose author accepts the gates that it raises.
     pub fn merge(&self, name: &str, annotations: &str) {
-        self.merge_accepting(name, "VersionMismatch, PruneShare, DownstreamReverts", annotations);
+        self.merge_accepting(name, "VersionMismatch, PruneShare, DownstreamReverts, WebhookUnavailable", annotations);
     }
 
     pub fn merge_accepting(&self, name: &str, accepted: &str, annotations: &str) {

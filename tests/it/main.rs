@@ -32,6 +32,7 @@ mod s3_restore;
 mod s3_server;
 mod safety;
 mod secrets;
+mod silenced;
 mod sockets;
 mod status_branch;
 mod store;

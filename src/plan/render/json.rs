@@ -28,6 +28,7 @@ use crate::plan::{Change, Deletion, is_same_cluster};
 /// spared      [{object, reason}]
 /// quiesce     [{workload, replicas, recorded: number or null}]
 /// staysUp     [workload]
+/// silences    [{kind, name, webhook}]: webhooks that nobody answers, silenced while it writes
 /// missingOwners [{object, owner}]
 /// cycles      [object]
 /// refused     [{object, why}]: what the API server would not take
@@ -47,6 +48,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
         other_cluster: _, // `backup.sameCluster`
         quiesce,
         stays_up,
+        silences,
         missing_owners,
         cycles,
         refused,
@@ -84,6 +86,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
             .collect::<Vec<_>>(),
         "quiesce": quiesce.iter().map(workload).collect::<Vec<_>>(),
         "staysUp": stays_up.iter().map(|workload| workload.reference.to_string()).collect::<Vec<_>>(),
+        "silences": silences,
         "missingOwners": missing_owners
             .iter()
             .map(|(key, owner)| json!({ "object": key.to_string(), "owner": owner }))

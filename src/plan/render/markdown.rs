@@ -26,6 +26,7 @@ fn write_markdown(out: &mut String, report: &Report<'_>) -> fmt::Result {
         protected,
         quiesce,
         stays_up,
+        silences,
         warnings,
         objects,
         digest,
@@ -50,6 +51,7 @@ fn write_markdown(out: &mut String, report: &Report<'_>) -> fmt::Result {
         ("Left as they are", protected),
         ("Scales to 0 first", quoted(quiesce)),
         ("Stays up, for it answers webhooks", quoted(stays_up)),
+        ("Silences while it writes, for nobody answers", quoted(silences)),
         ("Mind", warnings.iter().map(|warning| escaped(warning)).collect()),
     ];
     for (heading, lines) in sections.iter().filter(|(_, lines)| !lines.is_empty()) {

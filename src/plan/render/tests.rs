@@ -445,6 +445,7 @@ fn machines_get_a_stable_shape() {
           "update": 1
         }
       ],
+      "silences": [],
       "spared": [
         {
           "object": "secrets.#v1/cattle-system/sh.helm.release.v1.rancher.v1",

@@ -418,3 +418,36 @@ fn every_state_of_a_run_is_told_as_an_event_in_words_of_flux() {
     Warning Failed End: restore friday: failed
     ");
 }
+
+#[test]
+fn silenced_webhooks_are_told_while_they_are_and_when_they_were() {
+    use crate::webhook::silence::{SilencedWebhook, WebhookRef};
+    let webhooks =
+        || ["a", "b"].map(|name| SilencedWebhook { webhook: WebhookRef::conversion(name), had: json!({}) }).to_vec();
+    let told = |step: Step, given_back: bool| {
+        let run = with(running("monday", Step::Quiesce), |status| {
+            status.record(after(50), Entry::Silenced { webhooks: webhooks() }).expect("legal");
+            for step in Step::ALL.iter().copied().filter(|of| *of > Step::Quiesce && *of <= step) {
+                let before = Step::ALL.iter().copied().rfind(|of| *of < step).expect("there is one");
+                status.record(after(51), Entry::Finished { step: before }).expect("legal");
+                status.record(after(51), Entry::Started { step }).expect("legal");
+            }
+            if given_back {
+                status.record(after(52), Entry::Unsilenced { webhooks: webhooks() }).expect("legal");
+            }
+        });
+        let text = render_one(&run, after(60));
+        let lines: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("Webhooks")).take(3).collect();
+        format!("{}\n{}", event(&run).expect("it is told").note, lines.join("\n"))
+    };
+    insta::assert_snapshot!([told(Step::Crds, false), told(Step::Resume, true)].join("\n"), @"
+    restore monday: crds, 2 webhooks silenced
+    Webhooks silenced while it writes, for nobody answers:
+      conversion of CustomResourceDefinition a
+      conversion of CustomResourceDefinition b
+    restore monday: resume
+    Webhooks that were silenced, and were given back what they had:
+      conversion of CustomResourceDefinition a
+      conversion of CustomResourceDefinition b
+    ");
+}

@@ -12,7 +12,8 @@ use crate::world::World;
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 5 };
 const USER: &str = "limited";
 
-/// So that the sudo identity is asked for: its account, and a webhook that judges settings and may be passed over.
+/// So that the sudo identity is asked for: its account, and a webhook that judges settings and may be passed over; and one that
+/// may not be, and is silenced.
 const RANCHER_WEBHOOK: &str = r#"
 apiVersion: v1
 kind: ServiceAccount
@@ -29,6 +30,18 @@ webhooks:
     admissionReviewVersions: [v1]
     rules:
       - {operations: ["*"], apiGroups: [management.cattle.io], apiVersions: [v3], resources: [settings, users]}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: dead}
+webhooks:
+  - name: dead.example.org
+    clientConfig: {service: {namespace: cattle-system, name: gone}}
+    failurePolicy: Fail
+    sideEffects: None
+    admissionReviewVersions: [v1]
+    rules:
+      - {operations: ["*"], apiGroups: [management.cattle.io], apiVersions: [v3], resources: [users]}
 "#;
 
 /// The documents of docs/rbac.yaml, bound to the test's user in place of the service account.
@@ -63,7 +76,8 @@ async fn the_documented_rights_carry_a_whole_run_and_without_any_of_them_the_pla
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     super::kubectl(&world, &["label", "crd", "clusters.management.cattle.io", "disturbed=yes"]);
     apply(&world, RANCHER_WEBHOOK);
-    let ask = Asked::of(&world).spec("prune: true").annotated("reinback.io/accept", "DownstreamReverts");
+    let ask =
+        Asked::of(&world).spec("prune: true").annotated("reinback.io/accept", "DownstreamReverts, WebhookUnavailable");
     ask.plan_as(&user.kubeconfig).await.assert_held_by(&[]);
 
     for (number, document) in all.iter().enumerate().filter(|(_, document)| document["rules"].is_array()) {

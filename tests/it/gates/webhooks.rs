@@ -70,7 +70,7 @@ async fn a_type_whose_conversion_nobody_answers_is_named_as_that() {
         .annotated("reinback.io/accept", "PruneDeletesCrds")
         .is_accepted("WebhookUnavailable")
         .await;
-    insta::assert_snapshot!(accepted.message("WebhookUnavailable"), @"objects can be neither read nor written, since nobody converts widgets.provisioning.cattle.io (they could not be listed)");
+    insta::assert_snapshot!(accepted.message("WebhookUnavailable"), @"objects can be neither read nor written, since nobody converts widgets.provisioning.cattle.io (they could not be listed); accepting does not help with widgets.provisioning.cattle.io: not all objects are written in the one version in which they are stored, so that they have to be converted");
     kubectl(
         &world,
         &["patch", crd, "--type=merge", "-p", r#"{"spec":{"conversion":{"strategy":"None","webhook":null}}}"#],

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::plan::render::{self, Verbosity};
 use crate::plan::testing::{merge, service};
 use crate::webhook::{Admission, AdmissionWebhook, Answered};
 use serde_json::Value;
@@ -32,9 +33,30 @@ fn a_webhook_that_nobody_answers_is_held_where_the_plan_writes_what_it_is_asked_
     });
     assert_snapshot!(held(&world), @r"
     WebhookUnavailable: writes are refused, since nobody answers rancher.cattle.io.settings of ValidatingWebhookConfiguration rancher.cattle.io (Service cattle-system/rancher-webhook has no ready endpoint; asked about 1 write)
-    -> bring up what answers them, or remove the configurations of what is gone; or add to the manifest's annotations: `reinback.io/accept: WebhookUnavailable` (tries all the same; objects that the API server refuses fail by name)
+    -> bring up what answers them, or remove the configurations of what is gone; or add to the manifest's annotations: `reinback.io/accept: WebhookUnavailable` (silences them while it writes, with `failurePolicy: Ignore` or the conversion `None`; what they had is journaled and comes back when the run ends)
     ");
+    assert!(world.plan().silences.is_empty() && !rights(&world).contains("patch validating"));
     assert!(is_accepted(world.accept(GateCode::WebhookUnavailable), GateCode::WebhookUnavailable));
+    assert_eq!(silences(&world), ["rancher.cattle.io.settings of ValidatingWebhookConfiguration rancher.cattle.io"]);
+    assert!(rights(&world).contains("patch validatingwebhookconfigurations"), "{}", rights(&world));
+    assert!(!rights(&world).contains("patch mutating"), "{}", rights(&world));
+    let (plan, observed) = (world.plan(), world.observed());
+    let name = "rancher.cattle.io.settings of ValidatingWebhookConfiguration rancher.cattle.io";
+    let text = render::text(&plan, &observed, Verbosity::Summary);
+    assert!(text.contains(&format!("silences while it writes, for nobody answers\n  {name}\n")), "{text}");
+    let page = render::markdown(&plan, &observed, Verbosity::Summary);
+    assert!(page.contains(&format!("#### Silences while it writes, for nobody answers\n\n- `{name}`\n")), "{page}");
+    let webhook = json!({"kind": "ValidatingWebhookConfiguration", "name": "rancher.cattle.io",
+        "webhook": "rancher.cattle.io.settings"});
+    assert_eq!(render::json(&plan, &observed, Verbosity::Summary)["silences"], json!([webhook]));
+    assert_eq!(json!(plan.record())["silences"], json!([webhook]), "a run that is gone on with goes by it");
+    let covered = plan.digest;
+    asked(&mut world, Answered::NoEndpoint, json!({"name": "other.cattle.io"}));
+    assert_ne!(world.plan().digest, covered, "an approval covers which");
+    asked(&mut world, Answered::NoEndpoint, json!({}));
+    world.request.resuming = true;
+    assert!(silences(&world).is_empty(), "a run that is under way goes by what it recorded");
+    world.request.resuming = false;
     world.request.accept.clear();
     asked(&mut world, Answered::Missing, json!({}));
     assert!(held(&world).contains("(Service cattle-system/rancher-webhook is missing; asked about 1 write)"));
@@ -70,6 +92,15 @@ fn a_webhook_that_this_run_takes_down_itself_is_held() {
     assert!(is_free(&world), "another one answers");
 }
 
+fn silences(world: &World) -> Vec<String> {
+    world.plan().silences.iter().map(ToString::to_string).collect()
+}
+
+fn rights(world: &World) -> String {
+    let wanted = crate::plan::accesses(&world.plan(), &world.observed());
+    wanted.iter().map(|access| format!("{} {}\n", access.verb, access.resource)).collect()
+}
+
 /// A definition of two versions whose objects a webhook converts.
 fn converted() -> Value {
     let mut definition = crd("widgets", "provisioning.cattle.io", "v2", false);
@@ -94,8 +125,8 @@ fn a_conversion_that_nobody_carries_out_is_held_where_objects_need_it() {
         world.cluster.webhooks.services = BTreeMap::from([(service("cattle-system/widgets"), Answered::Missing)]);
     });
     assert_snapshot!(held(&world), @r"
-    WebhookUnavailable: objects can be neither read nor written, since nobody converts widgets.provisioning.cattle.io (Service cattle-system/widgets is missing; 1 write)
-    -> bring up what answers them, or remove the configurations of what is gone; or add to the manifest's annotations: `reinback.io/accept: WebhookUnavailable` (tries all the same; objects that the API server refuses fail by name)
+    WebhookUnavailable: objects can be neither read nor written, since nobody converts widgets.provisioning.cattle.io (Service cattle-system/widgets is missing; 1 write); accepting does not help with widgets.provisioning.cattle.io: not all objects are written in the one version in which they are stored, so that they have to be converted
+    -> bring up what answers them, or remove the configurations of what is gone; or add to the manifest's annotations: `reinback.io/accept: WebhookUnavailable` (objects that have to be converted are tried all the same, and fail by name)
     ");
     world.backup.objects.pop();
     world.serve("widgets.provisioning.cattle.io#v2", true, false);
@@ -106,7 +137,73 @@ fn a_conversion_that_nobody_carries_out_is_held_where_objects_need_it() {
     world.cluster.webhooks.services = BTreeMap::from([(service("cattle-system/widgets"), Answered::Ready)]);
     assert!(is_free(&world));
     world.unconverted.insert(Resource::new("provisioning.cattle.io", "v1", "widgets"));
-    assert!(held(&world).starts_with("WebhookUnavailable: objects can be neither read nor written, since nobody converts widgets.provisioning.cattle.io (they could not be listed)\n"));
+    assert!(held(&world).starts_with("WebhookUnavailable: objects can be neither read nor written, since nobody converts widgets.provisioning.cattle.io (they could not be listed); accepting does not help with widgets.provisioning.cattle.io: "));
+}
+
+#[test]
+fn a_conversion_is_silenced_where_every_object_is_written_as_all_are_stored() {
+    let name = "customresourcedefinitions.apiextensions.k8s.io#v1/widgets.provisioning.cattle.io";
+    let one = "widgets.provisioning.cattle.io#v2/one";
+    let with = |live: Value, backup: Value, version: &str| {
+        world(|world| {
+            world.serve(&format!("widgets.provisioning.cattle.io#{version}"), true, false);
+            world.backed_up(name, backup).live(name, live);
+            world.backed_up(&one.replace("v2", version), json!({"spec": 1}));
+            world.live(&one.replace("v2", version), json!({"spec": 2}));
+            world.cluster.webhooks.services =
+                BTreeMap::from([(service("cattle-system/widgets"), Answered::NoEndpoint)]);
+            world.accept(GateCode::WebhookUnavailable);
+        })
+    };
+    let swapped = |storage: usize, stored: &[&str]| {
+        let mut definition = converted();
+        for version in 0..2 {
+            definition["spec"]["versions"][version]["storage"] = json!(version == storage);
+        }
+        definition["status"]["storedVersions"] = json!(stored);
+        definition
+    };
+    let as_stored = with(converted(), converted(), "v2");
+    assert_eq!(silences(&as_stored), ["conversion of CustomResourceDefinition widgets.provisioning.cattle.io"]);
+    assert!(rights(&as_stored).contains("patch customresourcedefinitions"), "{}", rights(&as_stored));
+    let gates = as_stored.plan().gates;
+    let gate = gates.iter().find(|gate| gate.code == GateCode::WebhookUnavailable).expect("it is raised");
+    assert!(gate.accepted && !gate.message.contains("accepting does not help"), "{}", gate.message);
+    for (live, backup, version, why) in [
+        (converted(), converted(), "v1", "written at another version"),
+        (swapped(0, &["v1", "v2"]), converted(), "v2", "some may be stored at another version"),
+        (swapped(1, &["v1"]), converted(), "v2", "the backup's definition stores anew"),
+        (swapped(0, &["v2"]), swapped(1, &[]), "v2", "written as they are stored, and then no more"),
+    ] {
+        let world = with(live, backup, version);
+        assert!(silences(&world).is_empty(), "{why}");
+        let gates = world.plan().gates;
+        let gate = gates.iter().find(|gate| gate.code == GateCode::WebhookUnavailable).expect("it is raised");
+        let told = "accepting does not help with widgets.provisioning.cattle.io";
+        assert!(gate.message.contains(told) && gate.remedy.contains("fail by name"), "{why}: {}", gate.message);
+    }
+}
+
+#[test]
+fn the_conversion_of_a_definition_that_no_backup_holds_is_judged_by_the_live_one() {
+    let mut definition = converted();
+    merge(&mut definition, json!({"metadata": {"name": "widgets.provisioning.cattle.io"}}));
+    let mut world = world(|world| {
+        let one = "widgets.provisioning.cattle.io#v2/one";
+        world.serve("widgets.provisioning.cattle.io#v2", true, false);
+        world.backed_up(one, json!({"spec": 1})).live(one, json!({"spec": 2}));
+        world.cluster.webhooks.services = BTreeMap::from([(service("cattle-system/widgets"), Answered::Missing)]);
+        world.accept(GateCode::WebhookUnavailable);
+    });
+    let conversion = |definition: &Value| {
+        let read = crate::webhook::ConversionWebhook::read(definition.as_object().expect("an object"));
+        vec![read.expect("a webhook converts")]
+    };
+    world.cluster.webhooks.conversion = conversion(&definition);
+    assert_eq!(silences(&world), ["conversion of CustomResourceDefinition widgets.provisioning.cattle.io"]);
+    definition["status"]["storedVersions"] = json!(["v1", "v2"]);
+    world.cluster.webhooks.conversion = conversion(&definition);
+    assert!(silences(&world).is_empty());
 }
 
 const PROD: &str = "clusters.provisioning.cattle.io#v1/fleet-default/prod";
