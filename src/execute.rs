@@ -204,6 +204,11 @@ impl LaidOut {
         }
     }
 
+    fn is_webhook_configuration(&self, item: &plan::Item) -> bool {
+        let BackupSeen::Whole(backup) = &self.observed.backup else { return false };
+        backup.objects[item.backup as usize].key.resource.is_webhook_configuration()
+    }
+
     /// What the object of an item needs the UIDs of: its owners, and the account of its token.
     fn owners_of(&self, item: &plan::Item) -> Vec<OwnerId> {
         let BackupSeen::Whole(backup) = &self.observed.backup else { return Vec::new() };

@@ -151,6 +151,9 @@ pub enum Entry {
     Replicas { workload: WorkloadRef, replicas: i32 },
     /// What clusters of Cluster API had before they are paused, and that this run pauses them; written before the first.
     Paused { clusters: Vec<PausedCluster> },
+    /// What paused clusters get back where they say another thing than that: what the backup has; written before the first
+    /// gets it.
+    Unpaused { clusters: Vec<PausedCluster> },
     /// What webhooks had before they are silenced; written before the first.
     Silenced { webhooks: Vec<SilencedWebhook> },
     /// What silenced webhooks get back: what they had, or what the backup has; written before the first gets it.
@@ -372,6 +375,7 @@ impl Entry {
             entry @ (Self::Started { .. }
             | Self::Replicas { .. }
             | Self::Paused { .. }
+            | Self::Unpaused { .. }
             | Self::Silenced { .. }
             | Self::Unsilenced { .. }
             | Self::SafetyBackup { .. }
@@ -387,6 +391,7 @@ impl fmt::Display for Entry {
             Self::Started { step } => write!(f, "{step} started"),
             Self::Replicas { workload, replicas } => write!(f, "{workload} has {replicas} replicas"),
             Self::Paused { clusters } => write!(f, "{} clusters are paused", clusters.len()),
+            Self::Unpaused { clusters } => write!(f, "{} clusters get back what the backup has", clusters.len()),
             Self::Silenced { webhooks } => write!(f, "{} webhooks are silenced", webhooks.len()),
             Self::Unsilenced { webhooks } => write!(f, "{} webhooks are given back", webhooks.len()),
             Self::SafetyBackup { backup } => write!(f, "safety backup {} is stored", backup.name),
@@ -413,6 +418,7 @@ struct State {
     recorded: BTreeSet<WorkloadRef>,
     /// `None` before the first entry of them.
     paused: Option<BTreeSet<(String, String)>>,
+    unpaused: BTreeSet<(String, String)>,
     silenced: BTreeSet<WebhookRef>,
     unsilenced: BTreeSet<WebhookRef>,
     has_safety_backup: bool,
@@ -449,6 +455,9 @@ impl State {
             Entry::Paused { clusters } => {
                 let names = clusters.iter().map(|cluster| (cluster.namespace.clone(), cluster.name.clone()));
                 self.paused.get_or_insert_default().extend(names);
+            }
+            Entry::Unpaused { clusters } => {
+                self.unpaused.extend(clusters.iter().map(|of| (of.namespace.clone(), of.name.clone())));
             }
             Entry::Silenced { webhooks } => self.silenced.extend(webhooks.iter().map(|had| had.webhook.clone())),
             Entry::Unsilenced { webhooks } => self.unsilenced.extend(webhooks.iter().map(|had| had.webhook.clone())),
@@ -506,6 +515,9 @@ impl State {
             Entry::Paused { .. } if self.open() != Some(Step::Quiesce) => {
                 Err("clusters are paused in quiesce only".to_owned())
             }
+            Entry::Unpaused { .. } if !(self.recovered || self.started.contains(&Step::Quiesce)) => {
+                Err("nothing is paused yet".to_owned())
+            }
             Entry::Silenced { .. } if self.open() != Some(Step::Quiesce) => {
                 Err("webhooks are silenced in quiesce only".to_owned())
             }
@@ -518,6 +530,7 @@ impl State {
             Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
             Entry::Replicas { .. }
             | Entry::Paused { .. }
+            | Entry::Unpaused { .. }
             | Entry::Silenced { .. }
             | Entry::Unsilenced { .. }
             | Entry::SafetyBackup { .. }
@@ -548,6 +561,9 @@ impl State {
             Entry::Paused { clusters } => self.paused.as_ref().is_some_and(|known| {
                 clusters.iter().all(|cluster| known.contains(&(cluster.namespace.clone(), cluster.name.clone())))
             }),
+            Entry::Unpaused { clusters } => {
+                clusters.iter().all(|of| self.unpaused.contains(&(of.namespace.clone(), of.name.clone())))
+            }
             Entry::Silenced { webhooks } => webhooks.iter().all(|had| self.silenced.contains(&had.webhook)),
             Entry::Unsilenced { webhooks } => webhooks.iter().all(|had| self.unsilenced.contains(&had.webhook)),
             Entry::SafetyBackup { backup: _ } => self.has_safety_backup,

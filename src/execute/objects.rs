@@ -36,12 +36,15 @@ type Outcome = (ObjectKey, Result<Written, Unwritten>);
 impl Executor {
     pub(super) async fn write_objects(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
         let laid_out = self.lay_out(step, work).await?;
-        let waves = waves(&laid_out, step);
-        let total = waves.iter().map(BTreeMap::len).sum::<usize>() as u64;
+        let (waves, webhooks) = waves(&laid_out, step);
+        let total = (waves.iter().map(BTreeMap::len).sum::<usize>() + webhooks.len()) as u64;
         let mut pace = Pace::new(step, total);
         self.write_waves(&laid_out, waves, Turn::First, &mut pace, work).await?;
         self.judge(&pace, "written")?;
         self.write_waves(&laid_out, vec![once_more(&laid_out, step)], Turn::Again, &mut pace, work).await?;
+        self.judge(&pace, "written")?;
+        // From the first of them on, what is written may pass through it.
+        self.write_waves(&laid_out, vec![webhooks], Turn::First, &mut pace, work).await?;
         self.judge(&pace, "written")?;
         if step == Step::Crds && total > 0 {
             self.until_established(&laid_out, &mut pace, work).await?;
@@ -240,13 +243,18 @@ impl Pass {
     }
 }
 
-/// What the step writes: by depth, each wave by place in the backup.
-fn waves(laid_out: &LaidOut, step: Step) -> Vec<BTreeMap<u32, Item>> {
+/// What the step writes: by depth, each wave by place in the backup, and webhook configurations apart.
+fn waves(laid_out: &LaidOut, step: Step) -> (Vec<BTreeMap<u32, Item>>, BTreeMap<u32, Item>) {
     let mut waves: BTreeMap<u16, BTreeMap<u32, Item>> = BTreeMap::new();
+    let mut webhooks = BTreeMap::new();
     for item in writes(laid_out, step) {
-        waves.entry(item.depth).or_default().insert(item.backup, *item);
+        let wave = match laid_out.is_webhook_configuration(item) {
+            true => &mut webhooks,
+            false => waves.entry(item.depth).or_default(),
+        };
+        wave.insert(item.backup, *item);
     }
-    waves.into_values().collect()
+    (waves.into_values().collect(), webhooks)
 }
 
 /// What went ahead of its owner in a circle, and what names an owner that turned out to be gone. Both kinds are few.

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::quiesce::is_conflict;
 use super::{Executor, StepError, Work};
 use crate::cluster::{FailureKind, ListOptions, Target, WriteError};
-use crate::journal::{Entry, PausedCluster, WorkloadRef};
+use crate::journal::{Entry, Paused, PausedCluster, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::{CAPI_GROUP, PAUSED_ANNOTATION};
 use crate::rancher::CLUSTER_API;
@@ -126,7 +126,14 @@ impl Executor {
             return Ok(());
         }
         let Some(resource) = self.clusters_of_cluster_api().await? else { return Ok(()) };
-        for cluster in self.list_clusters(&resource).await? {
+        let clusters = self.list_clusters(&resource).await?;
+        // The annotation goes with the value: who goes on after that must not take what a cluster had for it.
+        let backups: Vec<PausedCluster> =
+            clusters.iter().filter_map(|seen| seen.unjournaled(work.recorder.paused().as_ref())).collect();
+        if !backups.is_empty() {
+            work.recorder.append(&self.writer, Entry::Unpaused { clusters: backups }).await?;
+        }
+        for cluster in clusters {
             let journaled = work.recorder.had_paused(&cluster.namespace, &cluster.name);
             self.unpause_one(&resource, cluster, journaled).await?;
         }
@@ -171,6 +178,15 @@ impl Executor {
 }
 
 impl Seen {
+    /// What the annotation says, where the journal says another thing or none.
+    fn unjournaled(&self, journaled: Option<&Paused>) -> Option<PausedCluster> {
+        let place = (self.namespace.clone(), self.name.clone());
+        let paused = self.recorded?;
+        let is_known = journaled.and_then(|all| all.get(&place)) == Some(&paused);
+        let (namespace, name) = place;
+        (!is_known).then_some(PausedCluster { namespace, name, paused })
+    }
+
     /// `None` for one without the metadata that every Kubernetes sets.
     fn read(value: &Value) -> Option<Self> {
         let metadata = value.get("metadata")?;

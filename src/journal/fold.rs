@@ -16,18 +16,24 @@ pub fn replicas(events: &[Event]) -> BTreeMap<WorkloadRef, i32> {
     first
 }
 
-/// What clusters had before a run paused them; `None` where it pauses none. The first word wins, as with replicas.
+/// What clusters get back that a run paused; `None` where it pauses none. The first word wins, as with replicas, and the first
+/// of what is given back beats it.
 pub fn paused(events: &[Event]) -> Option<Paused> {
-    let mut first = None;
+    let (mut had, mut given_back) = (None, Paused::new());
     for event in events {
-        if let Entry::Paused { clusters } = &event.entry {
-            let known: &mut Paused = first.get_or_insert_default();
-            for PausedCluster { namespace, name, paused } in clusters {
-                known.entry((namespace.clone(), name.clone())).or_insert(*paused);
-            }
+        let (words, clusters) = match &event.entry {
+            Entry::Paused { clusters } => (had.get_or_insert_default(), clusters),
+            Entry::Unpaused { clusters } => (&mut given_back, clusters),
+            _ => continue,
+        };
+        for PausedCluster { namespace, name, paused } in clusters {
+            words.entry((namespace.clone(), name.clone())).or_insert(*paused);
         }
     }
-    first
+    if !given_back.is_empty() {
+        had.get_or_insert_default().extend(given_back);
+    }
+    had
 }
 
 /// What silenced webhooks get back; empty where a run silences none. The first word wins, as with replicas, and the first of what is
@@ -80,6 +86,7 @@ pub fn step_times(events: &[Event]) -> Vec<StepTime> {
             Entry::Started { .. }
             | Entry::Replicas { .. }
             | Entry::Paused { .. }
+            | Entry::Unpaused { .. }
             | Entry::Silenced { .. }
             | Entry::Unsilenced { .. }
             | Entry::SafetyBackup { .. }

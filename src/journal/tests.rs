@@ -505,3 +505,25 @@ fn what_webhooks_had_is_kept_and_what_they_get_back_beats_it() {
     assert!(legal && !is_silencing(journal.events()), "also by a run that is held");
     assert_eq!((of(&journal, "a"), of(&journal, "b")), (Some("4".into()), Some("3".into())));
 }
+
+#[test]
+fn what_clusters_had_is_kept_and_what_they_get_back_beats_it() {
+    let cluster = |name: &str, paused| PausedCluster { namespace: "ns".to_owned(), name: name.to_owned(), paused };
+    let of = |journal: &Journal, name: &str| paused(journal.events())?.remove(&("ns".to_owned(), name.to_owned()));
+    let mut journal = Journal::default();
+    let mut append = |entry: Entry| {
+        let appended = journal.append(at(0), entry);
+        (appended.is_ok(), journal.clone())
+    };
+    assert!(!append(Entry::Unpaused { clusters: vec![cluster("a", true)] }).0, "nothing is paused");
+    for step in [Step::Preflight, Step::Announce] {
+        append(Entry::Started { step });
+        append(Entry::Finished { step });
+    }
+    append(Entry::Started { step: Step::Quiesce });
+    append(Entry::Paused { clusters: vec![cluster("a", false), cluster("b", true)] });
+    let journal = append(Entry::Unpaused { clusters: vec![cluster("a", true)] }).1;
+    assert_eq!((of(&journal, "a"), of(&journal, "b")), (Some(true), Some(true)));
+    let again = append(Entry::Unpaused { clusters: vec![cluster("a", false)] }).1;
+    assert_eq!(again, journal, "said already");
+}

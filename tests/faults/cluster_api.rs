@@ -11,6 +11,8 @@ const NAMESPACE: &str = "cattle-capi-system";
 const CERTIFICATE: &str = "secrets/cattle-capi-system/capi-webhook-service-cert";
 /// Paused by a person, long before.
 const BY_HAND: &str = "clusters.cluster.x-k8s.io/fleet-default/by-hand";
+/// Paused by a person when the backup was made, and not since.
+const WOKEN: &str = "clusters.cluster.x-k8s.io/fleet-default/woken";
 
 /// What a backup holds of it.
 pub fn saved() -> Vec<Value> {
@@ -20,8 +22,10 @@ pub fn saved() -> Vec<Value> {
         controller(),
         certificate("old"),
         cluster("prod", 1),
-        cluster("gone", 1),
-        by_hand(1),
+        gone(),
+        webhook_that_comes_back(),
+        paused("by-hand", 1),
+        paused("woken", 1),
     ]
 }
 
@@ -34,23 +38,45 @@ pub fn unsaved() -> Vec<Value> {
         "metadata": {"name": "capi-webhook-service-1", "namespace": NAMESPACE,
             "labels": {"kubernetes.io/service-name": "capi-webhook-service"}},
         "endpoints": [{"addresses": ["10.1.2.3"], "conditions": {"ready": true}}]});
+    vec![service, slice, configuration("capi-validating-webhook-configuration")]
+}
+
+fn configuration(name: &str) -> Value {
     let webhook = json!({"name": "validation.cluster.cluster.x-k8s.io", "failurePolicy": "Fail",
         "clientConfig": {"service": {"namespace": NAMESPACE, "name": "capi-webhook-service"}, "caBundle": "bmV3"},
         "rules": [{"operations": ["*"], "apiGroups": ["cluster.x-k8s.io"], "apiVersions": ["*"], "resources": ["clusters"]}]});
-    let configuration = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": "capi-validating-webhook-configuration"}, "webhooks": [webhook]});
-    vec![service, slice, configuration]
+    json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": name}, "webhooks": [webhook]})
+}
+
+/// Of the backup alone: until it is there nothing that is written passes it.
+pub const COMES_BACK: &str = "capi-comes-back";
+
+fn webhook_that_comes_back() -> Value {
+    configuration(COMES_BACK)
+}
+
+/// Of the backup alone, and with a status, which is a write of its own.
+fn gone() -> Value {
+    let mut cluster = cluster("gone", 1);
+    cluster["status"] = json!({"phase": "Provisioned"});
+    cluster
 }
 
 /// What happens to it after the backup.
 pub fn upgrade() -> Vec<Step> {
-    let named = json!({"apiVersion": "cluster.x-k8s.io/v1beta1", "kind": "Cluster",
-        "metadata": {"name": "gone", "namespace": "fleet-default"}});
+    let named = |of: Value| {
+        let mut metadata = of["metadata"].clone();
+        metadata.as_object_mut().expect("an object").retain(|field, _| field == "name" || field == "namespace");
+        Step::Delete(json!({"apiVersion": of["apiVersion"], "kind": of["kind"], "metadata": metadata}))
+    };
     vec![
         Step::Put(certificate("new")),
         Step::Put(cluster("prod", 2)),
-        Step::Put(by_hand(2)),
-        Step::Delete(named),
+        Step::Put(paused("by-hand", 2)),
+        Step::Put(cluster("woken", 2)),
+        named(gone()),
+        named(webhook_that_comes_back()),
         Step::Put(cluster("newer", 1)),
     ]
 }
@@ -66,6 +92,8 @@ pub fn check(objects: &Objects) -> Vec<String> {
     let wrong = states.iter().filter(|(key, paused, recorded)| match (key.as_str(), paused, recorded.as_deref()) {
         (BY_HAND, true, None | Some("true")) => false,
         (BY_HAND, ..) => true,
+        // By the backup, before or after it is given back.
+        (WOKEN, true, None | Some("true")) => false,
         (_, false, None) | (_, true, Some("false")) => false,
         _ => true,
     });
@@ -134,8 +162,8 @@ fn cluster(name: &str, network: i64) -> Value {
         "spec": {"clusterNetwork": {"apiServerPort": network}}})
 }
 
-fn by_hand(network: i64) -> Value {
-    let mut cluster = cluster("by-hand", network);
+fn paused(name: &str, network: i64) -> Value {
+    let mut cluster = cluster(name, network);
     cluster["spec"]["paused"] = json!(true);
     cluster
 }

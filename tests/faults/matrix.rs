@@ -8,7 +8,8 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
-use crate::invariants::{Watchdog, assert_status_is_truthful, outcome};
+use crate::cluster_api::COMES_BACK;
+use crate::invariants::{Watchdog, assert_status_is_truthful, is_of_the_backup, outcome};
 use crate::process::{Death, Moment, Process};
 use crate::simulated;
 use crate::stage::{Ended, HELD_BACK, Stage};
@@ -72,6 +73,7 @@ fn killed_before_or_after_any_of_its_effects_a_restore_comes_to_the_same_end() {
     let count = undisturbed.effects.len();
     assert!(count > 60, "{count} effects");
     assert_restored(&undisturbed);
+    assert_webhooks_come_last(&undisturbed.effects);
     let deaths = (0..count).flat_map(|at| [Moment::Before, Moment::After].map(|moment| vec![Death { at, moment }]));
     die_each(&undisturbed, &deaths.collect::<Vec<_>>());
 }
@@ -109,6 +111,15 @@ fn robbed_of_its_run_and_reverted_while_nobody_looks_it_leaves_rancher_up() {
     }
 }
 
+/// Nothing that is written after it passes a webhook of the backup.
+fn assert_webhooks_come_last(effects: &[String]) {
+    let made = format!("POST /apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations {COMES_BACK}");
+    let after = effects.iter().skip_while(|effect| **effect != made).skip(1);
+    let writes = |effect: &&String| is_of_the_backup(effect) && ["POST", "PUT"].iter().any(|of| effect.starts_with(of));
+    assert!(effects.contains(&made), "{effects:#?}");
+    assert_eq!(after.filter(writes).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
 /// All of the backup is there as it was, and what only the newer version had is not.
 fn assert_restored(end: &End) {
     assert!(end.saved.len() > 40, "{} objects in the backup", end.saved.len());
@@ -125,7 +136,7 @@ fn assert_restored(end: &End) {
     // In use by who stays up, and no cluster stays paused but the one that was.
     let certificate = &end.picture["secrets/cattle-capi-system/capi-webhook-service-cert"]["data"]["tls.crt"];
     assert_eq!(certificate, "Y2VydGlmaWNhdGUgbmV3");
-    for (name, paused) in [("prod", false), ("gone", false), ("newer", false), ("by-hand", true)] {
+    for (name, paused) in [("prod", false), ("gone", false), ("newer", false), ("by-hand", true), ("woken", true)] {
         let cluster = &end.picture[&format!("clusters.cluster.x-k8s.io/fleet-default/{name}")];
         assert_eq!(cluster["spec"]["paused"] == true, paused, "{cluster}");
         assert_eq!(cluster["metadata"]["annotations"], Value::Null, "{cluster}");
