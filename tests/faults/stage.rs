@@ -32,7 +32,7 @@ const CONFIG: &str = "
 cluster: sim
 source: {url: \"file:///nowhere\", branch: main, path: clusters/sim, interval: 30s}
 status: {branch: reinback/sim}
-policy: {maxHold: 2h}
+policy: {maxHold: 40m}
 store: {directory: /backups}
 operator: {namespace: rancher-backup}
 ";
