@@ -352,7 +352,8 @@ impl<'a> Round<'a> {
     /// What the status branch says in the end: every run once, as the cluster has it.
     pub async fn judge_status_branch(&self) {
         let Self { world, manifest, .. } = self;
-        eventually(Duration::from_secs(30), || async {
+        // Longer than the lock of a push that was killed counts as held, and than a push is tried again after that.
+        eventually(Duration::from_secs(90), || async {
             let names = git(&world.remote(), &["ls-tree", "--name-only", "reinback/test", "runs/"]);
             let files: Vec<&str> = names.lines().filter(|name| name.contains(manifest)).collect();
             anyhow::ensure!(files.len() == 1, "files of {manifest}: {files:?}");

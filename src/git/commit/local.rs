@@ -2,10 +2,15 @@
 //!
 //! libgit2's own local push reads the branch, and writes it later by force: who pushed in between is lost. Here the branch is
 //! compared and swapped under its lock file, which Git's own processes honour. Hooks do not run; a `file://` remote has no server.
+//!
+//! Nor does it have a server that outlives whoever pushes: killed in that moment, a process leaves the lock file, and nobody could
+//! push any more. One that is old is taken away.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use git2::{ErrorCode, Oid, Repository};
+use tracing::warn;
 
 use super::Refused;
 use crate::git::auth::Scrubber;
@@ -31,8 +36,13 @@ pub(super) fn push(
     }
     send_objects(cache, &remote, parent, commit, &failed)?;
     let expected = parent.unwrap_or(Oid::ZERO_SHA1);
-    match remote.reference_matching(&reference, commit, true, expected, "reinback: status") {
-        Ok(_) => Ok(Ok(())),
+    let swap = || remote.reference_matching(&reference, commit, true, expected, "reinback: status").map(drop);
+    let swapped = match swap() {
+        Err(error) if error.code() == ErrorCode::Locked && remove_stale_lock(&remote, &reference) => swap(),
+        other => other,
+    };
+    match swapped {
+        Ok(()) => Ok(Ok(())),
         Err(error) => match error.code() {
             ErrorCode::Modified | ErrorCode::Exists | ErrorCode::Locked | ErrorCode::NotFound => {
                 Ok(Err(Refused::Lost(Scrubber::default().clean(error.message()))))
@@ -40,6 +50,25 @@ pub(super) fn push(
             _ => Err(failed(&error).into()),
         },
     }
+}
+
+/// Git holds the lock of a branch while it writes one line, and while the hook `reference-transaction` runs.
+const LOCK_IS_STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// True when the lock was one that nobody holds, and is gone.
+fn remove_stale_lock(remote: &Repository, reference: &str) -> bool {
+    let path = remote.commondir().join(format!("{reference}.lock"));
+    let modified = std::fs::metadata(&path).and_then(|file| file.modified());
+    if !modified.is_ok_and(|modified| is_stale(modified, SystemTime::now())) {
+        return false;
+    }
+    warn!("removing {} of a Git process that was killed", path.display());
+    std::fs::remove_file(&path).is_ok()
+}
+
+/// A lock from the future, by a clock that was set back, is none that is held either.
+fn is_stale(modified: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(modified).map_or(true, |age| age >= LOCK_IS_STALE_AFTER)
 }
 
 fn checked_out(remote: &Repository, reference: &str) -> bool {

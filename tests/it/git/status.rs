@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use reinback::git::{Author, FileEdit, GitError, Published, StatusBranch, TreeLimits};
 
-use super::{on_both, patient, room, secret_dir};
-use crate::git_server::{Fault, GitServer, Options, Work, git, try_git};
+use super::{file_url, on_both, patient, room, secret_dir};
+use crate::git_server::{Fault, GitServer, Options, Work, git, make_bare, try_git};
 
 const BRANCH: &str = "reinback/prod";
 
@@ -237,6 +237,24 @@ fn the_status_branch_may_be_the_source_branch() {
             "our own commits are no changes"
         );
     });
+}
+
+#[test]
+fn the_lock_that_a_killed_push_leaves_on_a_folder_holds_nobody_up_for_ever() {
+    let room = room();
+    let bare = room.path().join("remote.git");
+    make_bare(&bare);
+    let mut branch = open(&room.path().join("cache"), file_url(&bare), None);
+    publish(&mut branch, "first", &[put("a", "1")]).unwrap();
+    let lock = bare.join(format!("refs/heads/{BRANCH}.lock"));
+    let file = std::fs::File::create(&lock).unwrap();
+    let refused = publish(&mut branch, "second", &[put("a", "2")]);
+    assert!(matches!(refused, Err(GitError::Contended { .. })), "somebody may hold it: {refused:?}");
+    assert!(lock.exists());
+    file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(11)).unwrap();
+    publish(&mut branch, "third", &[put("a", "3")]).unwrap();
+    assert!(!lock.exists());
+    assert_eq!(git(&bare, &["log", "--format=%s", BRANCH]), "third\nfirst");
 }
 
 #[test]
