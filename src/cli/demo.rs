@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -35,6 +36,7 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     tokio::select! {
         played = demo::play(folder.path(), Options { seed, pause }) => played.context("the demo did not come to its end")?,
         _ = stop.wait_for(|stop| *stop) => {
+            remove(&folder.keep()).await;
             writeln!(io::stderr(), "stopped")?;
             return Ok(Exit::Failed);
         }
@@ -43,6 +45,28 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
         tell_what_is_left(&folder.keep())?;
     }
     Ok(Exit::Done)
+}
+
+/// How long what was under way on other threads may go on writing into the folder.
+const REMOVED_WITHIN: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Removes the folder while Git or a backup may still be written into it by a thread that nobody can stop.
+async fn remove(folder: &Path) {
+    let end = Instant::now() + REMOVED_WITHIN;
+    let mut removed = false;
+    while Instant::now() < end {
+        let is_gone = match std::fs::remove_dir_all(folder) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        // Twice in a row: a folder may be made anew.
+        if is_gone && removed {
+            return;
+        }
+        removed = is_gone;
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn tell_what_is_left(folder: &Path) -> io::Result<()> {

@@ -51,8 +51,6 @@ async fn an_encrypted_backup_comes_back_whole_and_a_run_whose_key_goes_away_mean
     })
     .await;
     agent.kill();
-    // Killed while it pushes into a folder, it leaves its lock there.
-    let _ = std::fs::remove_file(world.remote().join("refs/heads/reinback/test.lock"));
     forget_holder(&world).await;
     let secret = ["delete", "secret", "-n", "cattle-resources-system", "key"];
     world.cluster.kubectl(&secret, "").expect("it goes");

@@ -1,7 +1,7 @@
 //! A run that is killed, stopped, frozen or cut off at any moment goes on to the same end.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::ensure;
 use serde_json::Value;
@@ -138,7 +138,9 @@ async fn a_start_that_cannot_be_announced_is_held_and_touches_nothing() {
     world.settle().await;
     let round = Round::begin(&world, "unheard", 16).await;
     let lock = world.remote().join("refs/heads/reinback/test.lock");
-    std::fs::write(&lock, "").expect("the branch is locked");
+    let held = std::fs::File::create(&lock).expect("the branch is locked");
+    // As by somebody who goes on holding it: an old one would be taken away.
+    held.set_modified(SystemTime::now() + Duration::from_secs(3600)).expect("it is ours");
     let _agent = Process::start(&world, &[]);
     let run = crate::process::until_run(&world, "unheard", "was held", |run| phase(run) == "Held").await;
     assert_eq!(run.pointer("/status/reason").and_then(|reason| reason.as_str()), Some("StatusNotPushed"), "{run}");

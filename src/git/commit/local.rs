@@ -66,9 +66,9 @@ fn remove_stale_lock(remote: &Repository, reference: &str) -> bool {
     std::fs::remove_file(&path).is_ok()
 }
 
-/// A lock from the future, by a clock that was set back, is none that is held either.
+/// Of one from the future, by a clock that was set back, nobody knows how old it is.
 fn is_stale(modified: SystemTime, now: SystemTime) -> bool {
-    now.duration_since(modified).map_or(true, |age| age >= LOCK_IS_STALE_AFTER)
+    now.duration_since(modified).is_ok_and(|age| age >= LOCK_IS_STALE_AFTER)
 }
 
 fn checked_out(remote: &Repository, reference: &str) -> bool {
