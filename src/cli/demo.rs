@@ -36,8 +36,11 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     tokio::select! {
         played = demo::play(folder.path(), Options { seed, pause }) => played.context("the demo did not come to its end")?,
         _ = stop.wait_for(|stop| *stop) => {
-            remove(&folder.keep()).await;
-            writeln!(io::stderr(), "stopped")?;
+            let folder = folder.keep();
+            match remove(&folder).await {
+                true => writeln!(io::stderr(), "stopped")?,
+                false => writeln!(io::stderr(), "stopped; {} could not be removed", folder.display())?,
+            }
             return Ok(Exit::Failed);
         }
     }
@@ -51,8 +54,8 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
 const REMOVED_WITHIN: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Removes the folder while Git or a backup may still be written into it by a thread that nobody can stop.
-async fn remove(folder: &Path) {
+/// Removes the folder while Git or a backup may still be written into it by a thread that nobody can stop. False when it stays.
+async fn remove(folder: &Path) -> bool {
     let end = Instant::now() + REMOVED_WITHIN;
     let mut removed = false;
     while Instant::now() < end {
@@ -62,11 +65,12 @@ async fn remove(folder: &Path) {
         };
         // Twice in a row: a folder may be made anew.
         if is_gone && removed {
-            return;
+            return true;
         }
         removed = is_gone;
         tokio::time::sleep(PAUSE).await;
     }
+    false
 }
 
 fn tell_what_is_left(folder: &Path) -> io::Result<()> {

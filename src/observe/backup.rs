@@ -238,4 +238,37 @@ mod tests {
         // Secrets of the largest size that etcd takes: more than one at once all the same.
         assert!(all / room_of(1_500_000) >= 2);
     }
+
+    #[tokio::test]
+    async fn no_more_is_read_than_there_is_room_for_until_somebody_is_done() {
+        const MANY: u32 = 8;
+        let folder = tempfile::tempdir().expect("a folder");
+        let draft = crate::store::SpoolDraft::create(folder.path()).expect("a spool");
+        let mut writer = backup::BackupWriter::new(draft, jiff::Timestamp::UNIX_EPOCH);
+        let secrets = Arc::new(object::Resource::new("", "v1", "secrets"));
+        for index in 0..MANY {
+            let name = format!("s-{index}");
+            let secret = serde_json::json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "a"},
+                "data": {"text": "x".repeat((ROOM_BYTES / 2) as usize)},
+            });
+            writer.object(&ObjectKey::new(&secrets, Some("a"), &name), &secret).expect("written");
+        }
+        let spool = writer.finish().expect("written").finish().expect("a spool");
+        let (mut objects, reader) = pass(&spool, None, (0..MANY).collect());
+        let mut held = Vec::new();
+        while let Ok(Some(brought)) = tokio::time::timeout(std::time::Duration::from_millis(500), objects.recv()).await
+        {
+            held.push(brought);
+        }
+        assert_eq!(held.len(), 1, "a second one is more than half");
+        held.clear();
+        let mut seen = 1;
+        while let Some(Brought { index, .. }) = objects.recv().await {
+            assert_eq!(index, seen);
+            seen += 1;
+        }
+        assert_eq!(seen, MANY);
+        reader.await.expect("it ends").expect("read to the end");
+    }
 }
