@@ -21,7 +21,7 @@ use crate::object::Resource;
 use crate::object::binding::Identity;
 use crate::object::protect::{Guarded, SecretRef};
 use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
-use crate::plan::{self, Request};
+use crate::plan::{self, Plan, Request};
 use crate::store::{Backups, Spool, SpoolLimits, StoreError};
 use crate::webhook::ServiceRef;
 
@@ -96,7 +96,7 @@ pub struct Known {
     pub opening: Opening,
 }
 
-/// Looks at the cluster as far as the backup, its selectors and the gates ask for.
+/// Looks at the cluster as far as the backup, its selectors and the gates ask for, and gives the outline that said for what.
 ///
 /// # Errors
 ///
@@ -109,11 +109,11 @@ pub async fn observe(
     places: &Places,
     known: Known,
     now: Timestamp,
-) -> Result<Observed, ObserveError> {
+) -> Result<(Observed, Plan), ObserveError> {
     let catalog = reader.discover().await?;
     let mut observed = look(reader, &catalog, Seen { backup: seen, spool }, places, known, now).await?;
+    let outline = plan::outline(request, &observed);
     if let BackupSeen::Whole(_) = &observed.backup {
-        let outline = plan::outline(request, &observed);
         let accesses = plan::accesses(&outline, &observed);
         let (reached, denied) = tokio::try_join!(
             dependents::of_deletions(reader, &catalog, &outline, &observed),
@@ -131,7 +131,7 @@ pub async fn observe(
         observed.denied.sort();
         observed.denied.dedup();
     }
-    Ok(observed)
+    Ok((observed, outline))
 }
 
 /// Looks once more at what writes go by. What deletions take along and which rights there are is judged once, before the

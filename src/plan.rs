@@ -247,14 +247,23 @@ impl Plan {
 
 /// Makes the plan of one manifest from what was seen.
 pub fn plan(request: &Request, observed: &Observed) -> Plan {
-    let mut plan = outline(request, observed);
+    judge(outline(request, observed), observed)
+}
+
+/// Makes the plan of its outline, once it was also looked at what the outline itself asks for: what its deletions take along, and
+/// which rights it takes.
+pub fn judge(mut plan: Plan, observed: &Observed) -> Plan {
+    prune::take_along(&mut plan.deletions, observed);
+    if let BackupSeen::Whole(backup) = &observed.backup {
+        add_silences_and_warnings(&mut plan, backup, observed);
+    }
     plan.gates = gates::evaluate(&plan, observed);
     plan.digest = digest::of(&plan, observed);
     gates::judge_approval(&mut plan);
     plan
 }
 
-/// All of the plan but its gates and its digest.
+/// All of the plan but its gates, its digest, and what its deletions take along.
 pub fn outline(request: &Request, observed: &Observed) -> Plan {
     let mut plan = Plan {
         request: request.clone(),
@@ -300,6 +309,11 @@ fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {
     let (quiesce, stays_up) = quiesce::split(&observed.cluster.workloads);
     plan.quiesce = quiesce;
     plan.stays_up = stays_up;
+    add_silences_and_warnings(plan, backup, observed);
+}
+
+/// What a list that could not be made, on whichever look, changes.
+fn add_silences_and_warnings(plan: &mut Plan, backup: &Backup, observed: &Observed) {
     if !plan.request.resuming && plan.request.accept.contains(&GateCode::WebhookUnavailable) {
         plan.silences = silence::unanswered(plan, backup, observed).silences();
     }

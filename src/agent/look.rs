@@ -220,8 +220,9 @@ impl Asked {
         let Found { seen, spool } = self.fetch(stores, places).await?;
         let now = reader.clock().now();
         let known = self.known.clone();
-        let observed = observe::observe(reader, seen, spool.as_ref(), &self.request, places, known, now).await?;
-        let plan = plan::plan(&self.request, &observed);
+        let (observed, outline) =
+            observe::observe(reader, seen, spool.as_ref(), &self.request, places, known, now).await?;
+        let plan = plan::judge(outline, &observed);
         Ok(Looked { plan, observed, spool, known: self.known, location: self.location? })
     }
 }

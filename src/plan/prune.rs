@@ -16,7 +16,8 @@ pub struct Pruned {
     pub spared: Vec<(ObjectKey, Protection)>,
 }
 
-/// Every live object that a selector of the backup matches and the backup does not have.
+/// Every live object that a selector of the backup matches and the backup does not have. What a deletion takes along is
+/// another look away ([`take_along`]).
 pub fn prune(backup: &Backup, observed: &Observed) -> Pruned {
     let (candidates, spared) = candidates(backup, observed);
     let mut deletions: Vec<Deletion> = candidates
@@ -27,12 +28,11 @@ pub fn prune(backup: &Backup, observed: &Observed) -> Pruned {
             takes_along: Vec::new(),
         })
         .collect();
-    // Before what goes along is told out, so that the order of the lists changes neither plan nor digest.
+    // So that the order of the lists changes neither plan nor digest.
     deletions.sort_by(|a, b| {
         let key = |deletion: &Deletion| &observed.live.objects[deletion.live as usize].key;
         (a.wave, key(a)).cmp(&(b.wave, key(b)))
     });
-    take_along(&mut deletions, observed);
     Pruned { deletions, spared }
 }
 
@@ -119,7 +119,7 @@ fn wave(object: &LiveObject, observed: &Observed) -> DeleteWave {
 /// Fills in what each deletion takes along, each object counted once, with the first deletion that reaches it.
 ///
 /// An object with several owners is counted as soon as one of them goes: rather too much is said than too little.
-fn take_along(deletions: &mut [Deletion], observed: &Observed) {
+pub fn take_along(deletions: &mut [Deletion], observed: &Observed) {
     let objects = &observed.live.objects;
     // Dependents are listed at the version that the server prefers, which need not be the backup's.
     let deleted: HashSet<Identity<'_>> =
