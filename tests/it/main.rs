@@ -22,6 +22,7 @@ mod killed;
 mod migration;
 mod once;
 mod operator;
+mod operator_contract;
 mod plan;
 mod process;
 mod proxy;
@@ -34,6 +35,8 @@ mod safety;
 mod secrets;
 mod silenced;
 mod sockets;
+#[path = "../stand_in/stand_in.rs"]
+mod stand_in;
 mod status_branch;
 mod store;
 mod stored;

@@ -50,21 +50,38 @@ resources:
 "#;
 
 /// The operator's binary and, beside it, the repository that it was made from.
-struct Checkout {
+pub struct Checkout {
     binary: PathBuf,
 }
 
 impl Checkout {
     /// `None`, and the test says that it was skipped, where nobody has named one.
     fn or_skip(test: &str) -> Option<Self> {
-        let binary = std::env::var_os("RANCHER_BACKUP_OPERATOR").map(PathBuf::from);
-        if binary.is_none() {
+        let found = Self::found();
+        if found.is_none() {
             skip(test, "set RANCHER_BACKUP_OPERATOR to its binary, made in its checkout");
         }
-        Some(Self { binary: std::fs::canonicalize(binary?).expect("RANCHER_BACKUP_OPERATOR names a file") })
+        found
     }
 
-    fn file(&self, path: &str) -> PathBuf {
+    pub fn found() -> Option<Self> {
+        let binary = std::env::var_os("RANCHER_BACKUP_OPERATOR").map(PathBuf::from)?;
+        Some(Self { binary: std::fs::canonicalize(binary).expect("RANCHER_BACKUP_OPERATOR names a file") })
+    }
+
+    /// The operator with this kubeconfig, as it runs in `folder`: in its development mode it stores backups in `backups` below it. What
+    /// it logs goes to `operator.log` there.
+    pub fn start(&self, kubeconfig: &Path, folder: &Path) -> Child {
+        let log = std::fs::File::options().create(true).append(true).open(folder.join("operator.log"));
+        let mut command = Command::new(&self.binary);
+        command.arg("--kubeconfig").arg(kubeconfig).current_dir(folder);
+        command.env("CATTLE_DEV_MODE", "true").env("CHART_NAMESPACE", NAMESPACE);
+        command.env("ENCRYPTION_PROVIDER_LOCATION", folder);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log"));
+        command.spawn().expect("the operator starts")
+    }
+
+    pub fn file(&self, path: &str) -> PathBuf {
         let path = self.binary.parent().expect("a file lies in a folder").join(path);
         assert!(path.exists(), "{} is not there: is the binary in its checkout?", path.display());
         path
@@ -98,15 +115,8 @@ struct Operator<'w> {
 }
 
 impl<'w> Operator<'w> {
-    /// In its development mode it stores backups in `backups` below where it is started, as a world does.
     fn start(checkout: &Checkout, world: &'w World) -> Self {
-        let log = std::fs::File::create(world.folder().join("operator.log")).expect("a log");
-        let mut command = Command::new(&checkout.binary);
-        command.arg("--kubeconfig").arg(world.cluster.kubeconfig()).current_dir(world.folder());
-        command.env("CATTLE_DEV_MODE", "true").env("CHART_NAMESPACE", NAMESPACE);
-        command.env("ENCRYPTION_PROVIDER_LOCATION", world.folder());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self { world, child: command.spawn().expect("the operator starts") }
+        Self { world, child: checkout.start(world.cluster.kubeconfig(), world.folder()) }
     }
 
     /// Makes a backup, and gives the name of its file.

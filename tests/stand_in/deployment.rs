@@ -1,0 +1,159 @@
+//! The operator as it is installed: a Deployment, and a process for each of its pods that is Ready.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::Settings;
+use super::api::{Api, Place, text};
+use super::controller::{Died, Process};
+use super::script::{Script, Then};
+
+/// Of the Deployment.
+pub const NAME: &str = "rancher-backup";
+/// Between two looks at the pods.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// An installed operator. Dropped, all its processes are killed.
+pub struct StandIn {
+    script: Script,
+    task: AbortHandle,
+}
+
+#[allow(dead_code, reason = "each of the binaries that share this uses a part of it")]
+impl StandIn {
+    /// Puts the Deployment into the cluster and minds its pods from then on. Its definitions are to be there.
+    pub async fn install(client: Client, settings: Settings) -> Self {
+        let api = Api(client.clone());
+        for (place, object) in objects(&settings) {
+            match api.create(&place, &object).await {
+                Err(error) if !super::api::is_code(&error, 409) => panic!("{place}: {error}"),
+                _ => {}
+            }
+        }
+        Self::over(client, settings)
+    }
+
+    /// Minds the pods of a Deployment that is there.
+    pub fn over(client: Client, settings: Settings) -> Self {
+        let script = Script::default();
+        let task = tokio::spawn(mind(client, settings, script.clone())).abort_handle();
+        Self { script, task }
+    }
+
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts and ends processes as pods come and go.
+async fn mind(client: Client, settings: Settings, script: Script) {
+    let api = Api(client.clone());
+    let pods = Place::new(("", "v1", "pods"), Some(&settings.namespace), "");
+    let selector = [("labelSelector", format!("app.kubernetes.io/name={NAME}"))];
+    let mut processes = JoinSet::new();
+    let mut running: BTreeMap<String, AbortHandle> = BTreeMap::new();
+    loop {
+        // Who cannot ask leaves all as it is.
+        if let Ok((pods, _)) = api.list(&pods, &selector).await {
+            let ready: BTreeSet<String> = pods.iter().filter(|pod| is_ready(pod)).map(uid).collect();
+            running.retain(|uid, process| {
+                if !ready.contains(uid) {
+                    process.abort();
+                }
+                ready.contains(uid)
+            });
+            for uid in ready {
+                running
+                    .entry(uid)
+                    .or_insert_with(|| processes.spawn(container(client.clone(), settings.clone(), script.clone())));
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A process, and another where it dies and is started again.
+async fn container(client: Client, settings: Settings, script: Script) {
+    loop {
+        match Process::new(client.clone(), settings.clone(), script.clone()).run().await {
+            Died(Then::Restarts(after)) => tokio::time::sleep(after).await,
+            Died(Then::Never) => return,
+        }
+    }
+}
+
+fn uid(pod: &Value) -> String {
+    text(&pod["metadata"]["uid"])
+}
+
+/// One that is being deleted has been told to end, and ends at once.
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let is_ready = conditions.into_iter().any(|found| found["type"] == "Ready" && found["status"] == "True");
+    is_ready && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// As its chart has it.
+fn objects(settings: &Settings) -> Vec<(Place, Value)> {
+    let namespace = settings.namespace.as_str();
+    let labels = json!({
+        "app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": NAME, "resources.cattle.io/operator": "backup-restore",
+    });
+    let mut env = vec![
+        json!({"name": "CHART_NAMESPACE", "value": namespace}),
+        json!({"name": "ENCRYPTION_PROVIDER_LOCATION", "value": "/encryption"}),
+    ];
+    let mut container = json!({"name": NAME, "image": "rancher/backup-restore-operator:v11.0.2"});
+    let mut pod = json!({});
+    let mut objects = vec![(
+        Place::new(("", "v1", "namespaces"), None, namespace),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+    )];
+    if settings.volume.is_some() {
+        env.push(json!({"name": "DEFAULT_PERSISTENCE_ENABLED", "value": "persistence-enabled"}));
+        container["volumeMounts"] = json!([{"mountPath": "/var/lib/backups", "name": "pv-storage"}]);
+        pod["volumes"] = json!([{"name": "pv-storage", "persistentVolumeClaim": {"claimName": NAME}}]);
+        objects.extend(volume(namespace));
+    }
+    container["env"] = json!(env);
+    pod["containers"] = json!([container]);
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": NAME, "namespace": namespace, "labels": labels},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    });
+    objects.push((Place::new(("apps", "v1", "deployments"), Some(namespace), NAME), deployment));
+    objects
+}
+
+/// A claim that is bound, so that a scheduler takes the pod.
+fn volume(namespace: &str) -> Vec<(Place, Value)> {
+    let name = format!("{NAME}-volume");
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": ""});
+    let mut volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec});
+    volume["spec"]["capacity"] = json!({"storage": "2Gi"});
+    volume["spec"]["hostPath"] = json!({"path": "/var/lib/backups"});
+    volume["spec"]["claimRef"] = json!({"namespace": namespace, "name": NAME});
+    let mut claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": NAME, "namespace": namespace}, "spec": spec,
+    });
+    claim["spec"]["resources"] = json!({"requests": {"storage": "2Gi"}});
+    claim["spec"]["volumeName"] = json!(name);
+    vec![
+        (Place::new(("", "v1", "persistentvolumes"), None, &name), volume),
+        (Place::new(("", "v1", "persistentvolumeclaims"), Some(namespace), NAME), claim),
+    ]
+}
