@@ -12,6 +12,7 @@ mod events;
 mod failure;
 mod lease;
 mod list;
+mod log;
 mod request;
 mod watch;
 mod workload;

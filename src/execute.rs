@@ -5,7 +5,9 @@
 //! resume. What looking at the cluster cannot tell is in the journal before its effect.
 
 mod level;
+mod mend;
 mod objects;
+mod operator;
 mod owners;
 mod pause;
 mod prune;
@@ -15,6 +17,7 @@ mod record;
 mod resume;
 mod safety;
 mod silence;
+mod withdraw;
 mod write;
 mod writers;
 
@@ -167,6 +170,10 @@ pub struct Work {
     pub quiesce: Vec<WorkloadRef>,
     /// Watches Rancher's pods while objects are written.
     pub quiet: Option<quiet::SharedQuiet>,
+    /// How many replicas workloads got back, by this process.
+    pub given_back: Replicas,
+    /// What the operator was handed was taken back from it, and not done.
+    pub is_withdrawn: bool,
     /// Why the run could not be announced.
     pub not_announced: String,
 }
@@ -198,10 +205,8 @@ pub struct LaidOut {
 impl LaidOut {
     /// Name of the object of an item.
     pub fn name(&self, item: &plan::Item) -> String {
-        match &self.observed.backup {
-            BackupSeen::Whole(backup) => backup.objects[item.backup as usize].key.name.to_string(),
-            BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => String::new(),
-        }
+        let backup = self.observed.backup.whole();
+        backup.map(|backup| backup.objects[item.backup as usize].key.name.to_string()).unwrap_or_default()
     }
 
     fn is_webhook_configuration(&self, item: &plan::Item) -> bool {
@@ -236,8 +241,11 @@ impl Executor {
                     self.step(Step::Resume, work).await
                 }
                 Next::Hold { step, reason, message } => {
+                    self.withdraw_for_good(work).await?;
                     self.unsilence_for_good(work).await?;
-                    let message = held_message(step, &message, work.counts, &work.recorder.replicas());
+                    let mut left = work.recorder.replicas();
+                    left.retain(|workload, _| !self.is_own_operator(workload, work));
+                    let message = held_message(step, &message, work.counts, &left);
                     return self.end(work, Phase::Failed, &reason, &message).await;
                 }
                 Next::End { phase, reason, message } => return self.end(work, phase, &reason, &message).await,
@@ -298,9 +306,10 @@ impl Executor {
             Step::Announce => self.announce(work).await,
             Step::Quiesce => Box::pin(self.quiesce(work)).await,
             Step::SafetyBackup => Box::pin(self.back_up(work)).await,
+            Step::Operator => Box::pin(self.operate(work)).await,
             Step::Crds | Step::ClusterScoped | Step::Namespaced => Box::pin(self.write_objects(step, work)).await,
             Step::Prune => Box::pin(self.prune(work)).await,
-            Step::Resume => self.resume(work).await,
+            Step::Resume => Box::pin(self.resume(work)).await,
             Step::Verify => self.verify(work).await,
         }
     }
@@ -499,6 +508,7 @@ fn unread(seen: &BackupSeen) -> Option<StepError> {
         BackupSeen::Missing { place } => Some(StepError::failed("BackupNotFound", format!("it is gone from {place}"))),
         BackupSeen::Corrupt { message } => Some(StepError::failed("BackupCorrupt", message)),
         BackupSeen::Encrypted(closed) => Some(StepError::failed("DecryptionFailed", closed.to_string())),
+        BackupSeen::Unreadable { reason } => Some(StepError::failed("BackupNotFound", reason)),
     }
 }
 
@@ -546,10 +556,7 @@ fn broken_off(error: ObserveError) -> StepError {
 }
 
 fn named_owners(observed: &Observed) -> HashSet<OwnerId> {
-    match &observed.backup {
-        BackupSeen::Whole(backup) => plan::diff::wanted(backup),
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => HashSet::new(),
-    }
+    observed.backup.whole().map(plan::diff::wanted).unwrap_or_default()
 }
 
 /// UIDs of the live objects that others name as their owner, without those that are made anew: a dependent that is written

@@ -17,7 +17,7 @@ use crate::object::{ObjectKey, Resource};
 
 use crate::run::{Phase, cut_message};
 use crate::webhook::silence::{SilencedWebhook, WebhookRef};
-pub use fold::{is_silencing, paused, replicas, safety_backup, silenced, step_times};
+pub use fold::{handed, has_operator, is_silencing, paused, replicas, safety_backup, silenced, step_times, steps};
 
 /// A part of a run, in the order in which they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -30,7 +30,9 @@ pub enum Step {
     Quiesce,
     /// What the run may change is in the store, as it was: with the last writes of those that are quiet now.
     SafetyBackup,
-    /// The first step that writes objects of the backup.
+    /// The rancher-backup operator's Restore is made and followed to its end. In no native run.
+    Operator,
+    /// The first step of a native run that writes objects of the backup.
     Crds,
     ClusterScoped,
     Namespaced,
@@ -41,7 +43,8 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: &[Step] = &[
+    /// Those of a run whose journal does not name its own ([`Entry::Steps`]).
+    pub const NATIVE: &[Step] = &[
         Step::Preflight,
         Step::Announce,
         Step::Quiesce,
@@ -60,6 +63,7 @@ impl Step {
             Self::Announce => "announce",
             Self::Quiesce => "quiesce",
             Self::SafetyBackup => "safety-backup",
+            Self::Operator => "operator",
             Self::Crds => "crds",
             Self::ClusterScoped => "cluster-scoped",
             Self::Namespaced => "namespaced",
@@ -72,7 +76,7 @@ impl Step {
     /// Objects of the backup are written or deleted in this step.
     pub fn writes_objects(self) -> bool {
         match self {
-            Self::Crds | Self::ClusterScoped | Self::Namespaced | Self::Prune => true,
+            Self::Operator | Self::Crds | Self::ClusterScoped | Self::Namespaced | Self::Prune => true,
             Self::Preflight | Self::Announce | Self::Quiesce | Self::SafetyBackup | Self::Resume | Self::Verify => {
                 false
             }
@@ -145,6 +149,8 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Entry {
+    /// The steps of this run, in their order, where they are not those of the native engine; before anything else.
+    Steps { steps: Vec<Step> },
     /// The step's effects may have begun.
     Started { step: Step },
     /// The workload's replicas before it is scaled down; written before the scale-down.
@@ -160,6 +166,9 @@ pub enum Entry {
     Unsilenced { webhooks: Vec<SilencedWebhook> },
     /// The safety backup is in the store, read back whole. Its name follows from the run, so that it needs no announcement.
     SafetyBackup { backup: SafetyBackup },
+    /// The operator's Restore is in the cluster. Its name follows from the run, so that it needs no announcement; by its UID one
+    /// that somebody makes anew under that name is told apart.
+    Handed { restore: String, uid: String },
     /// The step's effects are complete.
     Finished { step: Step },
     /// The step gave up; what follows is decided by [`next`].
@@ -353,7 +362,7 @@ pub fn next(events: &[Event], on_failure: OnFailure) -> Next {
     let state = State::fold(events);
     match &state.failure {
         Some(failure) => state.after_failure(failure, on_failure),
-        None => match Step::ALL.iter().copied().find(|step| !state.finished.contains(step)) {
+        None => match state.steps().iter().copied().find(|step| !state.finished.contains(step)) {
             Some(step) if state.started.contains(&step) => Next::Again(step),
             Some(step) => Next::Run(step),
             None => Next::End {
@@ -372,13 +381,15 @@ impl Entry {
                 Self::Failed { step, reason: cut_message(&reason), message: cut_message(&message) }
             }
             Self::TakenOver { holder } => Self::TakenOver { holder: cut_message(&holder) },
-            entry @ (Self::Started { .. }
+            entry @ (Self::Steps { .. }
+            | Self::Started { .. }
             | Self::Replicas { .. }
             | Self::Paused { .. }
             | Self::Unpaused { .. }
             | Self::Silenced { .. }
             | Self::Unsilenced { .. }
             | Self::SafetyBackup { .. }
+            | Self::Handed { .. }
             | Self::Finished { .. }
             | Self::Recovered) => entry,
         }
@@ -388,6 +399,10 @@ impl Entry {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Steps { steps } => {
+                let names: Vec<&str> = steps.iter().map(|step| step.as_str()).collect();
+                write!(f, "steps {}", names.join(", "))
+            }
             Self::Started { step } => write!(f, "{step} started"),
             Self::Replicas { workload, replicas } => write!(f, "{workload} has {replicas} replicas"),
             Self::Paused { clusters } => write!(f, "{} clusters are paused", clusters.len()),
@@ -395,6 +410,7 @@ impl fmt::Display for Entry {
             Self::Silenced { webhooks } => write!(f, "{} webhooks are silenced", webhooks.len()),
             Self::Unsilenced { webhooks } => write!(f, "{} webhooks are given back", webhooks.len()),
             Self::SafetyBackup { backup } => write!(f, "safety backup {} is stored", backup.name),
+            Self::Handed { restore, uid: _ } => write!(f, "handed to the operator as Restore {restore}"),
             Self::Finished { step } => write!(f, "{step} finished"),
             Self::Failed { step, reason, message: _ } => write!(f, "{step} failed: {reason}"),
             Self::TakenOver { holder } => write!(f, "taken over by {holder}"),
@@ -413,6 +429,8 @@ struct Failure {
 /// What the entries come to.
 #[derive(Debug, Default)]
 struct State {
+    /// Empty for those of the native engine.
+    own_steps: Vec<Step>,
     started: BTreeSet<Step>,
     finished: BTreeSet<Step>,
     recorded: BTreeSet<WorkloadRef>,
@@ -422,6 +440,7 @@ struct State {
     silenced: BTreeSet<WebhookRef>,
     unsilenced: BTreeSet<WebhookRef>,
     has_safety_backup: bool,
+    handed: bool,
     takeovers: usize,
     recovered: bool,
     /// The first failure, which is the run's.
@@ -439,6 +458,7 @@ impl State {
 
     fn take(&mut self, entry: &Entry) {
         match entry {
+            Entry::Steps { steps } => self.own_steps.clone_from(steps),
             Entry::Started { step } => {
                 // Of a run that was begun when there was no such step: it goes on without.
                 if *step > Step::SafetyBackup && !self.started.contains(&Step::SafetyBackup) {
@@ -462,6 +482,7 @@ impl State {
             Entry::Silenced { webhooks } => self.silenced.extend(webhooks.iter().map(|had| had.webhook.clone())),
             Entry::Unsilenced { webhooks } => self.unsilenced.extend(webhooks.iter().map(|had| had.webhook.clone())),
             Entry::SafetyBackup { backup: _ } => self.has_safety_backup = true,
+            Entry::Handed { .. } => self.handed = true,
             Entry::TakenOver { holder: _ } => self.takeovers += 1,
             Entry::Recovered => self.recovered = true,
             Entry::Failed { step, reason, message } => {
@@ -473,6 +494,15 @@ impl State {
                 }
             }
         }
+    }
+
+    fn steps(&self) -> &[Step] {
+        if self.own_steps.is_empty() { Step::NATIVE } else { &self.own_steps }
+    }
+
+    /// The operator may be at work for this run.
+    fn may_be_handed(&self) -> bool {
+        self.steps().contains(&Step::Operator) && (self.recovered || self.started.contains(&Step::Operator))
     }
 
     fn first_write_begun(&self) -> bool {
@@ -490,7 +520,7 @@ impl State {
     /// No policy leaves anything to do.
     fn ended(&self) -> bool {
         match &self.failure {
-            None => Step::ALL.iter().all(|step| self.finished.contains(step)),
+            None => self.steps().iter().all(|step| self.finished.contains(step)),
             Some(failure) => {
                 failure.step >= Step::Resume
                     || !(self.recovered || self.started.contains(&Step::Quiesce))
@@ -506,10 +536,14 @@ impl State {
             return Err("the run has ended".to_owned());
         }
         match entry {
+            Entry::Steps { .. } if !self.started.is_empty() => {
+                Err("steps are named before the first of them".to_owned())
+            }
             Entry::Started { step } => self.permits_start(*step),
             Entry::Finished { step } | Entry::Failed { step, .. } if self.open() == Some(*step) => Ok(()),
             Entry::Finished { step } | Entry::Failed { step, .. } => Err(format!("{step} is not running")),
-            Entry::Replicas { .. } if self.open() != Some(Step::Quiesce) => {
+            // That of the operator itself is scaled down where it does not let go of what it was handed.
+            Entry::Replicas { .. } if self.open() != Some(Step::Quiesce) && !self.may_be_handed() => {
                 Err("replicas are recorded in quiesce only".to_owned())
             }
             Entry::Paused { .. } if self.open() != Some(Step::Quiesce) => {
@@ -527,13 +561,18 @@ impl State {
             Entry::SafetyBackup { .. } if self.open() != Some(Step::SafetyBackup) => {
                 Err("a safety backup is recorded in its step only".to_owned())
             }
+            Entry::Handed { .. } if self.open() != Some(Step::Operator) => {
+                Err("nothing is handed to the operator but in its step".to_owned())
+            }
             Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
-            Entry::Replicas { .. }
+            Entry::Steps { .. }
+            | Entry::Replicas { .. }
             | Entry::Paused { .. }
             | Entry::Unpaused { .. }
             | Entry::Silenced { .. }
             | Entry::Unsilenced { .. }
             | Entry::SafetyBackup { .. }
+            | Entry::Handed { .. }
             | Entry::TakenOver { .. }
             | Entry::Recovered => Ok(()),
         }
@@ -547,7 +586,8 @@ impl State {
             Some(_) if step == Step::Resume => Ok(()),
             Some(failure) => Err(format!("{} failed; only resume may follow", failure.step)),
             None if self.finished.contains(&step) => Err(format!("{step} has finished")),
-            None => match Step::ALL.iter().find(|earlier| **earlier < step && !self.finished.contains(earlier)) {
+            None if !self.steps().contains(&step) => Err(format!("{step} is no step of this run")),
+            None => match self.steps().iter().find(|earlier| **earlier < step && !self.finished.contains(earlier)) {
                 Some(earlier) => Err(format!("{earlier} comes first")),
                 None => Ok(()),
             },
@@ -556,6 +596,7 @@ impl State {
 
     fn says_already(&self, entry: &Entry) -> bool {
         match entry {
+            Entry::Steps { steps } => self.own_steps == *steps,
             Entry::Started { step } => self.started.contains(step),
             Entry::Replicas { workload, replicas: _ } => self.recorded.contains(workload),
             Entry::Paused { clusters } => self.paused.as_ref().is_some_and(|known| {
@@ -567,6 +608,7 @@ impl State {
             Entry::Silenced { webhooks } => webhooks.iter().all(|had| self.silenced.contains(&had.webhook)),
             Entry::Unsilenced { webhooks } => webhooks.iter().all(|had| self.unsilenced.contains(&had.webhook)),
             Entry::SafetyBackup { backup: _ } => self.has_safety_backup,
+            Entry::Handed { .. } => self.handed,
             Entry::Recovered => self.recovered,
             Entry::Finished { .. } | Entry::Failed { .. } | Entry::TakenOver { .. } => false,
         }

@@ -22,6 +22,7 @@
 //! - [`object`]: the heart: are two objects equal, and what is written for one that is not
 //! - [`rancher`]: Rancher's facts: who writes beside it, how its versions are read, and which lie apart
 //! - [`release`]: Helm's release Secrets, read
+//! - [`operator`]: the rancher-backup operator: the Restore that it is handed, what it says, and what of that is told on
 //! - [`webhook`]: which writes the API server asks webhooks about, and who answers
 //! - [`observed`]: plain data: what backup, cluster and ledger said
 //! - [`plan`]: [`plan::plan`] from what is asked and what was seen; gates, order, prune, digest, and how a plan is shown
@@ -92,6 +93,7 @@ pub mod manifest;
 pub mod object;
 pub mod observe;
 pub mod observed;
+pub mod operator;
 pub mod plan;
 pub mod publish;
 pub mod rancher;

@@ -7,6 +7,7 @@ mod dependents;
 mod facts;
 mod lists;
 mod opening;
+mod operator;
 mod stored;
 mod webhooks;
 
@@ -112,8 +113,11 @@ pub async fn observe(
 ) -> Result<(Observed, Plan), ObserveError> {
     let catalog = reader.discover().await?;
     let mut observed = look(reader, &catalog, Seen { backup: seen, spool }, places, known, now).await?;
+    if plan::operator::engine(request, &observed) == plan::operator::OPERATOR {
+        observed.cluster.operator = Some(operator::facts(reader, &catalog, places, request).await?);
+    }
     let outline = plan::outline(request, &observed);
-    if let BackupSeen::Whole(_) = &observed.backup {
+    if let BackupSeen::Whole(_) | BackupSeen::Unreadable { .. } = &observed.backup {
         let accesses = plan::accesses(&outline, &observed);
         let (reached, denied) = tokio::try_join!(
             dependents::of_deletions(reader, &catalog, &outline, &observed),
@@ -182,8 +186,8 @@ async fn look(
     }
     cluster.unfinished_runs = known.unfinished_runs;
     let is_other = |backup: &crate::observed::Backup| !plan::is_same_cluster(backup, &cluster);
-    let other_cluster = known.other_cluster_as_begun.or_else(|| whole(&seen).map(is_other)).unwrap_or_default();
-    if let Some(backup) = whole(&seen) {
+    let other_cluster = known.other_cluster_as_begun.or_else(|| seen.whole().map(is_other)).unwrap_or_default();
+    if let Some(backup) = seen.whole() {
         cluster.services = facts::services_named(reader, backup).await?;
     }
     let guarded = Guarded { other_cluster, ..guarded(&cluster, &live, places, known.own_secrets, identity) };
@@ -197,14 +201,12 @@ async fn live(
     crds: lists::Crds,
     identity: &Identity,
 ) -> Result<(Live, Vec<Access>), ObserveError> {
-    match seen {
-        BackupSeen::Whole(backup) => {
+    match seen.whole() {
+        Some(backup) => {
             let served = lists::served(catalog, &crds.types);
             lists::live(reader, catalog, backup, served, crds, identity).await
         }
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => {
-            Ok((Live::default(), Vec::new()))
-        }
+        None => Ok((Live::default(), Vec::new())),
     }
 }
 
@@ -241,23 +243,13 @@ fn to_list(resource: &Resource) -> Access {
 
 /// Services that the backup's definitions name.
 fn coming(seen: &BackupSeen) -> BTreeSet<ServiceRef> {
-    let objects = match seen {
-        BackupSeen::Whole(backup) => backup.objects.as_slice(),
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => &[],
-    };
+    let objects = seen.whole().map_or(&[][..], |backup| backup.objects.as_slice());
     let crds = objects.iter().filter_map(|object| object.summary.crd.as_deref());
     crds.filter_map(|crd| crd.conversion.as_ref()?.service.clone()).collect()
 }
 
-fn whole(seen: &BackupSeen) -> Option<&crate::observed::Backup> {
-    match seen {
-        BackupSeen::Whole(backup) => Some(backup),
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => None,
-    }
-}
-
 fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {
-    whole(seen).map(|backup| backup.controllers.as_slice()).unwrap_or_default()
+    seen.whole().map(|backup| backup.controllers.as_slice()).unwrap_or_default()
 }
 
 fn guarded(
@@ -302,3 +294,4 @@ fn asked(access: &Access) -> cluster::Access {
 /// Passes over the spooled backup once more, on a blocking thread.
 pub use backup::{Brought, ObjectPass, index, pass};
 pub use opening::Opening;
+pub use operator::is_installed as operator_is_installed;

@@ -37,8 +37,20 @@ pub enum BackupSeen {
     Corrupt { message: String },
     /// Found, and not opened.
     Encrypted(Closed),
+    /// Not looked at, since we have no place or no right to look: the operator may. No credential is in the reason.
+    Unreadable { reason: String },
     /// Found and whole.
     Whole(Box<Backup>),
+}
+
+impl BackupSeen {
+    /// The backup, where it is whole.
+    pub fn whole(&self) -> Option<&Backup> {
+        match self {
+            Self::Whole(backup) => Some(backup),
+            Self::Missing { .. } | Self::Corrupt { .. } | Self::Encrypted(_) | Self::Unreadable { .. } => None,
+        }
+    }
 }
 
 /// Why a backup was not opened. No key material is in it.
@@ -218,6 +230,8 @@ pub struct ClusterFacts {
     pub webhooks: Webhooks,
     /// Live `Restore` objects of the rancher-backup operator.
     pub restores: Vec<UpstreamRestore>,
+    /// The operator itself; only looked at where it is to write the objects.
+    pub operator: Option<OperatorFacts>,
     /// Secrets that the operator, or a live Backup or Restore of it, names.
     pub operator_secrets: BTreeSet<SecretRef>,
     pub terminating_namespaces: BTreeSet<String>,
@@ -264,8 +278,39 @@ pub struct UpstreamRestore {
     pub name: String,
     /// It carries our label.
     pub ours: bool,
+    /// The run key in its annotation.
+    pub key: Option<String>,
     /// `status.restoreCompletionTs` is set.
     pub finished: bool,
+}
+
+/// The rancher-backup operator, as far as a Restore depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OperatorFacts {
+    /// The type `restores.resources.cattle.io` is served.
+    pub served: bool,
+    /// Its Deployment, where there is one.
+    pub deployment: Option<OperatorDeployment>,
+    /// `<name>:<uid>` of the Restore that its Lease is held for.
+    pub holder: Option<String>,
+    /// It says where backups lie for a Restore that names no place: a bucket, its own volume, or a folder of a developer.
+    pub has_default_store: bool,
+    /// Secrets that it is to read for this restore, and that are not there.
+    pub missing_secrets: Vec<SecretRef>,
+    /// Backups that it makes by a schedule, by name.
+    pub scheduled: Vec<String>,
+    /// A ResourceSet that its chart installs, for a safety backup where the backup's own filters are not known.
+    pub resource_set: Option<String>,
+}
+
+/// The Deployment of the operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OperatorDeployment {
+    pub available: bool,
+    /// Pods of two versions are there at once.
+    pub rolling: bool,
+    /// It is at 0, and its annotation says what it had: an earlier run of ours did not give that back.
+    pub stopped_by_us: bool,
 }
 
 /// What the status branch says.

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod gate;
 pub mod gates;
 mod migration;
+pub mod operator;
 pub mod order;
 pub mod prune;
 pub mod quiesce;
@@ -23,14 +24,16 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::journal::Step;
+use crate::journal::{Step, WorkloadRef};
 use crate::object::protect::Protection;
 use crate::object::{ObjectKey, StatusPlace};
 use crate::observed::{Backup, BackupSeen, ClusterFacts, Observed, Unserved, Workload};
+use crate::rancher::BACKUP_OPERATOR;
 use crate::run::{BackupRecord, Counts, PlanRecord};
 use crate::webhook::silence::WebhookRef;
 pub use access::accesses;
 use gate::{Gate, GateCode};
+pub use operator::Handover;
 
 /// What one manifest asks for, after the configuration's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -61,6 +64,10 @@ pub struct Request {
     pub resuming: bool,
     /// The backup of the manifest, as written, for sentences.
     pub backup_name: String,
+    /// What the operator would be asked for ([`crate::operator::spec`]).
+    pub operator_spec: serde_json::Value,
+    /// `policy.repair`: what the operator did not bring back is mended.
+    pub repair: bool,
     /// At a resume: whether the plan that the run began with pruned. The run may have restored the `install-uuid` by
     /// which clusters are told apart, so that this is not asked anew.
     pub prunes_as_begun: Option<bool>,
@@ -178,6 +185,8 @@ pub struct Plan {
     pub spared: Vec<(ObjectKey, Protection)>,
     /// Prune happens: the manifest asks for it and the cluster is the backup's own.
     pub prunes: bool,
+    /// Where the operator writes the objects: what it is handed.
+    pub handover: Option<Handover>,
     /// The backup is of another cluster: a migration.
     pub other_cluster: bool,
     /// Workloads to scale to 0, Rancher first; those that stay up are not in it.
@@ -219,9 +228,19 @@ impl Plan {
         self.gates.iter().filter(|gate| gate.holds())
     }
 
-    /// Nothing would be written or deleted.
+    /// Nothing would be written or deleted. What is not known is not nothing.
     pub fn is_empty(&self) -> bool {
-        self.counts().changes() == 0
+        self.unreadable().is_none() && self.counts().changes() == 0
+    }
+
+    /// Why the backup is not read by us, where the operator reads it.
+    pub fn unreadable(&self) -> Option<&str> {
+        self.handover.as_ref()?.unreadable.as_deref()
+    }
+
+    /// The steps of its run, where they are not those of the native engine.
+    pub fn own_steps(&self) -> Option<Vec<Step>> {
+        self.handover.as_ref().map(|handover| handover.steps(self.prunes))
     }
 
     /// Nothing would be written or deleted, and no run before it left a workload at 0: there is no reason to stop Rancher.
@@ -268,12 +287,13 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
     let mut plan = Plan {
         request: request.clone(),
         at: observed.at,
-        engine: "native",
+        engine: operator::engine(request, observed),
         backup: None,
         items: Vec::new(),
         deletions: Vec::new(),
         spared: Vec::new(),
         prunes: false,
+        handover: None,
         other_cluster: observed.guarded.other_cluster,
         quiesce: Vec::new(),
         stays_up: Vec::new(),
@@ -285,8 +305,15 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
         warnings: Vec::new(),
         digest: String::new(),
     };
-    if let BackupSeen::Whole(backup) = &observed.backup {
-        outline_backup(&mut plan, backup, observed);
+    match &observed.backup {
+        BackupSeen::Whole(backup) => outline_backup(&mut plan, backup, observed),
+        BackupSeen::Unreadable { reason } if plan.engine == operator::OPERATOR => {
+            operator::outline_unread(&mut plan, reason, observed);
+        }
+        BackupSeen::Missing { .. }
+        | BackupSeen::Corrupt { .. }
+        | BackupSeen::Encrypted(_)
+        | BackupSeen::Unreadable { .. } => {}
     }
     plan
 }
@@ -306,9 +333,7 @@ fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {
         plan.deletions = pruned.deletions;
         plan.spared = pruned.spared;
     }
-    let (quiesce, stays_up) = quiesce::split(&observed.cluster.workloads);
-    plan.quiesce = quiesce;
-    plan.stays_up = stays_up;
+    split_workloads(plan, observed);
     add_silences_and_warnings(plan, backup, observed);
 }
 
@@ -318,6 +343,25 @@ fn add_silences_and_warnings(plan: &mut Plan, backup: &Backup, observed: &Observ
         plan.silences = silence::unanswered(plan, backup, observed).silences();
     }
     plan.warnings = warnings(plan, backup, observed);
+    if plan.engine == operator::OPERATOR {
+        operator::outline(plan, backup, observed);
+    }
+}
+
+/// Who is scaled down. The operator stays up where it does the work.
+fn split_workloads(plan: &mut Plan, observed: &Observed) {
+    let (mut quiesce, stays_up) = quiesce::split(&observed.cluster.workloads);
+    if plan.engine == operator::OPERATOR {
+        let namespace = &observed.guarded.operator_namespace;
+        quiesce.retain(|workload| !is_operator(&workload.reference, namespace));
+    }
+    plan.quiesce = quiesce;
+    plan.stays_up = stays_up;
+}
+
+/// This is the rancher-backup operator's own Deployment.
+pub fn is_operator(workload: &WorkloadRef, operator_namespace: &str) -> bool {
+    workload.resource == "deployments" && workload.namespace == operator_namespace && workload.name == BACKUP_OPERATOR
 }
 
 fn backup_record(backup: &Backup) -> BackupRecord {

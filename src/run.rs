@@ -174,6 +174,9 @@ pub struct RunStatus {
     #[schemars(schema_with = "any_value")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub safety_backup: Option<SafetyBackup>,
+    /// Where the operator writes the objects: its Restore, and what it said last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorRecord>,
     /// The intent log (`crate::journal`).
     #[schemars(schema_with = "any_list")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -335,6 +338,17 @@ pub struct ReplicaRecord {
     /// `deployments/cattle-system/rancher`.
     pub workload: String,
     pub replicas: i32,
+}
+
+/// What the operator was handed, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperatorRecord {
+    /// Name of its Restore.
+    pub restore: String,
+    /// What of its last message names objects; empty while it has said nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// An object that could not be brought to what the plan says.

@@ -7,7 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::journal::{self, Entry, Step};
 use crate::plan::gate::{Gate, GateClass, GateCode};
-use crate::run::{ERRORS_KEPT, ObjectError, Phase, ReplicaRecord, Run, RunStatus, WARNINGS_KEPT, cut_message};
+use crate::rancher::BACKUP_OPERATOR;
+use crate::run::{
+    ERRORS_KEPT, ObjectError, OperatorRecord, Phase, ReplicaRecord, Run, RunStatus, WARNINGS_KEPT, cut_message,
+};
 
 mod commit;
 mod condition;
@@ -48,6 +51,9 @@ pub fn refresh(status: &mut RunStatus, generation: i64, now: Timestamp) {
 fn derive(status: &mut RunStatus) {
     status.steps = journal::step_times(&status.journal);
     status.safety_backup = journal::safety_backup(&status.journal).cloned();
+    if let Some((restore, _)) = journal::handed(&status.journal) {
+        status.operator.get_or_insert_default().restore = restore.to_owned();
+    }
     status.replicas = journal::replicas(&status.journal)
         .into_iter()
         .map(|(workload, replicas)| ReplicaRecord { workload: workload.to_string(), replicas })
@@ -57,6 +63,10 @@ fn derive(status: &mut RunStatus) {
 fn bound(status: &mut RunStatus) {
     status.reason = cut_message(&status.reason);
     status.message = cut_message(&status.message);
+    if let Some(OperatorRecord { restore, message }) = &mut status.operator {
+        *restore = cut_message(restore);
+        *message = cut_message(message);
+    }
     status.errors.truncate(ERRORS_KEPT);
     status.warnings.truncate(WARNINGS_KEPT);
     if status.gates.len() > WARNINGS_KEPT {
@@ -174,7 +184,9 @@ fn way_on(status: &RunStatus) -> &'static str {
 /// What an ended run did not give back, and the ways on; `None` when nothing is left at 0.
 fn left_at_zero(status: &RunStatus) -> Option<String> {
     let given_back = status.journal.iter().any(|event| event.entry == Entry::Finished { step: Step::Resume });
-    let replicas = journal::replicas(&status.journal);
+    let mut replicas = journal::replicas(&status.journal);
+    // A run that it carries out gives it back itself, also where all others stay at 0.
+    replicas.retain(|workload, _| workload.name != BACKUP_OPERATOR || !journal::has_operator(&status.journal));
     if !status.phase.is_terminal() || given_back || replicas.is_empty() {
         return None;
     }

@@ -1,5 +1,7 @@
 //! What a pass does with one manifest or one run.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
 use tracing::info;
@@ -12,15 +14,16 @@ use crate::backup::BackupName;
 use crate::cluster::ClusterWriter;
 use crate::desired::{CancelReason, Candidate, CommitPlace, Placed, RunKey, SupersededBy};
 use crate::execute::{Ended, Executor, Level, Recorder, Settings, Work};
-use crate::journal::{self, Entry, Next, OnFailure, Step};
+use crate::journal::{self, Entry, Event, Next, OnFailure, Step};
 use crate::manifest::{self, Manifest};
 use crate::observe::ObserveError;
 use crate::observed::BackupSeen;
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::gates::{status_not_pushed, store_not_writable};
+use crate::plan::{self, Plan};
 use crate::run::{ManifestRef, NAMESPACE, Phase, PlannedDeletions, Run, RunSpec, SourceRef};
 use crate::status;
-use crate::store::{OpenStore, StoreError};
+use crate::store::{Location, OpenStore, StoreError};
 
 /// How beginning a run came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,8 +184,8 @@ impl Agent {
             self.adopt(books, placed.key);
         }
         let touches_nothing = looked.plan.touches_nothing();
-        if self.config.policy.safety_backup && !touches_nothing {
-            match self.probe_store(&looked).await {
+        if let Some(location) = looked.location.as_ref().filter(|_| self.needs_probe(&looked.plan)) {
+            match self.probe_store(location).await {
                 Ok(None) => {}
                 Ok(Some(gate)) => return self.hold(writer, recorder, vec![gate], Some(&looked)).await,
                 Err(problem) => return self.hold_for_store(writer, recorder, &problem).await,
@@ -199,10 +202,15 @@ impl Agent {
         Box::pin(self.execute(writer, books, recorder, placed, Prepared::of(looked))).await
     }
 
+    /// A safety backup is made. Where the backup cannot be read, it is made when it can be.
+    fn needs_probe(&self, plan: &Plan) -> bool {
+        self.config.policy.safety_backup && !plan.touches_nothing() && plan.unreadable().is_none()
+    }
+
     /// Writes something small into the store and takes it away: the one gate that only a write can judge. An error is one that may
     /// go by itself.
-    async fn probe_store(&self, looked: &Looked) -> Result<Option<Gate>, StoreError> {
-        let probed = match self.stores.open_writer(&looked.location).await {
+    async fn probe_store(&self, location: &Location) -> Result<Option<Gate>, StoreError> {
+        let probed = match self.stores.open_writer(location).await {
             Ok(store) => store.probe().await,
             Err(error) => Err(error),
         };
@@ -237,6 +245,7 @@ impl Agent {
         let warnings = looked.plan.warnings.clone();
         let deletions = planned_deletions(looked).text();
         let now = self.now();
+        let own_steps = looked.plan.own_steps().map(|steps| Event { at: now, entry: Entry::Steps { steps } });
         recorder
             .update(writer, |run| {
                 let status = run.status.get_or_insert_default();
@@ -248,7 +257,7 @@ impl Agent {
                 status.plan = Some(record.clone());
                 status.planned_deletions = deletions.clone();
                 status.gates = gates.clone();
-                status.journal = Vec::new();
+                status.journal = own_steps.iter().cloned().collect();
                 for warning in &warnings {
                     status::add_warning(status, warning);
                 }
@@ -282,6 +291,12 @@ impl Agent {
         }
     }
 
+    /// What only the operator can read is not read.
+    fn is_unread(recorder: &Recorder) -> bool {
+        let plan = recorder.status().plan;
+        plan.is_some_and(|plan| plan.engine == plan::operator::OPERATOR && plan.backup.sha256.is_empty())
+    }
+
     fn needs_backup(&self, recorder: &Recorder) -> bool {
         match journal::next(&recorder.status().journal, OnFailure::Hold) {
             Next::Run(step) | Next::Again(step) => step < Step::Resume,
@@ -299,6 +314,9 @@ impl Agent {
     ) -> Result<Option<Prepared>, PassError> {
         let reader = self.cluster.reader();
         let found = match look::ask(&self.config, &reader, placed, books.facts.clone()).await {
+            Ok(asked) if Self::is_unread(recorder) => {
+                return Ok(Some(Prepared { asked: Some(asked), ..Prepared::default() }));
+            }
             Ok(mut asked) => {
                 let found = asked.fetch(self.stores.as_ref(), &look::places(&self.config)).await;
                 found.map(|found| (asked, found))
@@ -384,7 +402,10 @@ impl Agent {
         };
         let mut request = look::request(&self.config, placed);
         request.resuming = true;
-        request.prunes_as_begun = recorder.status().plan.map(|plan| plan.prunes);
+        if let Some(plan) = recorder.status().plan {
+            request.prunes_as_begun = Some(plan.prunes);
+            request.engine = plan.engine;
+        }
         self.under_way(deadline_of(&recorder, self.timeout(placed)));
         let mut work =
             prepared.into_work(recorder, request, placed, Level::new(self.config.rates.concurrency as usize));
@@ -465,6 +486,8 @@ impl Prepared {
             level,
             quiesce,
             quiet: None,
+            given_back: BTreeMap::new(),
+            is_withdrawn: false,
             not_announced: String::new(),
         };
         if let Some(Asked { request: _, backup_name: _, location, known }) = self.asked {
@@ -480,7 +503,7 @@ impl Prepared {
             work.planned_deletions = Some(planned_deletions(&looked));
             let Looked { plan: _, observed, spool, known, location } = looked;
             work.known = known;
-            work.location = Some(location);
+            work.location = location;
             work.spool = spool;
             work.backup = Some(observed.backup);
         }

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
+use super::begin::chain;
 use crate::backup::BackupName;
 use crate::cluster::{ClusterReader, Target};
 use crate::config::{ApprovalFor, Config};
@@ -13,7 +14,8 @@ use crate::manifest::{Body, Engine, Manifest, RestoreSpec, S3Location};
 use crate::object::Resource;
 use crate::object::protect::SecretRef;
 use crate::observe::{self, Found, Known, ObserveError, Opening, Places};
-use crate::observed::{LedgerFacts, Observed};
+use crate::observed::{BackupSeen, LedgerFacts, Observed};
+use crate::operator;
 use crate::plan::{self, Plan, Request};
 use crate::store::{Location, OpenStore, S3Credentials, Spool, StoreError};
 
@@ -23,8 +25,8 @@ pub struct Looked {
     pub observed: Observed,
     pub spool: Option<Spool>,
     pub known: Known,
-    /// Where the backup lies, and the safety backup goes.
-    pub location: Location,
+    /// Where the backup lies, and the safety backup goes; `None` where only the operator knows.
+    pub location: Option<Location>,
 }
 
 /// What of a manifest and the configuration a plan needs.
@@ -66,6 +68,10 @@ pub fn request(config: &Config, placed: &Placed) -> Request {
         resuming: false,
         prunes_as_begun: None,
         backup_name: restore.map(|restore| restore.backup_filename.clone()).unwrap_or_default(),
+        operator_spec: restore
+            .map(|restore| operator::spec(restore, config.store.as_ref(), &config.operator_namespace))
+            .unwrap_or_default(),
+        repair: config.policy.repair,
     }
 }
 
@@ -90,9 +96,6 @@ fn not_supported(config: &Config, manifest: &Manifest) -> Vec<String> {
     let mut sentences = Vec::new();
     if let Body::Rollback(_) = manifest.body {
         sentences.push("kind Rollback: this version carries out Restore manifests only".to_owned());
-    }
-    if manifest.options.engine == Engine::Operator {
-        sentences.push("reinback.io/engine: operator: this version has the native engine only".to_owned());
     }
     let on_failure = manifest.options.on_failure.unwrap_or(config.policy.on_failure);
     if on_failure == OnFailure::Undo {
@@ -201,8 +204,9 @@ impl Asked {
     pub async fn fetch(&mut self, stores: &dyn OpenStore, places: &Places) -> Result<Found, ObserveError> {
         let location = std::mem::replace(&mut self.location, Err(StoreError::Stopped))?;
         make_spool_dir(places).await?;
-        let store = stores.open(&location).await?;
+        let opened = stores.open(&location).await;
         self.location = Ok(location);
+        let store = opened?;
         observe::fetch_backup(store.as_ref(), &self.backup_name, &self.known.opening, places).await
     }
 
@@ -217,13 +221,47 @@ impl Asked {
         stores: &dyn OpenStore,
         places: &Places,
     ) -> Result<Looked, ObserveError> {
-        let Found { seen, spool } = self.fetch(stores, places).await?;
+        let Found { seen, spool } = match self.fetch(stores, places).await {
+            Ok(found) => found,
+            Err(error) => Found { seen: self.left_to_the_operator(reader, places, error).await?, spool: None },
+        };
         let now = reader.clock().now();
         let known = self.known.clone();
         let (observed, outline) =
             observe::observe(reader, seen, spool.as_ref(), &self.request, places, known, now).await?;
         let plan = plan::judge(outline, &observed);
-        Ok(Looked { plan, observed, spool, known: self.known, location: self.location? })
+        Ok(Looked { plan, observed, spool, known: self.known, location: self.location.ok() })
+    }
+
+    /// Where we have no place or no right to look, the operator may: then that is no error.
+    async fn left_to_the_operator(
+        &self,
+        reader: &ClusterReader,
+        places: &Places,
+        error: ObserveError,
+    ) -> Result<BackupSeen, ObserveError> {
+        let ObserveError::Store(problem) = &error else { return Err(error) };
+        let is_left = match self.request.engine.as_str() {
+            _ if !is_out_of_reach(problem) => false,
+            "operator" => true,
+            "auto" => observe::operator_is_installed(reader, places).await?,
+            _ => false,
+        };
+        match is_left {
+            true => Ok(BackupSeen::Unreadable { reason: chain(problem) }),
+            false => Err(error),
+        }
+    }
+}
+
+/// It is for want of a place or of rights that the backup cannot be read. A store that is away comes back, and what is not in it
+/// or not whole is so for the operator, too.
+fn is_out_of_reach(problem: &StoreError) -> bool {
+    match problem {
+        StoreError::BadLocation { field, .. } => matches!(*field, "storageLocation" | "credentialSecretName"),
+        StoreError::AccessDenied { .. } => !problem.transient(),
+        StoreError::NoCredentials { .. } => true,
+        _ => false,
     }
 }
 

@@ -79,7 +79,7 @@ keys! {
     "policy.safetyBackup" "policy-safety-backup" "POLICY_SAFETY_BACKUP" Word "Back up what a run may change, before its first change [default: true]";
     "policy.safetyBackups.count" "policy-safety-backups-count" "POLICY_SAFETY_BACKUPS_COUNT" Word "Safety backups to keep, whatever their age [default: 5]";
     "policy.safetyBackups.days" "policy-safety-backups-days" "POLICY_SAFETY_BACKUPS_DAYS" Word "Days to keep safety backups, however many [default: 30]";
-    "policy.repair" "policy-repair" "POLICY_REPAIR" Word "Mend what the operator did not bring back (no effect yet) [default: false]";
+    "policy.repair" "policy-repair" "POLICY_REPAIR" Word "Mend what the operator did not bring back [default: false]";
     "policy.requireApproval" "policy-require-approval" "POLICY_REQUIRE_APPROVAL" List "Plans to approve in Git: Restore, Rollback, Prune";
     "policy.windows" "policy-windows" "POLICY_WINDOWS" List "Times in which runs may start (not built yet: refused)";
     "limits.qps" "limits-qps" "LIMITS_QPS" Word "Calls a second to the API server, 0 leaves it to the server [default: 0]";

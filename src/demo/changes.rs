@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::past::stored_as;
-use crate::observed::{BackupSeen, Observed};
+use crate::observed::Observed;
 use crate::plan::{Change, Plan};
 
 /// Everything that is stored, by its place; see [`crate::sim::Sim::objects`].
@@ -21,10 +21,7 @@ pub struct Changes {
 impl Changes {
     /// Of a plan that was made while the cluster was as `now`.
     pub fn of(plan: &Plan, observed: &Observed, now: &Objects) -> Self {
-        let backup = match &observed.backup {
-            BackupSeen::Whole(backup) => backup.objects.as_slice(),
-            BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => &[],
-        };
+        let backup = observed.backup.whole().map_or(&[][..], |backup| backup.objects.as_slice());
         let writes = plan.items.iter().filter_map(|item| match item.change {
             Change::Create | Change::Update(_) | Change::Recreate => {
                 let place = stored_as(&backup.get(item.backup as usize)?.key);

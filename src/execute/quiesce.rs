@@ -1,5 +1,7 @@
 //! Quiesce: replicas recorded, writers at 0, their pods gone, webhooks that nobody answers silenced, and Cluster API paused.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::info;
@@ -7,12 +9,12 @@ use tracing::info;
 use super::silence::Hooks;
 use super::{Executor, StepError, Work, stopped};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, WriteError, selector_text};
-use crate::journal::{Entry, Step, WorkloadRef};
+use crate::journal::{self, Entry, Step, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 
 /// Pods may take their whole grace period; Rancher's is 30 s, and a node that is gone keeps them for 5 minutes.
-const PODS_GONE_WITHIN: std::time::Duration = std::time::Duration::from_secs(360);
+pub(super) const PODS_GONE_WITHIN: Duration = Duration::from_secs(360);
 const CONFLICT_TRIES: usize = 5;
 
 /// A workload as it is when it is looked at.
@@ -35,11 +37,16 @@ impl Executor {
             self.scale_down(workload, work).await?;
         }
         for workload in &workloads {
-            self.until_pods_are_gone(workload, work).await?;
+            let patience = PODS_GONE_WITHIN.min(self.time_left(work));
+            self.until_pods_are_gone(workload, patience).await?;
         }
         // Not before nobody is there any more who would take a relabelled object for a converted one.
         self.silence_webhooks(Hooks::Conversion, work).await?;
         self.pause(work).await?;
+        if work.spool.is_none() && journal::has_operator(&work.recorder.status().journal) {
+            // Only the operator can read the backup.
+            return Ok(());
+        }
         self.lay_out(Step::Quiesce, work).await.map(drop)
     }
 
@@ -108,7 +115,11 @@ impl Executor {
         Err(StepError::failed("QuiesceFailed", format!("{workload} changes faster than it can be scaled down")))
     }
 
-    async fn until_pods_are_gone(&self, workload: &WorkloadRef, work: &Work) -> Result<(), StepError> {
+    pub(super) async fn until_pods_are_gone(
+        &self,
+        workload: &WorkloadRef,
+        patience: Duration,
+    ) -> Result<(), StepError> {
         let Some(seen) = self.look_at(workload).await? else { return Ok(()) };
         if seen.selector.is_empty() {
             return Ok(());
@@ -120,7 +131,6 @@ impl Executor {
             label_selector: &seen.selector,
             field_selector: "",
         };
-        let patience = PODS_GONE_WITHIN.min(self.time_left(work));
         let waited = tokio::select! {
             waited = self.reader.wait_until(&watched, Instant::now() + patience, |pods| pods.is_empty()) => waited?,
             () = stopped(self.stop.clone()) => return Err(StepError::Stopped),

@@ -50,6 +50,8 @@ impl PutOff {
 impl Executor {
     pub(super) async fn resume(&self, work: &mut Work) -> Result<(), StepError> {
         work.quiet = None;
+        // Before any of them: it would write 0 again, or objects under a Rancher that runs.
+        self.withdraw(work).await?;
         let mut put_off = PutOff::default();
         let converts = work.recorder.to_silence().iter().any(WebhookRef::is_conversion);
         if converts {
@@ -64,6 +66,7 @@ impl Executor {
         }
         // Last, since it judges the scale-ups.
         put_off.take(self.unsilence(Hooks::Admission, work).await)?;
+        put_off.take(self.look_again_later(work).await)?;
         put_off.end()
     }
 
@@ -84,7 +87,12 @@ impl Executor {
     }
 
     /// The annotation beats the journal: a workload of the backup was written with the backup's number in it.
-    async fn give_back(&self, workload: &WorkloadRef, journaled: i32, work: &mut Work) -> Result<(), StepError> {
+    pub(super) async fn give_back(
+        &self,
+        workload: &WorkloadRef,
+        journaled: i32,
+        work: &mut Work,
+    ) -> Result<(), StepError> {
         for _ in 0..CONFLICT_TRIES {
             let Some(seen) = self.look_at(workload).await? else {
                 work.recorder.warn(&format!("{workload} is gone: nothing to give {journaled} replicas back to"));
@@ -93,7 +101,10 @@ impl Executor {
             let replicas = match (seen.recorded, seen.replicas) {
                 (Some(recorded), _) => recorded,
                 // Given back already, by this run before it was broken off or by a person.
-                (None, live) if live > 0 => return Ok(()),
+                (None, live) if live > 0 => {
+                    work.given_back.insert(workload.clone(), live);
+                    return Ok(());
+                }
                 (None, _) => journaled,
             };
             if seen.recorded.is_none() && replicas == seen.replicas {
@@ -106,6 +117,7 @@ impl Executor {
             match self.writer.scale(&target, wanted, Some(annotation), Some(&seen.resource_version)).await {
                 Ok(_) => {
                     info!("gave {workload} its {replicas} replicas back");
+                    work.given_back.insert(workload.clone(), replicas);
                     return Ok(());
                 }
                 Err(error) if is_conflict(&error) => {}
@@ -116,6 +128,7 @@ impl Executor {
     }
 
     pub(super) async fn verify(&self, work: &mut Work) -> Result<(), StepError> {
+        self.look_again(work).await?;
         let workloads = work.recorder.replicas().into_keys();
         let (rancher, others): (Vec<_>, Vec<_>) = workloads.partition(|workload| self.is_rancher(workload));
         let end = Instant::now() + READY_WITHIN.min(self.time_left(work));

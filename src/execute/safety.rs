@@ -6,13 +6,17 @@ use std::time::Duration;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::{ExecuteError, Executor, LaidOut, StepError, Work};
+use super::{ExecuteError, Executor, StepError, Work};
 use crate::agent::begin::chain;
 use crate::backup::{self, Encryption, Limits, ReadError, ResourceSet};
-use crate::cluster::ClusterError;
+use crate::cluster::{ClusterError, Target};
 use crate::collect::{self, Choice, CollectError};
-use crate::journal::{Entry, SafetyBackup, Step, safety_backup};
+use crate::journal::{Entry, SafetyBackup, Step, has_operator, safety_backup};
+use crate::object::Resource;
+use crate::object::protect::OPERATOR_GROUP;
+use crate::observe::Opening;
 use crate::observed::{Backup, BackupSeen};
+use crate::operator::DEFAULT_RESOURCE_SETS;
 use crate::safety;
 use crate::store::{self, BackupsWriter, Spool, SpoolLimits, StoreError};
 
@@ -29,10 +33,55 @@ impl Executor {
         if !self.settings.safety_backup || safety_backup(&work.recorder.status().journal).is_some() {
             return Ok(());
         }
+        if work.spool.is_none() && has_operator(&work.recorder.status().journal) {
+            return self.back_up_unread(work).await;
+        }
         let laid_out = self.lay_out(Step::SafetyBackup, work).await?;
+        let BackupSeen::Whole(backup) = &laid_out.observed.backup else {
+            return Err(StepError::failed("BackupNotFound", "the backup cannot be read any more"));
+        };
+        let cluster_uid = laid_out.observed.cluster.uid.as_str();
+        self.store(&choice(backup)?, cluster_uid, work).await
+    }
+
+    /// What the run may change is not known where only the operator can read the backup: all that a ResourceSet of its chart chooses is
+    /// saved, where there is one, and where we have a place for it. Nobody promised more, so that its absence stops nothing.
+    async fn back_up_unread(&self, work: &mut Work) -> Result<(), StepError> {
+        let why = match self.choice_of_the_cluster(work).await? {
+            Ok((choice, cluster_uid)) => match self.store(&choice, &cluster_uid, work).await {
+                Err(StepError::Failed(failure)) => failure.message,
+                other => return other,
+            },
+            Err(why) => why.to_owned(),
+        };
+        work.recorder.warn(&format!("there is no safety backup of this run: {why}"));
+        Ok(())
+    }
+
+    async fn choice_of_the_cluster(&self, work: &Work) -> Result<Result<(Choice, String), &'static str>, StepError> {
+        if work.location.is_none() {
+            return Ok(Err("neither the manifest nor the configuration says where reinback may store one"));
+        }
+        if matches!(work.known.opening, Opening::Broken { .. }) {
+            return Ok(Err("it could not be encrypted as the backup is"));
+        }
+        let resource = Resource::new(OPERATOR_GROUP, "v1", "resourcesets");
+        for name in DEFAULT_RESOURCE_SETS {
+            let Some(answer) = self.reader.get(&Target::new(&resource, None, name)).await? else { continue };
+            let filters = answer.value().unwrap_or_default();
+            let Some(set) = ResourceSet::from_value(filters.clone()).ok().and_then(|set| set.compile().ok()) else {
+                continue;
+            };
+            let uid = self.reader.cluster_uid().await?.unwrap_or_default();
+            return Ok(Ok((Choice { filters, selectors: set, named: Vec::new() }, uid)));
+        }
+        Ok(Err("the cluster has no ResourceSet of the operator's chart that says what to save"))
+    }
+
+    async fn store(&self, choice: &Choice, cluster_uid: &str, work: &mut Work) -> Result<(), StepError> {
         let mut tries = 1;
         let stored = loop {
-            match self.stored_or_made(&laid_out, work).await {
+            match self.stored_or_made(choice, cluster_uid, work).await {
                 Ok(Some(stored)) => break stored,
                 Ok(None) => {
                     work.recorder.warn("nothing that this run may change is in the cluster: there is no safety backup");
@@ -59,19 +108,21 @@ impl Executor {
         }
     }
 
-    async fn stored_or_made(&self, laid_out: &LaidOut, work: &mut Work) -> Result<Option<SafetyBackup>, Unmade> {
-        let BackupSeen::Whole(backup) = &laid_out.observed.backup else {
-            return Err(StepError::failed("BackupNotFound", "the backup cannot be read any more").into());
-        };
+    async fn stored_or_made(
+        &self,
+        choice: &Choice,
+        cluster_uid: &str,
+        work: &mut Work,
+    ) -> Result<Option<SafetyBackup>, Unmade> {
         let location = work.location.as_ref().ok_or_else(|| not_made("it is not known where the backup lies"))?;
         let store = self.stores.open_writer(location).await?;
         let now = self.now();
         let begun = work.recorder.run().status.as_ref().and_then(|status| status.started_at).unwrap_or(now);
         let encryption = work.known.opening.encryption().cloned();
-        let name = safety::name(&work.recorder.name(), &laid_out.observed.cluster.uid, begun, encryption.is_some());
+        let name = safety::name(&work.recorder.name(), cluster_uid, begun, encryption.is_some());
         match self.stored(store.as_ref(), &name, encryption.clone()).await? {
             Some(stored) => Ok(Some(stored)),
-            None => self.make(store.as_ref(), name, choice(backup)?, encryption, work).await,
+            None => self.make(store.as_ref(), name, choice, encryption, work).await,
         }
     }
 
@@ -80,12 +131,12 @@ impl Executor {
         &self,
         store: &dyn BackupsWriter,
         name: String,
-        choice: Choice,
+        choice: &Choice,
         encryption: Option<Arc<Encryption>>,
         work: &mut Work,
     ) -> Result<Option<SafetyBackup>, Unmade> {
         let spool_dir = &self.settings.places.spool_dir;
-        let made = match collect::make(&self.reader, &choice, encryption, spool_dir, self.now()).await {
+        let made = match collect::make(&self.reader, choice, encryption, spool_dir, self.now()).await {
             Err(CollectError::Empty) => return Ok(None),
             made => made?,
         };

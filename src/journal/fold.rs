@@ -83,13 +83,15 @@ pub fn step_times(events: &[Event]) -> Vec<StepTime> {
                     times[index].failed = Some(*at);
                 }
             }
-            Entry::Started { .. }
+            Entry::Steps { .. }
+            | Entry::Started { .. }
             | Entry::Replicas { .. }
             | Entry::Paused { .. }
             | Entry::Unpaused { .. }
             | Entry::Silenced { .. }
             | Entry::Unsilenced { .. }
             | Entry::SafetyBackup { .. }
+            | Entry::Handed { .. }
             | Entry::TakenOver { .. }
             | Entry::Recovered => {}
         }
@@ -103,4 +105,26 @@ pub fn safety_backup(events: &[Event]) -> Option<&SafetyBackup> {
         let Entry::SafetyBackup { backup } = &event.entry else { return None };
         Some(backup)
     })
+}
+
+/// Name and UID of the Restore that the operator was handed.
+pub fn handed(events: &[Event]) -> Option<(&str, &str)> {
+    events.iter().find_map(|event| {
+        let Entry::Handed { restore, uid } = &event.entry else { return None };
+        Some((restore.as_str(), uid.as_str()))
+    })
+}
+
+/// The steps of the run, in their order.
+pub fn steps(events: &[Event]) -> &[Step] {
+    let own = events.iter().find_map(|event| match &event.entry {
+        Entry::Steps { steps } if !steps.is_empty() => Some(steps.as_slice()),
+        _ => None,
+    });
+    own.unwrap_or(Step::NATIVE)
+}
+
+/// The operator writes the objects of this run.
+pub fn has_operator(events: &[Event]) -> bool {
+    steps(events).contains(&Step::Operator)
 }

@@ -42,10 +42,47 @@ fn stored(name: &str) -> Entry {
     Entry::SafetyBackup { backup }
 }
 
+fn handed_over() -> Entry {
+    Entry::Handed { restore: "back-01234567".to_owned(), uid: "u-1".to_owned() }
+}
+
+/// The steps of a run that the operator carries out, and we mend and prune.
+const OPERATED: &[Step] = &[
+    Step::Preflight,
+    Step::Announce,
+    Step::Quiesce,
+    Step::SafetyBackup,
+    Step::Operator,
+    Step::Crds,
+    Step::ClusterScoped,
+    Step::Namespaced,
+    Step::Prune,
+    Step::Resume,
+    Step::Verify,
+];
+
+/// All entries of a run with these steps, up to the start of `last`.
+fn operated(steps: &[Step], last: Step) -> Vec<Entry> {
+    let mut entries = vec![Entry::Steps { steps: steps.to_vec() }];
+    for step in steps {
+        entries.push(started(*step));
+        if *step == last {
+            return entries;
+        }
+        match step {
+            Step::Quiesce => entries.push(recorded("rancher", 3)),
+            Step::Operator => entries.push(handed_over()),
+            _ => {}
+        }
+        entries.push(finished(*step));
+    }
+    entries
+}
+
 /// All entries of a run that succeeds.
 fn whole() -> Vec<Entry> {
     let mut entries = Vec::new();
-    for step in Step::ALL {
+    for step in Step::NATIVE {
         entries.push(started(*step));
         if *step == Step::Quiesce {
             entries.extend([recorded("rancher", 3), recorded("rancher-webhook", 1)]);
@@ -106,7 +143,7 @@ fn every_prefix_of_a_whole_journal_says_what_is_next() {
 #[test]
 fn a_failure_ends_by_where_it_happened_and_what_the_manifest_asks() {
     let mut said = Vec::new();
-    for step in Step::ALL {
+    for step in Step::NATIVE {
         let mut failing = journal(up_to(*step));
         failing.append(at(100), failed(*step, "Timeout")).expect("a running step may fail");
         for on_failure in OnFailure::ALL {
@@ -366,6 +403,7 @@ impl World {
                 assert!(self.live.values().all(|replicas| *replicas == 0), "{step} wrote while Rancher ran");
             }
             Step::SafetyBackup => self.record(stored("a.tar.gz"))?,
+            Step::Operator => self.record(handed_over())?,
             Step::Preflight | Step::Announce | Step::Verify => {}
         }
         if self.fails_in == Some(step) { self.record(failed(step, "Timeout")) } else { self.record(finished(step)) }
@@ -385,7 +423,7 @@ impl World {
 
 #[test]
 fn replicas_are_given_back_wherever_it_dies_and_fails_unless_it_is_to_hold() {
-    let failures = Step::ALL.iter().copied().filter(|step| *step != Step::Resume).map(Some).chain([None]);
+    let failures = Step::NATIVE.iter().copied().filter(|step| *step != Step::Resume).map(Some).chain([None]);
     for (fails_in, on_failure) in failures.flat_map(|step| OnFailure::ALL.iter().map(move |policy| (step, *policy))) {
         for (first_death, second_death) in (0..60).flat_map(|first| (0..30).step_by(7).map(move |then| (first, then))) {
             let mut world = World::new(fails_in);
@@ -526,4 +564,67 @@ fn what_clusters_had_is_kept_and_what_they_get_back_beats_it() {
     assert_eq!((of(&journal, "a"), of(&journal, "b")), (Some(true), Some(true)));
     let again = append(Entry::Unpaused { clusters: vec![cluster("a", false)] }).1;
     assert_eq!(again, journal, "said already");
+}
+
+#[test]
+fn a_run_goes_by_the_steps_that_its_journal_names() {
+    let short: Vec<Step> = OPERATED
+        .iter()
+        .copied()
+        .filter(|step| !matches!(step, Step::Crds | Step::ClusterScoped | Step::Namespaced | Step::Prune))
+        .collect();
+    let mut run = journal(operated(&short, Step::Operator));
+    assert!(run.append(at(98), started(Step::Crds)).is_err(), "another one is open");
+    run.append(at(98), handed_over()).expect("legal");
+    let mut again = run.clone();
+    again.append(at(99), handed_over()).expect("legal");
+    assert_eq!((again, handed(run.events())), (run.clone(), Some(("back-01234567", "u-1"))), "said already");
+    run.append(at(99), finished(Step::Operator)).expect("legal");
+    assert_eq!(run.next(OnFailure::Hold), Next::Run(Step::Resume));
+    assert_eq!(run.append(at(99), started(Step::Crds)).unwrap_err().why, "crds is no step of this run");
+    assert!(has_operator(run.events()) && run.first_write_begun());
+
+    let all = journal(operated(OPERATED, Step::Verify));
+    assert_eq!(all.next(OnFailure::Hold), Next::Again(Step::Verify));
+    let mut ended = all;
+    ended.append(at(99), finished(Step::Verify)).expect("legal");
+    assert!(matches!(ended.next(OnFailure::Hold), Next::End { phase: Phase::Succeeded, .. }));
+    let text = serde_json::to_string(ended.events()).expect("serialises");
+    assert_eq!(serde_json::from_str::<Vec<Event>>(&text).expect("reads"), ended.events());
+}
+
+#[test]
+fn steps_are_named_before_anything_else_and_a_journal_without_goes_on_as_ever() {
+    let steps = Entry::Steps { steps: OPERATED.to_vec() };
+    let mut late = journal(up_to(Step::Quiesce));
+    assert!(late.append(at(9), steps.clone()).is_err());
+    let mut run = journal([steps.clone()]);
+    assert_eq!(run.next(OnFailure::Hold), Next::Run(Step::Preflight));
+    run.append(at(9), steps).expect("said already");
+    assert_eq!(run.events().len(), 1);
+    let native = journal(up_to(Step::SafetyBackup));
+    assert!(!has_operator(native.events()) && handed(native.events()).is_none());
+    let mut native = native;
+    assert!(native.append(at(9), handed_over()).is_err(), "in its step only");
+    native.append(at(9), finished(Step::SafetyBackup)).expect("legal");
+    assert_eq!(native.append(at(9), started(Step::Operator)).unwrap_err().why, "operator is no step of this run");
+}
+
+#[test]
+fn the_replicas_of_the_operator_are_recorded_when_it_has_to_be_stopped() {
+    let of_operator = recorded("rancher-backup", 1);
+    assert!(journal(operated(OPERATED, Step::SafetyBackup)).append(at(9), of_operator.clone()).is_err());
+    for step in [Step::Operator, Step::Resume] {
+        let mut run = journal(operated(OPERATED, step));
+        run.append(at(9), of_operator.clone()).expect("legal");
+        assert_eq!(run.replicas().len(), 2);
+    }
+    let mut held = journal(operated(OPERATED, Step::Operator));
+    held.append(at(9), failed(Step::Operator, "OperatorFailed")).expect("legal");
+    assert!(matches!(held.next(OnFailure::Hold), Next::Hold { step: Step::Operator, .. }));
+    held.append(at(10), of_operator.clone()).expect("also by a run that is held");
+    let mut recovered = journal(operated(OPERATED, Step::Announce));
+    assert!(recovered.append(at(9), of_operator.clone()).is_err());
+    recovered.append(at(9), Entry::Recovered).expect("legal");
+    recovered.append(at(9), of_operator).expect("anything may have begun");
 }

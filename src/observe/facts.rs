@@ -15,13 +15,11 @@ use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 use crate::object::protect::SecretRef;
 use crate::observed::{Backup, ClusterFacts, UpstreamRestore, Workload};
+use crate::operator;
 use crate::plan::quiesce;
 use crate::rancher::{BACKUP_OPERATOR, RANCHER_WEBHOOKS, WRITERS};
 use crate::release;
 use crate::webhook::{NamespaceLabels, ServiceRef, Webhooks};
-
-/// Label of the objects that reinback makes for the operator.
-pub const RUN_LABEL: &str = "reinback.io/run";
 
 /// Gathers what is asked of the cluster as a whole.
 pub async fn cluster(
@@ -69,6 +67,7 @@ pub async fn cluster(
         workloads,
         webhooks,
         restores,
+        operator: None,
         operator_secrets,
         terminating_namespaces,
         occupied_namespaces: BTreeMap::new(),
@@ -150,7 +149,12 @@ pub(super) async fn get(
 }
 
 /// Every object of a type; none when the type is not served.
-async fn all(reader: &ClusterReader, catalog: &Catalog, group: &str, plural: &str) -> Result<Vec<Value>, ObserveError> {
+pub(super) async fn all(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    group: &str,
+    plural: &str,
+) -> Result<Vec<Value>, ObserveError> {
     let Some(found) = catalog.find_any_version(group, plural) else { return Ok(Vec::new()) };
     let listed = reader
         .list(&found.resource, ListOptions::default(), |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?)))
@@ -417,14 +421,15 @@ async fn upstream(
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         UpstreamRestore {
             name: text("/metadata/name").to_owned(),
-            ours: value.pointer("/metadata/labels").is_some_and(|labels| labels.get(RUN_LABEL).is_some()),
+            ours: value.pointer("/metadata/labels").is_some_and(|labels| labels.get(operator::RUN).is_some()),
+            key: operator::key_of(value).map(str::to_owned),
             finished: !text("/status/restoreCompletionTs").is_empty(),
         }
     };
     Ok((restores.iter().map(restore).collect(), secrets))
 }
 
-fn secrets_named(object: &Value, operator_namespace: &str) -> Vec<SecretRef> {
+pub(super) fn secrets_named(object: &Value, operator_namespace: &str) -> Vec<SecretRef> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let secret = |namespace: &str, name: &str| SecretRef { namespace: namespace.to_owned(), name: name.to_owned() };
     let encryption = text("/spec/encryptionConfigSecretName").map(|name| secret(operator_namespace, name));
@@ -435,7 +440,7 @@ fn secrets_named(object: &Value, operator_namespace: &str) -> Vec<SecretRef> {
 
 /// In this variable its chart names the Secret that says where backups lie by default (rancher-backup e90504c3,
 /// `charts/rancher-backup/templates/deployment.yaml`).
-const DEFAULT_STORE: &str = "DEFAULT_S3_BACKUP_STORAGE_LOCATION";
+pub(super) const DEFAULT_STORE: &str = "DEFAULT_S3_BACKUP_STORAGE_LOCATION";
 
 /// Secrets that the operator's own pods take, and those of its default store.
 async fn operators_own(reader: &ClusterReader, namespace: &str) -> Result<Vec<SecretRef>, ObserveError> {

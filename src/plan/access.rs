@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, Plan};
 use crate::object::normal::CAPI_GROUP;
+use crate::object::protect::OPERATOR_GROUP;
 use crate::object::{ObjectKey, Resource, StatusPlace, owner};
-use crate::observed::{Access, Backup, BackupSeen, Observed};
+use crate::observed::{Access, BackupObject, Observed};
 use crate::rancher::{SUDO_ACCOUNT, SUDO_GROUP, is_cluster_api};
 use crate::run::NAMESPACE;
 use crate::webhook::{Operation, Write};
@@ -14,10 +15,17 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// What the executor must be allowed to do, in every namespace, from what the plan would do.
 pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
-    let BackupSeen::Whole(backup) = &observed.backup else { return BTreeSet::new() };
+    let objects = observed.backup.whole().map_or(&[][..], |backup| backup.objects.as_slice());
+    if objects.is_empty() && plan.handover.is_none() {
+        return BTreeSet::new();
+    }
     let mut wanted = Wanted::default();
-    for item in &plan.items {
-        let resource = &backup.objects[item.backup as usize].key.resource;
+    let (writes, deletes) = match &plan.handover {
+        None => (true, true),
+        Some(handover) => (handover.repair, handover.native_prune || handover.repair),
+    };
+    for item in plan.items.iter().filter(|_| writes) {
+        let resource = &objects[item.backup as usize].key.resource;
         let verbs: &[&str] = match item.change {
             // What somebody else makes at the same time is read, and replaced.
             Change::Create => &["create", "get", "update"],
@@ -31,7 +39,7 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
         }
         wanted.grants(resource);
     }
-    for deletion in &plan.deletions {
+    for deletion in plan.deletions.iter().filter(|_| deletes) {
         // What does not go at once is watched, and its finalizers are taken away.
         let verbs = &["delete", "list", "patch", "watch"];
         wanted.add(&observed.live.objects[deletion.live as usize].key.resource, verbs);
@@ -62,14 +70,27 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
         };
         accesses.extend(verbs.iter().map(own));
     }
-    if takes_sudo(plan, backup, observed) {
+    if plan.handover.is_some() {
+        let namespace = &observed.guarded.operator_namespace;
+        for (group, resource, verbs) in OPERATOR {
+            let right = |verb: &&'static str| Access {
+                verb,
+                group: (*group).to_owned(),
+                resource: (*resource).to_owned(),
+                namespace: (*group != OPERATOR_GROUP).then(|| namespace.clone()),
+                name: None,
+            };
+            accesses.extend(verbs.iter().map(right));
+        }
+    }
+    if (writes || deletes) && takes_sudo(plan, objects, observed) {
         accesses.extend(impersonation());
     }
     accesses
 }
 
 /// Some write goes as rancher-webhook's sudo identity.
-fn takes_sudo(plan: &Plan, backup: &Backup, observed: &Observed) -> bool {
+fn takes_sudo(plan: &Plan, objects: &[BackupObject], observed: &Observed) -> bool {
     let takes = |key: &ObjectKey, operations: &[Operation], status: bool| {
         let write = |operation, status| Write {
             resource: &key.resource,
@@ -86,7 +107,7 @@ fn takes_sudo(plan: &Plan, backup: &Backup, observed: &Observed) -> bool {
     let written = plan.items.iter().filter(|item| item.writes()).any(|item| {
         let operations = [Operation::Create, Operation::Update, Operation::Delete];
         let operations = if item.change == Change::Recreate { &operations[..] } else { &operations[..2] };
-        takes(&backup.objects[item.backup as usize].key, operations, item.status == StatusPlace::Subresource)
+        takes(&objects[item.backup as usize].key, operations, item.status == StatusPlace::Subresource)
     });
     written
         || plan.deletions.iter().any(|deletion| {
@@ -137,6 +158,14 @@ const OWN: &Rights = &[
     ("coordination.k8s.io", "leases", &["create", "get", "update"]),
     ("reinback.io", "runs", &["create", "get", "list"]),
     ("reinback.io", "runs/status", &["update"]),
+];
+
+/// What is handed to the operator, and how it is followed and stopped; in its namespace, but for Restores, which have none.
+const OPERATOR: &Rights = &[
+    (OPERATOR_GROUP, "restores", &["create", "delete", "get", "list", "watch"]),
+    ("coordination.k8s.io", "leases", &["get", "list", "watch"]),
+    ("", "pods/log", &["get"]),
+    ("apps", "deployments", &["patch"]),
 ];
 
 /// Verbs by group and resource: many objects, few rights.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Change, Plan};
+use super::{Change, Handover, Plan};
 use crate::object::Resource;
 use crate::observed::{BackupSeen, Observed};
 
@@ -30,6 +30,11 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
     // Left out where there is none, so that plans that were approved before there was such a thing stay approved.
     if !plan.silences.is_empty() {
         covered["silences"] = json!(plan.silences);
+    }
+    if let Some(Handover { restore: _, prune, native_prune: _, repair, unreadable, overwrites: _, stuck: _ }) =
+        &plan.handover
+    {
+        covered["handover"] = json!({ "prune": prune, "repair": repair, "unread": unreadable.is_some() });
     }
     let hash = Sha256::digest(covered.to_string().as_bytes());
     let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -7,12 +7,13 @@
 mod cluster;
 mod downstream;
 mod objects;
+mod operator;
 pub(super) mod source;
 mod webhooks;
 
 use super::Plan;
 use super::gate::{Gate, GateClass, GateCode};
-use crate::observed::{Backup, BackupSeen, Observed};
+use crate::observed::{Backup, Observed};
 
 /// Names in a message; the rest is counted.
 const NAMES_SHOWN: usize = 5;
@@ -43,6 +44,7 @@ const RULES: &[Rule] = &[
     source::ambiguous,
     source::already_run,
     source::ledger_mismatch,
+    operator::operator_missing,
     cluster::permission_denied,
     cluster::access_through_rancher,
     cluster::applied_elsewhere,
@@ -69,11 +71,7 @@ const RULES: &[Rule] = &[
 ///
 /// The approval is judged apart ([`judge_approval`]), for the digest covers the gates that were accepted.
 pub fn evaluate(plan: &Plan, observed: &Observed) -> Vec<Gate> {
-    let backup = match &observed.backup {
-        BackupSeen::Whole(backup) => Some(backup.as_ref()),
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => None,
-    };
-    let view = View { plan, observed, backup };
+    let view = View { plan, observed, backup: observed.backup.whole() };
     let mut gates: Vec<Gate> = RULES.iter().filter_map(|rule| rule(&view)).collect();
     for gate in &mut gates {
         gate.accepted = gate.class == GateClass::Accept && plan.request.accept.contains(&gate.code);
@@ -84,9 +82,10 @@ pub fn evaluate(plan: &Plan, observed: &Observed) -> Vec<Gate> {
 
 /// Compares the approval in the manifest with the plan's digest, and asks for one where the configuration does.
 ///
-/// Nothing is judged for a run that is under way, or without a whole backup: what would be approved is not known then.
+/// Nothing is judged for a run that is under way, or without a whole backup that somebody is to restore: what would be
+/// approved is not known then.
 pub fn judge_approval(plan: &mut Plan) {
-    if plan.request.resuming || plan.backup.is_none() {
+    if plan.request.resuming || plan.backup.is_none() && plan.unreadable().is_none() {
         return;
     }
     let raised = match &plan.request.approved_plan {

@@ -13,10 +13,10 @@ use jiff::Timestamp;
 
 use super::gate::{Gate, GateClass};
 use super::gates::source::{normal_url, running, shown_url};
-use super::{Change, Differs, Plan, is_same_cluster, printable};
+use super::{Change, Differs, Handover, Plan, is_same_cluster, printable};
 use crate::object::ObjectKey;
 use crate::object::protect::Protection;
-use crate::observed::{Backup, BackupSeen, Observed, Workload};
+use crate::observed::{Backup, Observed, Workload};
 use crate::rancher::is_cluster_api;
 
 pub use json::json;
@@ -88,6 +88,7 @@ impl<'a> Report<'a> {
             deletions,
             spared,
             prunes,
+            handover,
             other_cluster: _, // the gate DifferentCluster says so
             quiesce,
             stays_up,
@@ -109,7 +110,9 @@ impl<'a> Report<'a> {
         kept.chain(spared.iter().map(|(_, protection)| *protection))
             .for_each(|protection| *protected.entry(protection).or_default() += 1);
         let mut facts = vec![("engine", format!("{engine}; prune {}", if *prunes { "on" } else { "off" }))];
-        facts.splice(0..0, backup.map(|backup| self::facts(backup, observed, *at)).unwrap_or_default());
+        let about = backup.map(|backup| self::facts(backup, observed, *at));
+        facts.splice(0..0, about.or_else(|| unread_facts(plan, observed)).unwrap_or_default());
+        facts.extend(handover.as_ref().map(|handover| ("hands over", handed(handover))));
         if stays_up.iter().any(|workload| is_cluster_api(&workload.reference)) {
             facts.push(("pauses", "every cluster of Cluster API, until Rancher is started again".to_owned()));
         }
@@ -145,10 +148,7 @@ impl<'a> Report<'a> {
 }
 
 fn whole(observed: &Observed) -> Option<&Backup> {
-    match &observed.backup {
-        BackupSeen::Whole(backup) => Some(backup),
-        BackupSeen::Missing { .. } | BackupSeen::Corrupt { .. } | BackupSeen::Encrypted { .. } => None,
-    }
+    observed.backup.whole()
 }
 
 /// Objects of the backup in the order in which they are written.
@@ -239,6 +239,9 @@ fn outcome(plan: &Plan) -> String {
         1 => "; held by 1 gate".to_owned(),
         more => format!("; held by {more} gates"),
     };
+    if plan.unreadable().is_some() {
+        return format!("the operator restores it; what that changes is not known{held}");
+    }
     if plan.backup.is_none() {
         return format!("nothing can be planned without a whole backup{held}");
     }
@@ -286,6 +289,30 @@ fn facts(backup: &Backup, observed: &Observed, at: Timestamp) -> Vec<(&'static s
     let same_id = ids.0 == ids.1;
     facts.push(("install-uuid", pair(ids.0, ids.1, same_id)));
     facts
+}
+
+/// Of a backup that only the operator reads: what its name says.
+fn unread_facts(plan: &Plan, observed: &Observed) -> Option<Vec<(&'static str, String)>> {
+    let reason = plan.unreadable()?;
+    let runs = running(&observed.cluster).map_or_else(|| "unknown".to_owned(), |running| printable(running.text));
+    let same = if plan.other_cluster { "ANOTHER cluster, or unknown" } else { "this cluster, by its name" };
+    Some(vec![
+        ("backup", format!("{} (not read)", printable(&plan.request.backup_name))),
+        ("why", printable(reason)),
+        ("Rancher", format!("{runs} here; in the backup unknown")),
+        ("cluster", same.to_owned()),
+    ])
+}
+
+fn handed(handover: &Handover) -> String {
+    let Handover { restore, prune, native_prune, repair, unreadable: _, overwrites: _, stuck: _ } = handover;
+    let prune = match (prune, native_prune) {
+        (true, _) => "prune true",
+        (false, true) => "prune false, reinback prunes after it",
+        (false, false) => "prune false",
+    };
+    let repair = if *repair { "; what it does not bring back is mended" } else { "" };
+    format!("Restore {restore}, {prune}{repair}")
 }
 
 /// `7.0 MiB`.

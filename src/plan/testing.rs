@@ -293,6 +293,7 @@ impl World {
             Some(BackupSeen::Missing { place }) => BackupSeen::Missing { place: place.clone() },
             Some(BackupSeen::Corrupt { message }) => BackupSeen::Corrupt { message: message.clone() },
             Some(BackupSeen::Encrypted(closed)) => BackupSeen::Encrypted(closed.clone()),
+            Some(BackupSeen::Unreadable { reason }) => BackupSeen::Unreadable { reason: reason.clone() },
             Some(BackupSeen::Whole(_)) => panic!("change the backup of the world instead"),
         };
         Observed {

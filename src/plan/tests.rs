@@ -1,3 +1,4 @@
+mod operator;
 mod owners;
 
 use std::collections::BTreeMap;

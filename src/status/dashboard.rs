@@ -10,7 +10,7 @@ use super::{
 };
 use crate::journal::SafetyBackup;
 use crate::plan::gate::{Gate, GateClass};
-use crate::run::{ManifestRef, Phase, Run, SourceRef};
+use crate::run::{ManifestRef, OperatorRecord, Phase, Run, SourceRef};
 
 /// Runs in the table, and held runs told in full; the folder has all.
 const RUNS_SHOWN: usize = 20;
@@ -102,7 +102,12 @@ fn told_manifest(manifest: &ManifestRef, source: &SourceRef) -> String {
 /// Without progress: that changes by the second, and is in the `Run`.
 fn running_line(run: &Run) -> String {
     let step = status_of(run).steps.last().map_or("starting".to_owned(), |time| time.step.to_string());
-    format!("{}, {step}", told_manifest(&run.spec.manifest, &run.spec.source))
+    let status = status_of(run);
+    let operator = status.operator.as_ref().map(|OperatorRecord { restore, message }| {
+        let said = if message.is_empty() { String::new() } else { format!(", which fails: {}", markdown(message)) };
+        format!(" of Restore {}{said}", code(restore))
+    });
+    format!("{}, {step}{}", told_manifest(&run.spec.manifest, &run.spec.source), operator.unwrap_or_default())
 }
 
 /// Of the newest run that has one.

@@ -64,6 +64,7 @@ fn failure(step: Step) -> &'static str {
         | Step::Announce
         | Step::Quiesce
         | Step::SafetyBackup
+        | Step::Operator
         | Step::Crds
         | Step::ClusterScoped
         | Step::Namespaced
@@ -77,6 +78,7 @@ fn action(step: Step) -> &'static str {
         Step::Announce => "Announce",
         Step::Quiesce => "Quiesce",
         Step::SafetyBackup => "SafetyBackup",
+        Step::Operator => "FollowOperator",
         Step::Crds => "WriteCrds",
         Step::ClusterScoped => "WriteClusterScoped",
         Step::Namespaced => "WriteNamespaced",

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::journal::{self, SafetyBackup, StepTime};
 use crate::plan::gate::Gate;
-use crate::run::{Phase, PlanRecord, Progress, Run, RunStatus};
+use crate::run::{OperatorRecord, Phase, PlanRecord, Progress, Run, RunStatus};
 
 /// Narrowest table, in characters: below this columns are cut beyond reading.
 const MIN_WIDTH: usize = 60;
@@ -116,6 +116,10 @@ pub fn render_one(run: &Run, now: Timestamp) -> String {
     }
     if let Some(SafetyBackup { name, sha256: _, objects }) = &status.safety_backup {
         field("Safety", &format!("{name}, {} objects", humane_count(*objects)));
+    }
+    if let Some(OperatorRecord { restore, message }) = &status.operator {
+        let said = if message.is_empty() { String::new() } else { format!(", said last: {}", clean(message)) };
+        field("Operator", &format!("Restore {}{said}", clean(restore)));
     }
     if let (Some(progress), Phase::Running) = (&status.progress, status.phase) {
         field("Progress", &format!("{}: {}", progress.step, progress_text(progress)));

@@ -186,6 +186,7 @@ async fn a_plan_for_machines_keeps_its_shape() {
     .objects[].change text
     .objects[].object text
     .objects[].why[] text
+    .operator null
     .prunes bool
     .quiesce[].recorded null
     .quiesce[].replicas number

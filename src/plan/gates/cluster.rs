@@ -2,8 +2,8 @@
 
 use url::Url;
 
-use super::{View, count, cut, listed};
-use crate::observed::{Access, Workload};
+use super::{View, count, cut, listed, operator};
+use crate::observed::{Access, UpstreamRestore, Workload};
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::printable;
 
@@ -77,6 +77,9 @@ fn authority(url: &Url) -> Option<String> {
 pub(super) fn applied_elsewhere(view: &View<'_>) -> Option<Gate> {
     let name = &view.plan.request.name;
     let applied = view.observed.cluster.restores.iter().any(|restore| restore.name == *name && !restore.ours);
+    if let Some(taken) = operator::name_taken(view) {
+        return Some(taken);
+    }
     (view.plan.request.kind == "Restore" && applied).then(|| {
         Gate::new(
             GateCode::AppliedElsewhere,
@@ -138,16 +141,19 @@ pub(super) fn run_in_progress(view: &View<'_>) -> Option<Gate> {
     let cluster = &view.observed.cluster;
     // A resumed run holds the Lease already, and waiting for others would leave Rancher at 0.
     let runs = cluster.unfinished_runs.iter().filter(|_| !view.resuming()).map(|name| format!("run {name}"));
-    let restores = cluster.restores.iter().filter(|restore| !restore.ours && !restore.finished);
+    // One of this very run is gone on with.
+    let is_own = |restore: &UpstreamRestore| restore.key.as_ref() == Some(&view.plan.request.key);
+    let restores = cluster.restores.iter().filter(|restore| !is_own(restore) && !restore.finished);
     let busy: Vec<String> =
         runs.chain(restores.map(|restore| format!("Restore {} of the operator", restore.name))).collect();
-    (!busy.is_empty()).then(|| {
-        Gate::new(
-            GateCode::RunInProgress,
-            format!("{} not ended: {}", verb(busy.len(), "has", "have"), listed(busy)),
-            "it begins when they have ended; the operator tries a failing Restore for ever, until it is deleted",
-        )
-    })
+    if busy.is_empty() {
+        return operator::held_lease(view);
+    }
+    Some(Gate::new(
+        GateCode::RunInProgress,
+        format!("{} not ended: {}", verb(busy.len(), "has", "have"), listed(busy)),
+        "it begins when they have ended; the operator tries a failing Restore for ever, until it is deleted",
+    ))
 }
 
 fn verb(number: usize, one: &str, more: &str) -> String {

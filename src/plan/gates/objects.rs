@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{View, count, listed};
+use super::{View, count, listed, operator};
 use crate::object::crd::CrdSummary;
 use crate::object::protect::Protection;
 use crate::object::{ObjectKey, Resource};
@@ -315,6 +315,7 @@ pub(super) fn plan_incomplete(view: &View<'_>) -> Option<Gate> {
             let remedy = "set `prune: false`, or install a version of reinback that knows them";
             (message, remedy, "passes over the fields, so that more may be pruned than was backed up")
         }),
+        operator::prunes_unread(view),
     ];
     let parts: Vec<(String, &str, &str)> = parts.into_iter().flatten().collect();
     (!parts.is_empty()).then(|| {

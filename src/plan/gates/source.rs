@@ -1,6 +1,6 @@
 //! Gates about what is asked for, the backup, and what ran before.
 
-use super::{View, count, listed};
+use super::{View, count, listed, operator};
 use crate::backup::CONFIGURATION_KEY;
 use crate::object::ObjectKey;
 use crate::observed::{BackupSeen, Closed, ClusterFacts, OpenEntries};
@@ -9,7 +9,7 @@ use crate::plan::{is_same_cluster, printable};
 use crate::rancher::{self, Version};
 
 pub(super) fn backup_not_found(view: &View<'_>) -> Option<Gate> {
-    let BackupSeen::Missing { place } = &view.observed.backup else { return None };
+    let BackupSeen::Missing { place } = &view.observed.backup else { return operator::backup_not_found(view) };
     Some(Gate::new(
         GateCode::BackupNotFound,
         format!("there is no backup `{}` in {place}", view.plan.request.backup_name),
@@ -27,7 +27,8 @@ pub(super) fn backup_corrupt(view: &View<'_>) -> Option<Gate> {
 }
 
 pub(super) fn digest_mismatch(view: &View<'_>) -> Option<Gate> {
-    let (pinned, backup) = (view.plan.request.backup_digest.as_ref()?, view.backup?);
+    let pinned = view.plan.request.backup_digest.as_ref()?;
+    let Some(backup) = view.backup else { return operator::digest_unchecked(view, pinned) };
     (!pinned.eq_ignore_ascii_case(&backup.sha256)).then(|| {
         Gate::new(
             GateCode::DigestMismatch,
@@ -41,7 +42,7 @@ pub(super) fn digest_mismatch(view: &View<'_>) -> Option<Gate> {
 }
 
 pub(super) fn decryption_failed(view: &View<'_>) -> Option<Gate> {
-    let BackupSeen::Encrypted(closed) = &view.observed.backup else { return None };
+    let BackupSeen::Encrypted(closed) = &view.observed.backup else { return operator::no_encryption_secret(view) };
     let namespace = &view.observed.guarded.operator_namespace;
     let remedy = match closed {
         Closed::Configuration { .. } => format!(
@@ -95,6 +96,10 @@ pub(super) fn not_supported(view: &View<'_>) -> Option<Gate> {
             "delete these live objects where nothing hangs on them, so that they are made anew, or name another backup",
         );
     }
+    for (sentence, remedy) in operator::not_supported(view) {
+        asked.push(sentence);
+        remedies.push(remedy);
+    }
     (!asked.is_empty()).then(|| Gate::new(GateCode::NotSupported, asked.join("; "), remedies.join("; ")))
 }
 
@@ -133,7 +138,7 @@ fn old_definitions(view: &View<'_>) -> Option<Gate> {
 }
 
 pub(super) fn different_cluster(view: &View<'_>) -> Option<Gate> {
-    let backup = view.backup?;
+    let Some(backup) = view.backup else { return operator::different_cluster(view) };
     if is_same_cluster(backup, &view.observed.cluster) {
         return None;
     }

@@ -6,10 +6,11 @@ use serde_json::json;
 use super::*;
 use crate::backup::{BackupName, Unopened};
 use crate::object::Resource;
-use crate::observed::{Access, Closed, OpenEntries, UpstreamRestore};
+use crate::observed::{Access, BackupSeen, Closed, OpenEntries, UpstreamRestore};
 use crate::plan::testing::{World, crd, key, owner, uid_of, workload};
 
 mod backup;
+mod operator;
 mod prune;
 mod webhooks;
 
@@ -43,10 +44,9 @@ fn a_quiet_world_raises_nothing() {
 
 #[test]
 fn what_is_not_built_is_said() {
-    let mut asked =
-        world(|world| world.request.not_supported.push("the engine `operator` is not built yet".to_owned()));
+    let mut asked = world(|world| world.request.not_supported.push("the method `image` is not built yet".to_owned()));
     assert_snapshot!(held(&asked), @r"
-    NotSupported: the engine `operator` is not built yet
+    NotSupported: the method `image` is not built yet
     -> take it out of the manifest, or install a version of reinback that can do it
     ");
     asked.request.not_supported.clear();
@@ -304,7 +304,7 @@ fn access_through_rancher_is_refused() {
 }
 
 fn restore(name: &str, ours: bool, finished: bool) -> UpstreamRestore {
-    UpstreamRestore { name: name.to_owned(), ours, finished }
+    UpstreamRestore { name: name.to_owned(), ours, key: None, finished }
 }
 
 #[test]

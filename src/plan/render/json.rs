@@ -6,18 +6,20 @@ use super::{COLUMNS, Plan, Row, Verbosity, objects, reasons, rows, whole, word};
 use crate::object::ObjectKey;
 use crate::observed::{Observed, Workload};
 use crate::plan::gates::source::running;
-use crate::plan::{Change, Deletion, is_same_cluster};
+use crate::plan::{Change, Deletion, Handover, is_same_cluster, printable};
 
 /// The plan as JSON. Members are added in later versions, never renamed; each of these is always there.
 ///
 /// ```text
 /// manifest    {kind, name, key}
 /// at          time of the look at the cluster, RFC 3339
-/// engine      native
+/// engine      native or operator
 /// digest      sha256:…, what an approval covers
 /// empty       nothing would be written or deleted
 /// held        a gate keeps it from running
 /// prunes      prune happens
+/// operator    null, or {restore, prune, nativePrune, repair, unreadable: text or null, overwrites: [{object, reason}],
+///             stuck: [{object, why}]}: what the operator is handed
 /// backup      null, or {name, sha256, sizeBytes, rancherVersion?, clusterUid?, takenAt?, sameCluster}
 /// cluster     {uid, rancherVersion: text or null}
 /// gates       [{code, class, message, remedy, accepted}]
@@ -45,6 +47,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
         deletions,
         spared,
         prunes,
+        handover,
         other_cluster: _, // `backup.sameCluster`
         quiesce,
         stays_up,
@@ -70,6 +73,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
         "empty": plan.is_empty(),
         "held": plan.holding().next().is_some(),
         "prunes": prunes,
+        "operator": handover.as_ref().map(handed),
         "backup": backup,
         "cluster": {
             "uid": observed.cluster.uid,
@@ -97,6 +101,22 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
             .map(|(key, why)| json!({ "object": key.to_string(), "why": why }))
             .collect::<Vec<_>>(),
         "warnings": warnings,
+    })
+}
+
+fn handed(handover: &Handover) -> Value {
+    let Handover { restore, prune, native_prune, repair, unreadable, overwrites, stuck } = handover;
+    json!({
+        "restore": restore,
+        "prune": prune,
+        "nativePrune": native_prune,
+        "repair": repair,
+        "unreadable": unreadable.as_deref().map(printable),
+        "overwrites": overwrites
+            .iter()
+            .map(|(key, why)| json!({ "object": key.to_string(), "reason": why.reason() }))
+            .collect::<Vec<_>>(),
+        "stuck": stuck.iter().map(|(key, why)| json!({ "object": key.to_string(), "why": why })).collect::<Vec<_>>(),
     })
 }
 

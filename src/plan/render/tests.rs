@@ -2,6 +2,7 @@ use insta::assert_snapshot;
 use serde_json::json;
 
 use super::*;
+use crate::observed::BackupSeen;
 use crate::plan::gate::GateCode;
 use crate::plan::testing::{World, owner, workload};
 
@@ -359,6 +360,7 @@ fn machines_get_a_stable_shape() {
           "why": []
         }
       ],
+      "operator": null,
       "prunes": true,
       "quiesce": [
         {
@@ -486,4 +488,64 @@ fn sizes_and_ages_are_round() {
         "2026-11-01T00:00:00Z",
     ];
     assert_snapshot!(said.map(ago).join(", "), @"later than now, 0 minutes old, 119 minutes old, 4 hours old, 24 hours old, 22 days old");
+}
+
+#[test]
+fn where_the_operator_writes_the_plan_says_what_it_is_handed_and_what_is_not_known() {
+    let mut world = World::quiet();
+    world.request.engine = "operator".to_owned();
+    world.live("secrets.#v1/cattle-system/later", json!({}));
+    let read = text(&world.plan(), &world.observed(), Verbosity::Summary);
+    assert_snapshot!(read, @"
+    Restore back-to-monday: 1 to delete
+
+      backup       daily-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-22T09-00-00Z.tar.gz (7.0 MiB)
+      sha256       sha256:1111111111111111111111111111111111111111111111111111111111111111
+      taken        2026-11-22T09:00:00Z, 24 hours old
+      Rancher      v2.9.3
+      cluster      this cluster (6e9ee6a6-d4f2-46c2-bd99-75269cf041dc)
+      server-url   https://rancher.example.org
+      install-uuid unknown here -> b3c0a1f2 in the backup
+      engine       operator; prune on
+      hands over   Restore back-to-monday-5eed, prune true
+
+               delete
+      secrets       1
+
+    deletes
+      secrets.#v1/cattle-system/later
+
+    scales to 0 first
+      deployments/cattle-system/rancher (3 replicas)
+
+    plan sha256:052e4b02bb8c065c00f985a05671ee1dde2648861a0a6b9fff90956a4491d635
+    ");
+    world.seen = Some(BackupSeen::Unreadable { reason: "there is no Secret ops/`keys`".to_owned() });
+    world.request.engine = "auto".to_owned();
+    let (plan, observed) = (world.plan(), world.observed());
+    assert_snapshot!(text(&plan, &observed, Verbosity::Summary), @"
+    Restore back-to-monday: the operator restores it; what that changes is not known; held by 1 gate
+
+      backup       daily-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-22T09-00-00Z.tar.gz (not read)
+      why          there is no Secret ops/`keys`
+      Rancher      v2.9.3 here; in the backup unknown
+      cluster      this cluster, by its name
+      engine       operator; prune on
+      hands over   Restore back-to-monday-5eed, prune true
+
+    held by
+      PlanIncomplete (can be accepted)
+        what is pruned is not known, since the backup cannot be read: there is no Secret ops/`keys`
+        -> set `prune: false`, or let reinback read the backup; or add to the manifest's annotations: `reinback.io/accept: PlanIncomplete` (lets the operator delete all that the backup's selectors match and the backup does not hold)
+
+    scales to 0 first
+      deployments/cattle-system/rancher (3 replicas)
+
+    mind
+      the backup is not read: what is made, changed and deleted, whether it is whole, of which Rancher it is, and whether protected objects are overwritten is not known; afterwards nothing is compared
+
+    plan sha256:2760438dc7f08f3a524750e18383382a6c1f4707df4518d3d41bc27a9cca8eff
+    ");
+    assert!(markdown(&plan, &observed, Verbosity::Summary).contains("not known"));
+    assert_snapshot!(json(&plan, &observed, Verbosity::Summary)["operator"], @r#"{"nativePrune":false,"overwrites":[],"prune":true,"repair":false,"restore":"back-to-monday-5eed","stuck":[],"unreadable":"there is no Secret ops/`keys`"}"#);
 }
