@@ -174,6 +174,8 @@ pub struct Work {
     pub given_back: Replicas,
     /// What the operator was handed was taken back from it, and not done.
     pub is_withdrawn: bool,
+    /// The operator was started anew while it restored: another process of it may be at work.
+    pub operator_changed: bool,
     /// Why the run could not be announced.
     pub not_announced: String,
 }

@@ -194,6 +194,9 @@ pub struct SafetyBackup {
 /// Reason of a failure that a person asked for; before the first object write such a run ends `Cancelled`.
 pub const CANCELLED: &str = "Cancelled";
 
+/// Reason of a failure of [`Step::Operator`] before the operator had got anything: nothing is written then.
+pub const NOT_HANDED_OVER: &str = "NotHandedOver";
+
 /// Take-overs kept as entries of their own; later ones replace the last, so that a crash loop cannot fill the `Run`.
 const TAKEOVERS_KEPT: usize = 100;
 
@@ -506,7 +509,11 @@ impl State {
     }
 
     fn first_write_begun(&self) -> bool {
-        self.recovered || self.started.iter().any(|step| step.writes_objects())
+        let is_refused = |step: Step| {
+            let of_step = |failure: &Failure| failure.step == step && failure.reason == NOT_HANDED_OVER;
+            step == Step::Operator && !self.handed && self.failure.as_ref().is_some_and(of_step)
+        };
+        self.recovered || self.started.iter().any(|step| step.writes_objects() && !is_refused(*step))
     }
 
     /// The step whose effects may be half done.

@@ -9,18 +9,21 @@ mod follow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::quiesce::is_conflict;
 use super::{Executor, StepError, Work};
-use crate::cluster::{FailureKind, ListOptions, ReplicasAnnotation, Target, WriteError};
-use crate::journal::{self, Entry, Step, WorkloadRef};
+use crate::cluster::{ClusterReader, FailureKind, ListOptions, ReplicasAnnotation, Target, WriteError};
+use crate::journal::{self, Entry, NOT_HANDED_OVER, Step, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 use crate::operator::{self, Failures, Origin, State, key_of, log_lines, restore_name, restores, told};
+use crate::rancher::BACKUP_OPERATOR;
 use crate::run::{OperatorRecord, Run};
-use crate::{rancher::BACKUP_OPERATOR, status::humane_count};
+use crate::status::humane_count;
 use follow::{Followed, Look};
 
 /// Failures in the same way after which nothing else is to be expected.
@@ -32,6 +35,8 @@ const KEEP_DOWN_EVERY: Duration = Duration::from_secs(2);
 /// How often a step asks whether it may go on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const CONFLICT_TRIES: usize = 5;
+/// One that an earlier run of ours left at 0.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
 /// Of the operator's log, when it is asked for what it did.
 const LOG_LINES: u32 = 1000;
 /// A log is a help and no more: it is not waited for.
@@ -39,7 +44,6 @@ const LOG_WITHIN: Duration = Duration::from_secs(5);
 
 const FAILED: &str = "OperatorFailed";
 const DELETED: &str = "RestoreDeleted";
-const TAKEN: &str = "AppliedElsewhere";
 
 /// The Restore that the operator was handed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,9 @@ impl Executor {
         }
         followed?;
         info!("the operator has done Restore {}", handed.name);
+        let record = OperatorRecord { restore: handed.name.clone(), message: "done".to_owned() };
+        work.recorder.run_mut().status.get_or_insert_default().operator = Some(record);
+        work.operator_changed = self.is_newer_than(&handed).await?;
         self.keep_down(work).await?;
         self.tell_what_is_not_back(work).await
     }
@@ -82,9 +89,42 @@ impl Executor {
         let operator = self.own_operator();
         let Some(seen) = self.look_at(&operator).await? else { return Ok(()) };
         match seen.recorded {
-            Some(had) if seen.replicas == 0 => self.give_back(&operator, had, work).await,
+            Some(had) if seen.replicas == 0 => {
+                self.give_back(&operator, had, work).await?;
+                // So that it is older than what it is handed; whether it comes up is seen by what it does.
+                self.until_ready(&operator, Instant::now() + STARTED_WITHIN.min(self.time_left(work))).await.map(drop)
+            }
             _ => Ok(()),
         }
+    }
+
+    /// A pod of the operator was made after its Restore, by the API server's clock: the operator was upgraded or replaced meanwhile.
+    async fn is_newer_than(&self, handed: &Handed) -> Result<bool, StepError> {
+        let created = |object: &Value| {
+            let text = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+            text.and_then(|text| text.parse::<Timestamp>().ok())
+        };
+        let Some(restore) = self.look_at_restore(handed).await?.as_ref().and_then(created) else { return Ok(false) };
+        let Some(pods) = self.operator_pods(&self.reader).await? else { return Ok(false) };
+        Ok(pods.iter().filter_map(created).any(|pod| pod > restore))
+    }
+
+    /// With their metadata alone; `None` where it is not known which are its.
+    async fn operator_pods(&self, reader: &ClusterReader) -> Result<Option<Vec<Value>>, StepError> {
+        let operator = self.own_operator();
+        let selector = self.look_at(&operator).await?.map(|seen| seen.selector).unwrap_or_default();
+        if selector.is_empty() {
+            return Ok(None);
+        }
+        let pods = Resource::new("", "v1", "pods");
+        let options = ListOptions {
+            namespace: Some(&operator.namespace),
+            label_selector: &selector,
+            metadata_only: true,
+            ..ListOptions::default()
+        };
+        let listed = reader.list(&pods, options, |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?))).await?;
+        Ok(Some(listed.items))
     }
 
     /// Makes the Restore, or finds the one that this run made before.
@@ -106,13 +146,18 @@ impl Executor {
                     let live = answer.value().unwrap_or_default();
                     if key_of(&live) != Some(work.request.key.as_str()) {
                         let message = format!("there is a Restore {name} already, and it is not of this run");
-                        return Err(StepError::failed(TAKEN, message));
+                        return Err(StepError::failed(NOT_HANDED_OVER, message));
                     }
                     live["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
                 }
                 None => return Err(error.into()),
             },
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                return Err(match StepError::from(error) {
+                    StepError::Failed(failure) => StepError::failed(NOT_HANDED_OVER, failure.message),
+                    other => other,
+                });
+            }
         };
         work.recorder.append(&self.writer, Entry::Handed { restore: name.clone(), uid: uid.clone() }).await?;
         info!("handed to the operator as Restore {name}");
@@ -136,7 +181,7 @@ impl Executor {
     }
 
     /// The Restore while it is the one that was handed over; `None` when it is gone, whatever has its name now.
-    pub(super) async fn look_at_restore(&self, handed: &Handed) -> Result<Option<serde_json::Value>, StepError> {
+    pub(super) async fn look_at_restore(&self, handed: &Handed) -> Result<Option<Value>, StepError> {
         let resource = restores();
         let Some(answer) = self.reader.get(&Target::new(&resource, None, &handed.name)).await? else {
             return Ok(None);
@@ -284,25 +329,11 @@ impl Executor {
     /// `None` when it cannot be had.
     async fn read_log(&self) -> Option<Vec<String>> {
         let reader = self.reader.patient(LOG_WITHIN, LOG_WITHIN);
-        let operator = self.own_operator();
-        let selector = self.look_at(&operator).await.ok()??.selector;
-        if selector.is_empty() {
-            return None;
-        }
-        let pods = Resource::new("", "v1", "pods");
-        let options = ListOptions {
-            namespace: Some(&operator.namespace),
-            label_selector: &selector,
-            metadata_only: true,
-            ..ListOptions::default()
-        };
-        let listed = reader.list(&pods, options, |raw| {
-            let pod: serde_json::Value = serde_json::from_str(raw.get())?;
-            Ok(pod.pointer("/metadata/name").and_then(serde_json::Value::as_str).map(str::to_owned))
-        });
+        let namespace = &self.settings.places.operator_namespace;
         let mut lines = Vec::new();
-        for pod in listed.await.ok()?.items {
-            let log = reader.log(&operator.namespace, &pod, LOG_LINES).await.ok().flatten();
+        for pod in self.operator_pods(&reader).await.ok()?? {
+            let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            let log = reader.log(namespace, name, LOG_LINES).await.ok().flatten();
             lines.extend(log_lines(&log.unwrap_or_default()));
         }
         Some(lines)

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::quiesce::is_conflict;
 use super::{Executor, StepError, Work};
 use crate::cluster::{FailureKind, ListOptions, Target, WriteError};
-use crate::journal::{Entry, Paused, PausedCluster, WorkloadRef};
+use crate::journal::{self, Entry, Paused, PausedCluster, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::{CAPI_GROUP, PAUSED_ANNOTATION};
 use crate::rancher::CLUSTER_API;
@@ -134,7 +134,12 @@ impl Executor {
             work.recorder.append(&self.writer, Entry::Unpaused { clusters: backups }).await?;
         }
         for cluster in clusters {
-            let journaled = work.recorder.had_paused(&cluster.namespace, &cluster.name);
+            // The operator writes clusters as the backup has them, without our annotation: that is what they get then.
+            let is_handed = journal::has_operator(&work.recorder.status().journal);
+            let journaled = match is_handed {
+                true => None,
+                false => work.recorder.had_paused(&cluster.namespace, &cluster.name),
+            };
             self.unpause_one(&resource, cluster, journaled).await?;
         }
         Ok(())

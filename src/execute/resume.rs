@@ -161,7 +161,7 @@ impl Executor {
         workload.namespace == places.rancher_namespace && workload.name == places.rancher_deployment
     }
 
-    async fn until_ready(&self, workload: &WorkloadRef, deadline: Instant) -> Result<bool, StepError> {
+    pub(super) async fn until_ready(&self, workload: &WorkloadRef, deadline: Instant) -> Result<bool, StepError> {
         let resource = workload.resource_type();
         let field = format!("metadata.name={}", workload.name);
         let watched = Watched {

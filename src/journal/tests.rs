@@ -594,6 +594,17 @@ fn a_run_goes_by_the_steps_that_its_journal_names() {
 }
 
 #[test]
+fn what_was_not_handed_over_was_not_written() {
+    let mut refused = journal(operated(OPERATED, Step::Operator));
+    let mut handed = refused.clone();
+    refused.append(at(9), failed(Step::Operator, NOT_HANDED_OVER)).expect("legal");
+    assert!(matches!(refused.next(OnFailure::Hold), Next::GiveBack { .. }) && !refused.first_write_begun());
+    handed.append(at(8), handed_over()).expect("legal");
+    handed.append(at(9), failed(Step::Operator, NOT_HANDED_OVER)).expect("legal");
+    assert!(matches!(handed.next(OnFailure::Hold), Next::Hold { .. }), "whatever the reason says");
+}
+
+#[test]
 fn steps_are_named_before_anything_else_and_a_journal_without_goes_on_as_ever() {
     let steps = Entry::Steps { steps: OPERATED.to_vec() };
     let mut late = journal(up_to(Step::Quiesce));

@@ -131,6 +131,12 @@ fn warn(plan: &mut Plan, observed: &Observed) {
                 .to_owned(),
         );
     }
+    if !plan.silences.is_empty() {
+        plan.warnings.push(
+            "silenced webhooks that the backup holds are in force again from when the operator has written them"
+                .to_owned(),
+        );
+    }
     let operator = observed.cluster.operator.as_ref();
     if let Some(scheduled) = operator.map(|operator| &operator.scheduled).filter(|scheduled| !scheduled.is_empty()) {
         plan.warnings.push(format!(
