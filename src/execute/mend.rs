@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Executor, LaidOut, StepError, Work};
 use crate::journal::{self, Step};
-use crate::observed::BackupSeen;
-use crate::plan::operator::is_unread;
+use crate::observed::{Backup, BackupSeen};
+use crate::plan::operator::{is_unread, overwrites};
 use crate::plan::{Change, Differs, Item};
 use crate::run::Counts;
 
@@ -58,6 +58,7 @@ fn not_back(laid_out: &LaidOut, mends: bool) -> Vec<String> {
         let why = if is_unread(key) { "the operator takes it for its filters".to_owned() } else { reason(item.change) };
         kinds.entry((key.resource.group_resource(), why)).or_default().push(key.to_string());
     }
+    let changed = protected_that_differ(laid_out, backup);
     let rest: usize = kinds.values().skip(KINDS_TOLD).map(Vec::len).sum();
     let mend = if mends { "; mended now" } else { "" };
     let mut lines: Vec<String> = kinds
@@ -70,6 +71,13 @@ fn not_back(laid_out: &LaidOut, mends: bool) -> Vec<String> {
             format!("the operator did not bring back {} of {kind} ({why}): {first}{more}{mend}", names.len())
         })
         .collect();
+    if !changed.is_empty() {
+        let first = changed.iter().take(NAMES_TOLD).cloned().collect::<Vec<_>>().join(", ");
+        lines.push(format!(
+            "{} protected objects are not as the backup has them, or the operator took their owners away, and are left: {first}",
+            changed.len()
+        ));
+    }
     if rest > 0 {
         lines.push(format!(
             "the operator did not bring back {rest} more objects of {} types{mend}",
@@ -77,6 +85,17 @@ fn not_back(laid_out: &LaidOut, mends: bool) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// What nothing may change was as the backup has it when the run began, or the run had been refused.
+fn protected_that_differ(laid_out: &LaidOut, backup: &Backup) -> Vec<String> {
+    let differs = |item: &&Item| {
+        let object = &backup.objects[item.backup as usize];
+        let live = item.live.map(|index| &laid_out.observed.live.objects[index as usize]);
+        matches!(item.change, Change::Protected(why) if overwrites(why, object, live))
+    };
+    let items = laid_out.plan.items.iter().filter(differs);
+    items.map(|item| backup.objects[item.backup as usize].key.to_string()).collect()
 }
 
 /// Redeploy markers are asked for by each restore, and nothing that is missing.

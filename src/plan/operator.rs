@@ -10,9 +10,10 @@ use super::gates::listed;
 use super::{Change, Plan, Request, split_workloads};
 use crate::backup::BackupName;
 use crate::journal::Step;
+use crate::object::owner::Owner;
 use crate::object::protect::Protection;
 use crate::object::{self, ObjectKey};
-use crate::observed::{Backup, BackupSeen, LiveObject, Observed};
+use crate::observed::{Backup, BackupObject, BackupSeen, LiveObject, Observed};
 use crate::operator::restore_name;
 
 /// Names of the engines in a plan.
@@ -75,16 +76,22 @@ pub fn outline(plan: &mut Plan, backup: &Backup, observed: &Observed) {
         let object = &backup.objects[item.backup as usize];
         let live = item.live.map(|index| &observed.live.objects[index as usize]);
         match item.change {
-            Change::Protected(why) if !written(&object.key, why) || is_equal(object, live) => {}
-            Change::Protected(why) if is_forbidden(&object.key, why, live) => {
+            Change::Protected(why) if overwrites(why, object, live) => {
                 handover.overwrites.push((object.key.clone(), why));
             }
-            Change::Protected(why) => *left.entry(why).or_default() += 1,
+            Change::Protected(why) if written(&object.key, why) && !is_equal(object, live) => {
+                *left.entry(why).or_default() += 1;
+            }
             Change::Recreate if !ignores_errors => {
                 handover.stuck.push((object.key.clone(), "a field that never changes differs"));
             }
             Change::NotServed if !ignores_errors => handover.stuck.push((object.key.clone(), "its type is not served")),
-            Change::Create | Change::Update(_) | Change::Recreate | Change::Skip | Change::NotServed => {}
+            Change::Protected(_)
+            | Change::Create
+            | Change::Update(_)
+            | Change::Recreate
+            | Change::Skip
+            | Change::NotServed => {}
         }
     }
     for (why, number) in left {
@@ -155,8 +162,19 @@ fn written(key: &ObjectKey, why: Protection) -> bool {
     !matches!(why, Protection::Builtin | Protection::ClusterRegistration) && !is_passed_over
 }
 
-fn is_equal(object: &crate::observed::BackupObject, live: Option<&LiveObject>) -> bool {
-    live.is_some_and(|live| object::spec_equal(&object.summary, &live.summary, object::StatusPlace::Subresource))
+/// A write by the operator would change a live object that nothing may (invariant 6).
+pub fn overwrites(why: Protection, object: &BackupObject, live: Option<&LiveObject>) -> bool {
+    written(&object.key, why) && is_forbidden(&object.key, why, live) && !is_equal(object, live)
+}
+
+/// The operator writes what is there, references to owners included.
+fn is_equal(object: &BackupObject, live: Option<&LiveObject>) -> bool {
+    let drops = |owner: &Owner| matches!(&*owner.kind, "GlobalRole" | "RoleTemplate");
+    live.is_some_and(|live| {
+        object::spec_equal(&object.summary, &live.summary, object::StatusPlace::Subresource)
+            && object.summary.owners.len() == live.summary.owners.len()
+            && !object.summary.owners.iter().any(drops)
+    })
 }
 
 /// Invariant 6: what is never overwritten. The rest of what the native engine leaves is the cluster's to put right again.

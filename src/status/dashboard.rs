@@ -104,8 +104,8 @@ fn running_line(run: &Run) -> String {
     let step = status_of(run).steps.last().map_or("starting".to_owned(), |time| time.step.to_string());
     let status = status_of(run);
     let operator = status.operator.as_ref().map(|OperatorRecord { restore, message }| {
-        let said = if message.is_empty() { String::new() } else { format!(", which fails: {}", markdown(message)) };
-        format!(" of Restore {}{said}", code(restore))
+        let said = if message.is_empty() { String::new() } else { format!(", which said last: {}", markdown(message)) };
+        format!(" (the operator's Restore {}{said})", code(restore))
     });
     format!("{}, {step}{}", told_manifest(&run.spec.manifest, &run.spec.source), operator.unwrap_or_default())
 }

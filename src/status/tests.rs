@@ -10,6 +10,7 @@ use crate::run::{
 };
 
 mod file;
+mod operator;
 mod told;
 
 const KEY: &str = "0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9";

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{REINBACK, S3Server, fixture};
 use crate::migration::HELMS_MARKS;
+use crate::stand_in::{Settings, StandIn, definitions};
 use crate::world::{PLAIN, World};
 
 fn example(name: &str) -> String {
@@ -110,6 +111,22 @@ async fn every_example_is_planned_against_the_store_that_it_names() {
     let (code, plan) = planned(&world, &config, &manifest);
     assert_eq!((code, gates(&plan)), (Some(2), vec![]), "{plan:#}");
     assert_eq!(plan["counts"]["created"], 12, "{plan:#}");
+
+    // The operator's own volume, which only the operator reads.
+    for definition in definitions() {
+        world.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definition.to_string()).expect("it is taken");
+    }
+    let _operator = StandIn::install(world.client.clone(), Settings::new(world.store())).await;
+    let available = ["wait", "--for=condition=Available", "--timeout=120s", "-n", "cattle-resources-system"];
+    world.cluster.kubectl(&[&available[..], &["deployment/rancher-backup"]].concat(), "").expect("it runs");
+    let manifest = replaced(&example("restore-by-operator.yaml"), THEIRS, world.cluster.uid());
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan)), (Some(2), vec![("PlanIncomplete", true)]), "{plan:#}");
+    assert_eq!(
+        (&plan["engine"], &plan["operator"]["prune"]),
+        (&Value::from("operator"), &Value::Bool(true)),
+        "{plan:#}"
+    );
 
     drop(world);
     a_migration(&content).await;

@@ -175,6 +175,16 @@ fn what_nothing_may_overwrite_is_not_handed_to_who_overwrites_all() {
         world.both(set, json!({"resourceSelectors": [1]}));
     });
     assert!(is_free(&equal), "writing what is there changes nothing");
+    let owned = operated(|world| {
+        world.serve("globalroles.management.cattle.io#v3", true, false);
+        let owner = "globalroles.management.cattle.io#v3/g";
+        let of = json!({"kind": "ClusterRole", "metadata": {"ownerReferences": [{
+            "apiVersion": "management.cattle.io/v3", "kind": "GlobalRole", "name": "g", "uid": crate::plan::testing::uid_of(owner),
+        }]}});
+        world.both(owner, json!({"kind": "GlobalRole"}));
+        world.both("clusterroles.rbac.authorization.k8s.io#v1/system:x", of);
+    });
+    assert_eq!(owned.holding(), [GateCode::NotSupported], "it would take the owner away");
 }
 
 #[test]
