@@ -14,6 +14,11 @@ pub fn unsaved() -> Vec<Value> {
         "metadata": {"name": "dead"}, "webhooks": [webhook]})]
 }
 
+/// It is on this stage.
+pub fn is_there(sim: &Sim) -> bool {
+    sim.object("validatingwebhookconfigurations.admissionregistration.k8s.io", None, "dead").is_some()
+}
+
 /// At any moment: what it had is never lost.
 pub fn check(sim: &Sim) -> Option<String> {
     match state(sim) {

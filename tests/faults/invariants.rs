@@ -63,6 +63,7 @@ struct Known {
 }
 
 struct Inner {
+    has_dead_webhook: bool,
     sim: Sim,
     git: Git,
     known: Mutex<Known>,
@@ -77,7 +78,9 @@ impl Watchdog {
         let protected = protected::versions(&stage.sim.objects());
         assert!(protected.len() > 12, "{protected:?}");
         let known = Known { tip: stage.git.tip(STATUS), protected, ..Known::default() };
-        Self(Arc::new(Inner { sim: stage.sim.clone(), git: stage.git.clone(), known: Mutex::new(known) }))
+        let (sim, git) = (stage.sim.clone(), stage.git.clone());
+        let has_dead_webhook = dead_webhook::is_there(&sim);
+        Self(Arc::new(Inner { has_dead_webhook, sim, git, known: Mutex::new(known) }))
     }
 
     /// A process in this weather, watched.
@@ -105,6 +108,23 @@ impl Watchdog {
         Process::new(death, weather, witness)
     }
 
+    /// The rancher-backup operator, watched: it is another writer, which has no Lease of reinback's, and is to be given nothing to do
+    /// while Rancher runs.
+    pub fn operator(&self) -> Process {
+        let watchdog = self.clone();
+        let witness: Box<Witness> = Box::new(move |effect| {
+            let objects = watchdog.0.sim.objects();
+            // Whatever run it is for has begun, or a person's Restore is: what reinback may begin is not asked of it.
+            watchdog.check_world(&format!("{OPERATOR}: {effect}"), &objects);
+            let mut known = watchdog.known();
+            let is_ready = |key: &String| key.starts_with("pods/cattle-system/rancher-");
+            if is_of_the_backup(effect) && !known.is_run_by_hand && objects.keys().any(is_ready) {
+                known.problems.push(format!("the operator wrote {effect} while Rancher runs"));
+            }
+        });
+        Process::new(None, Weather::calm(), witness)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +148,9 @@ impl Watchdog {
         problems
             .extend(check_replicas(objects.get("deployments.apps/cattle-system/rancher").map(AsRef::as_ref), &runs));
         problems.extend(cluster_api::check(objects));
-        problems.extend(dead_webhook::check(&self.0.sim));
+        if self.0.has_dead_webhook {
+            problems.extend(dead_webhook::check(&self.0.sim));
+        }
         if effect.starts_with("push") {
             known.learn_announced(&self.0.git);
         }
@@ -165,7 +187,11 @@ impl Watchdog {
         {
             known.problems.push(format!("{effect} while {awake}"));
         }
-        if is_of_the_backup(effect) && dead_webhook::is_asked_about(effect) && !dead_webhook::is_silenced(&self.0.sim) {
+        if is_of_the_backup(effect)
+            && self.0.has_dead_webhook
+            && dead_webhook::is_asked_about(effect)
+            && !dead_webhook::is_silenced(&self.0.sim)
+        {
             known.problems.push(format!("{effect} while a webhook that nobody answers is asked"));
         }
         if holder == own {
@@ -215,12 +241,17 @@ impl Watchdog {
     }
 }
 
+/// Begins what the operator wrote.
+const OPERATOR: &str = "operator";
+
 /// A write of an object of the backup, or a deletion by prune.
 pub fn is_of_the_backup(effect: &str) -> bool {
     let scales = effect.starts_with("PATCH") && effect.contains("/deployments/");
     let pauses = effect.starts_with("PATCH") && effect.contains("/apis/cluster.x-k8s.io/");
     let silences = effect.starts_with("PATCH") && effect.contains("/validatingwebhookconfigurations/");
-    !scales && !pauses && !silences && is_of_the_cluster(effect)
+    // The operator scales by PUT, and reads and tells of a Restore.
+    let scales = scales || effect.starts_with("PUT") && effect.ends_with("/cattle-system/deployments/rancher");
+    !scales && !pauses && !silences && !effect.contains("/restores") && is_of_the_cluster(effect)
 }
 
 /// Not what a run does for itself.
@@ -294,7 +325,7 @@ impl Known {
     /// Invariant 3: nothing is scaled, written or deleted before the plan has passed its gates and the start is on the
     /// remote.
     fn check_started(&self, effect: &str) -> Option<String> {
-        if !is_of_the_cluster(effect) {
+        if !is_of_the_cluster(effect) || effect.starts_with(OPERATOR) {
             return None;
         }
         let Some(run) = &self.begun else { return Some("no run has begun".to_owned()) };

@@ -6,10 +6,13 @@ mod dead_webhook;
 mod invariants;
 mod matrix;
 mod memory_git;
+mod operator;
 mod owners;
 mod process;
 mod protected;
 mod stage;
+#[path = "../stand_in/stand_in.rs"]
+mod stand_in;
 mod storm;
 mod weather;
 

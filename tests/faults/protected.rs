@@ -11,8 +11,14 @@ use serde_json::{Value, json};
 const OPERATOR_NAMESPACE: &str = "rancher-backup";
 const OWN_NAMESPACE: &str = "reinback-system";
 /// What reinback itself writes while it runs.
-const WRITTEN_BY_ITSELF: [&str; 4] =
-    ["leases.coordination.k8s.io", "runs.reinback.io", "events", "events.events.k8s.io"];
+const WRITTEN_BY_ITSELF: [&str; 5] = [
+    "leases.coordination.k8s.io",
+    "runs.reinback.io",
+    "events",
+    "events.events.k8s.io",
+    // Handed to the operator, and told of by it.
+    "restores.resources.cattle.io",
+];
 
 /// In the cluster when the backup is taken, and in the backup.
 pub fn before() -> Vec<Value> {
@@ -38,6 +44,21 @@ pub fn since() -> Vec<Step> {
     ];
     steps.extend(made.map(Step::Put));
     steps
+}
+
+/// The same where nothing of it is in the backup: all of it was made since, and binds no role that is.
+pub fn made_since() -> Vec<Step> {
+    let made = since().into_iter().filter_map(|step| match step {
+        Step::Put(object) => Some(object),
+        Step::Delete(_) => None,
+    });
+    made.map(|mut object| {
+        if object["kind"] == "ClusterRoleBinding" {
+            object["roleRef"]["name"] = json!("view");
+        }
+        Step::Put(object)
+    })
+    .collect()
 }
 
 /// The ResourceSet of the scene, which asks for all of this, too.

@@ -25,7 +25,10 @@ use crate::dead_webhook;
 use crate::memory_git::{Git, SOURCE};
 use crate::process::{MortalBranch, MortalStores, Process};
 use crate::protected;
+use crate::stand_in::definitions;
 
+/// As the configuration says.
+pub const OPERATOR_NAMESPACE: &str = "rancher-backup";
 /// 3 a.m.
 const START: &str = "2026-11-23T03:00:00Z";
 const CONFIG: &str = "
@@ -57,6 +60,7 @@ pub struct Stage {
     /// What is in the backup, as [`Stage::picture`] shows it.
     pub saved: BTreeMap<String, Value>,
     folder: TempDir,
+    play: Play,
     encryption: Option<Arc<Encryption>>,
     config: Config,
     /// Nobody asks agents to stop.
@@ -75,30 +79,88 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Stuck;
 
+/// What is on the stage beside the scene, and in the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Play {
+    /// All that a native restore may meet.
+    Native,
+    /// A cluster with the rancher-backup operator. What must be left alone was all made after the backup: with anything of it in the
+    /// backup a restore by the operator is refused.
+    Operated,
+}
+
+impl Play {
+    /// In the cluster when the backup is taken, and in the backup.
+    fn before(self) -> Vec<Value> {
+        match self {
+            Self::Native => [scene::before(), cluster_api::saved(), protected::before()].concat(),
+            Self::Operated => scene::before(),
+        }
+    }
+
+    /// In the cluster then, and not in the backup.
+    fn unsaved(self) -> Vec<Value> {
+        match self {
+            Self::Native => [cluster_api::unsaved(), dead_webhook::unsaved()].concat(),
+            Self::Operated => {
+                let namespace =
+                    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}});
+                [definitions(), vec![namespace]].concat()
+            }
+        }
+    }
+
+    /// What happens after it.
+    fn since(self) -> [Vec<scene::Step>; 2] {
+        let upgrade = [scene::upgrade(), held_back()].concat();
+        match self {
+            Self::Native => [[upgrade, cluster_api::upgrade()].concat(), protected::since()],
+            Self::Operated => [upgrade, protected::made_since()],
+        }
+    }
+
+    fn config(self) -> String {
+        match self {
+            Self::Native => CONFIG.to_owned(),
+            Self::Operated => CONFIG.replace("policy: {", "policy: {repair: true, "),
+        }
+    }
+}
+
 impl Stage {
     /// Everything up to the merge: the first look is over.
     pub async fn new(seed: u64) -> Self {
+        Self::of(seed, Play::Native).await
+    }
+
+    /// With all that the rancher-backup operator needs, and without it.
+    pub async fn operated(seed: u64) -> Self {
+        Self::of(seed, Play::Operated).await
+    }
+
+    async fn of(seed: u64, play: Play) -> Self {
         fastrand::seed(seed);
         let start: Timestamp = START.parse().expect("a time");
         let sim = Sim::new(SimOptions { seed, start, ..SimOptions::default() });
-        sim.seed([before(), cluster_api::unsaved(), dead_webhook::unsaved()].concat())
-            .expect("every kind of the scene is served");
+        sim.seed([play.before(), play.unsaved()].concat()).expect("every kind of the scene is served");
         // Until Rancher is up.
         tokio::time::sleep(Duration::from_secs(30)).await;
         let folder = tempfile::tempdir().expect("a folder");
         let encryption = seed.is_multiple_of(4).then(|| encryption(&sim));
-        let backup = save(&sim, folder.path(), encryption.clone());
+        let backup = save(&sim, folder.path(), play, encryption.clone());
         let saved = picture(&sim).into_iter().filter(|(key, _)| is_saved(key)).collect();
         let settle = Duration::from_secs(1);
-        let upgrade = [scene::upgrade(), held_back(), cluster_api::upgrade()].concat();
-        past::upgrade(&sim, upgrade, settle).await.expect("the cluster takes the upgrade");
-        past::upgrade(&sim, protected::since(), settle).await.expect("the cluster takes what people do");
+        for steps in play.since() {
+            past::upgrade(&sim, steps, settle).await.expect("the cluster takes what happens");
+        }
         tokio::spawn(answer_late(sim.clone()));
         tokio::time::sleep(Duration::from_secs(30)).await;
         let data = folder.path().join("data");
-        let config = Config::parse(Some(("reinback.yaml", CONFIG.as_bytes())), &[], &data).expect("a configuration");
+        let config =
+            Config::parse(Some(("reinback.yaml", play.config().as_bytes())), &[], &data).expect("a configuration");
         let git = Git::default();
-        let stage = Self { sim, git, backup, saved, folder, encryption, config, stop: watch::Sender::new(false) };
+        let stop = watch::Sender::new(false);
+        let stage = Self { sim, git, backup, saved, folder, play, encryption, config, stop };
         stage.push("README.md", Some("manifests\n"));
         let ended = stage.once(&Process::calm(None)).await.expect("the first look ends");
         assert!(matches!(ended, Ended::Passed(_)), "{ended:?}");
@@ -162,6 +224,11 @@ impl Stage {
         // What is left of its tasks does nothing any more.
         process.kill();
         Ok(ended)
+    }
+
+    /// Where the backups lie.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// The `Run` objects, by name.
@@ -237,7 +304,7 @@ impl Stage {
 
     /// Another backup is put under the name of the one that is asked for.
     pub fn replace_backup(&self) {
-        save(&self.sim, self.folder.path(), self.encryption.clone());
+        save(&self.sim, self.folder.path(), self.play, self.encryption.clone());
     }
 
     /// Everything that a restore is about, without what the server sets and what goes by itself.
@@ -291,11 +358,6 @@ fn encryption(sim: &Sim) -> Arc<Encryption> {
     Arc::new(Encryption::parse(ENCRYPTION.as_bytes()).expect("it is one"))
 }
 
-/// The scene, and what a restore must not touch in it.
-fn before() -> Vec<Value> {
-    [scene::before(), cluster_api::saved(), protected::before()].concat()
-}
-
 /// Whether the end of a restore has it as the backup had it.
 fn is_saved(key: &str) -> bool {
     static OF_THE_SCENE: LazyLock<BTreeSet<String>> =
@@ -315,11 +377,13 @@ fn picture(sim: &Sim) -> BTreeMap<String, Value> {
 }
 
 /// What comes and goes while agents and controllers work.
-const PASSING: [&str; 8] = [
+const PASSING: [&str; 9] = [
     "events.events.k8s.io/",
     "events/",
     "leases.coordination.k8s.io/",
     "runs.reinback.io/",
+    // Says when it ended.
+    "restores.resources.cattle.io/",
     "pods/",
     "replicasets.apps/",
     "nodes/",
@@ -358,9 +422,9 @@ fn plain(key: &str, object: &Value, uids: &BTreeMap<String, String>) -> Value {
 }
 
 /// A backup of the scene as it is in the cluster; gives its file name.
-fn save(sim: &Sim, folder: &std::path::Path, encryption: Option<Arc<Encryption>>) -> String {
+fn save(sim: &Sim, folder: &std::path::Path, play: Play, encryption: Option<Arc<Encryption>>) -> String {
     let now = START.parse().expect("a time");
-    let saved = past::save(sim, folder, &before(), &protected::resource_set(), encryption, now);
+    let saved = past::save(sim, folder, &play.before(), &protected::resource_set(), encryption, now);
     let (name, _) = saved.expect("the folder is ours");
     name
 }

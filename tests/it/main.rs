@@ -23,6 +23,7 @@ mod migration;
 mod once;
 mod operator;
 mod operator_contract;
+mod operator_engine;
 mod plan;
 mod process;
 mod proxy;

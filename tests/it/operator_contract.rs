@@ -105,6 +105,14 @@ impl<'w> Operator<'w> {
         Self { world, process }
     }
 
+    /// It has ended by itself.
+    fn has_ended(&mut self) -> bool {
+        match &mut self.process {
+            Running::StandIn { task, script: _ } => task.is_finished(),
+            Running::Real(child) => child.try_wait().expect("it is ours").is_some(),
+        }
+    }
+
     fn restore(&self, name: &str, spec: Value) {
         let restore = json!({"apiVersion": "resources.cattle.io/v1", "kind": "Restore", "metadata": {"name": name}, "spec": spec});
         self.world.cluster.kubectl(&["create", "-f", "-"], &restore.to_string()).expect("the Restore is taken");

@@ -185,7 +185,7 @@ pub fn object_writes(events: &[AuditEvent]) -> Vec<&AuditEvent> {
 }
 
 /// Names of Rancher's pods.
-async fn rancher_pods(world: &World) -> Result<Vec<String>> {
+pub async fn rancher_pods(world: &World) -> Result<Vec<String>> {
     let list = get(world, "/api/v1/namespaces/cattle-system/pods?labelSelector=app%3Drancher").await?;
     let names = list["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str());
     Ok(names.map(str::to_owned).collect())
@@ -194,7 +194,11 @@ async fn rancher_pods(world: &World) -> Result<Vec<String>> {
 /// Panics where an object was written while a pod of Rancher existed for longer than `grace`, by the API server's own
 /// clock. `before` names the pods that existed before the first event.
 pub fn assert_quiet_while_writing(events: &[AuditEvent], before: &[String], grace: Duration) {
-    let writes = object_writes(events);
+    assert_quiet_during(&object_writes(events), events, before, grace);
+}
+
+/// The same for other writes among the events.
+pub fn assert_quiet_during(writes: &[&AuditEvent], events: &[AuditEvent], before: &[String], grace: Duration) {
     assert!(!writes.is_empty(), "nothing was written");
     // `rancher-HASH-SUFFIX`; a creation does not say its name yet, and the scheduler's binding follows at once.
     let is_rancher = |event: &&AuditEvent| {

@@ -31,6 +31,10 @@ pub struct World {
     /// What the backup holds.
     pub items: Vec<Item>,
     pub work: Work,
+    /// The agent is told where backups lie.
+    pub has_store: bool,
+    /// Fields of `policy`, in one line.
+    pub policy: String,
     folder: TempDir,
     _room: SemaphorePermit<'static>,
 }
@@ -89,7 +93,8 @@ impl World {
         let work = Work::clone(&bare);
         work.write("README.md", "manifests\n").commit("Begin");
         work.push(&["-u", "origin", "HEAD:main"]);
-        Self { cluster, client, backup, items, work, folder, _room: room }
+        let (has_store, policy) = (true, String::new());
+        Self { cluster, client, backup, items, work, has_store, policy, folder, _room: room }
     }
 
     pub fn folder(&self) -> &Path {
@@ -103,10 +108,12 @@ impl World {
     /// Writes the configuration and gives its path.
     pub fn config(&self) -> PathBuf {
         let path = self.folder.path().join("reinback.yaml");
+        let store =
+            if self.has_store { format!("store: {{directory: {}}}\n", self.store().display()) } else { String::new() };
         let text = format!(
-            "cluster: test\nsource: {{url: \"file://{}\", branch: main, path: clusters/test, interval: 5s}}\nstore: {{directory: {}}}\ndataDir: {}\n",
+            "cluster: test\nsource: {{url: \"file://{}\", branch: main, path: clusters/test, interval: 5s}}\n{store}policy: {{{}}}\ndataDir: {}\n",
             self.remote().display(),
-            self.folder.path().join("backups").display(),
+            self.policy,
             self.folder.path().join("data").display(),
         );
         std::fs::write(&path, text).expect("the folder is writable");

@@ -53,8 +53,9 @@ impl Life {
         Ok(())
     }
 
-    /// A Go panic: the container is started again.
-    pub async fn panic(&self) {
+    /// A Go panic: the container is started again. What was deferred is done before, so that the Lease is given back.
+    pub async fn panic(&self, api: &Api, settings: &Settings, restore: &Value) {
+        unlock(api, settings, &holder(restore)).await;
         self.end(Then::Restarts(Duration::ZERO)).await;
     }
 
@@ -189,16 +190,21 @@ async fn on_change(inner: &Arc<Inner>, name: &str) -> Result<(), String> {
     if is_done || !restore["metadata"]["deletionTimestamp"].is_null() {
         return Ok(());
     }
-    let holder = format!("{name}:{}", text(&restore["metadata"]["uid"]));
+    let holder = holder(&restore);
     inner.life.reach(Phase::Lock).await?;
     lock(inner, &holder).await?;
     let ended = attempt(inner, &restore).await;
     // What fails here is passed over by the operator, too.
     let unlocked = inner.life.reach(Phase::Unlock).await;
     if unlocked.is_ok() {
-        unlock(inner, &holder).await;
+        unlock(&inner.api, &inner.settings, &holder).await;
     }
     ended
+}
+
+/// As its Lease names a Restore.
+fn holder(restore: &Value) -> String {
+    format!("{}:{}", text(&restore["metadata"]["name"]), text(&restore["metadata"]["uid"]))
 }
 
 async fn attempt(inner: &Arc<Inner>, restore: &Value) -> Result<(), String> {
@@ -254,12 +260,12 @@ async fn lock(inner: &Inner, holder: &str) -> Result<(), String> {
     inner.api.replace(&place, &live).await.map(drop).map_err(|error| said(&error))
 }
 
-async fn unlock(inner: &Inner, holder: &str) {
-    let place = lease(&inner.settings);
-    if let Ok(Some(mut live)) = inner.api.get(&place).await
+async fn unlock(api: &Api, settings: &Settings, holder: &str) {
+    let place = lease(settings);
+    if let Ok(Some(mut live)) = api.get(&place).await
         && live["spec"]["holderIdentity"] == holder
     {
         live["spec"].as_object_mut().map(|spec| spec.remove("holderIdentity"));
-        let _ = inner.api.replace(&place, &live).await;
+        let _ = api.replace(&place, &live).await;
     }
 }

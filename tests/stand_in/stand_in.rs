@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use reinback::clock::Clock;
 
+#[allow(unused_imports, reason = "each of the binaries that share this uses a part of it")]
 pub use controller::Process;
 pub use definitions::definitions;
 #[allow(unused_imports, reason = "each of the binaries that share this uses a part of it")]

@@ -1,6 +1,6 @@
 //! One try of one Restore, from the Lease to its end. What it remembers, replicas above all, is in memory.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -209,7 +209,7 @@ impl Trial<'_> {
         let defects = self.settings.defects;
         for item in items.iter_mut() {
             if let Err(Panic) = customize(&mut item.object, defects) {
-                self.life.panic().await;
+                self.life.panic(self.api, self.settings, self.restore).await;
             }
         }
         let script = self.life.script.clone();
@@ -249,7 +249,7 @@ impl Trial<'_> {
     async fn surplus(&self, backup: &Backup) -> Result<Vec<Place>, kube::Error> {
         let Ok(selectors) = backup.set.compile() else { return Ok(Vec::new()) };
         let mut surplus = Vec::new();
-        let versions: HashSet<&String> = backup.set.resource_selectors.iter().map(|one| &one.api_version).collect();
+        let versions: BTreeSet<&String> = backup.set.resource_selectors.iter().map(|one| &one.api_version).collect();
         for version in versions {
             for kind in self.api.kinds(version).await?.into_iter().filter(|kind| kind.can_list) {
                 let (group, number) = parts(version);

@@ -85,3 +85,31 @@ async fn one_restore_waits_for_whoever_holds_the_lease_and_says_nothing() {
         assert_eq!(wanted(&world).await, 3, "{}", which.name());
     }
 }
+
+/// By a nil map in its code. What started it starts it again, and it dies again, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_annotations_ends_the_process_with_rancher_at_zero_and_the_lease_given_back() {
+    for which in Which::all("a cluster without annotations") {
+        println!("{}", which.name());
+        let world = which.world().await;
+        let backup = world.repack("odd", |entries| {
+            let cluster = json!({"apiVersion": "management.cattle.io/v3", "kind": "Cluster", "metadata": {"name": "c-odd"}, "spec": {}});
+            entries.push(("clusters.management.cattle.io#v3/c-odd".to_owned(), cluster));
+        });
+        let mut operator = Operator::start(&which, &world);
+        operator.restore("dies", json!({"backupFilename": backup, "prune": false}));
+        eventually(PATIENCE, || {
+            let has_ended = operator.has_ended();
+            async move {
+                ensure!(has_ended, "it lives");
+                Ok(())
+            }
+        })
+        .await;
+        assert_eq!(wanted(&world).await, 0, "{}", which.name());
+        // A panic of Go does what was deferred.
+        unlocked(&world).await;
+        let live = restore(&world, "dies").await.expect("the cluster answers").expect("it is there");
+        assert_eq!(conditions(&live), Vec::<[String; 4]>::new());
+    }
+}

@@ -1,0 +1,199 @@
+//! A restore by the rancher-backup operator: reinback killed at each of its effects, the operator at each of its phases, and the same
+//! end.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use crate::invariants::{Watchdog, assert_status_is_truthful, outcome};
+use crate::process::{Death, Moment, Process};
+use crate::simulated;
+use crate::stage::{Ended, HELD_BACK, OPERATOR_NAMESPACE, Stage};
+use crate::stand_in::{Defects, Phase, Settings, StandIn, Then};
+
+const SEED: u64 = 1;
+/// Pairs of a death of reinback and one of the operator.
+const BOTH: usize = 40;
+const ENGINE: &str = "    reinback.io/engine: operator\n";
+
+/// The operator on this stage, as this process, once it runs.
+async fn install(stage: &Stage, process: &Process) -> StandIn {
+    let client = kube::Client::new(process.around(stage.sim.service()), "default");
+    let settings = Settings {
+        namespace: OPERATOR_NAMESPACE.to_owned(),
+        clock: stage.sim.clock(),
+        // Rancher's have annotations, those of the scene have none.
+        defects: Defects { dies_of_bare_clusters: false, ..Defects::default() },
+        ..Settings::new(stage.folder().to_owned())
+    };
+    StandIn::prepare(stage.sim.client(), &settings).await;
+    let stand_in = StandIn::over(client, settings);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    stand_in
+}
+
+/// Objects that are not as the backup has them.
+fn lost(stage: &Stage) -> Vec<String> {
+    let picture = stage.picture();
+    stage.saved.iter().filter(|(key, object)| picture.get(*key) != Some(object)).map(|(key, _)| key.clone()).collect()
+}
+
+#[test]
+fn by_itself_the_stand_in_restores_a_simulated_cluster_but_for_its_defects() {
+    simulated(async {
+        let stage = Stage::operated(SEED).await;
+        let stand_in = install(&stage, &Process::calm(None)).await;
+        assert!(lost(&stage).len() > 10, "{:?}", lost(&stage));
+        stage
+            .put(json!({
+                "apiVersion": "resources.cattle.io/v1", "kind": "Restore", "metadata": {"name": "by-hand"},
+                // A prune would take the Restore itself: a selector of the stage matches it.
+                "spec": {"backupFilename": stage.backup, "prune": false},
+            }))
+            .await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let restore = stage.sim.object("restores.resources.cattle.io", None, "by-hand").expect("it is there");
+        assert_eq!(restore["status"]["conditions"][0]["message"], "Completed", "{:#?}", stand_in.script().log());
+        let without_prune: Vec<Phase> =
+            Phase::ALL.into_iter().filter(|phase| !matches!(phase, Phase::Prune | Phase::Strip)).collect();
+        assert_eq!(stand_in.script().reached(), without_prune);
+        let lease = stage.sim.object("leases.coordination.k8s.io", Some(OPERATOR_NAMESPACE), "restore-controller");
+        assert_eq!(lease.expect("it stays")["spec"]["holderIdentity"], Value::Null);
+        println!("{:#?}", lost(&stage));
+    });
+}
+
+/// Where a story ended.
+struct End {
+    picture: BTreeMap<String, Value>,
+    /// What the backup held.
+    saved: BTreeMap<String, Value>,
+    /// Of reinback's first process.
+    effects: Vec<String>,
+    /// To which the operator came.
+    phases: Vec<Phase>,
+}
+
+/// A restore by the operator, in which reinback dies at each of `deaths`, one process after the other, and the operator before each of
+/// `phases`, to be started again after so long.
+fn story(deaths: &[Death], phases: &[(Phase, Duration)]) -> End {
+    simulated(async {
+        let stage = Stage::operated(SEED).await;
+        let watchdog = Watchdog::new(&stage);
+        let stand_in = install(&stage, &watchdog.operator()).await;
+        for (phase, after) in phases {
+            stand_in.script().die(*phase, Then::Restarts(*after));
+        }
+        stage.put_setting("made-at-the-last-moment").await;
+        stage.merge("back", ENGINE);
+        let mut first = None;
+        for death in deaths {
+            let process = watchdog.mortal(Some(*death));
+            let ended = stage.once(&process).await.expect("it ends");
+            first.get_or_insert_with(|| process.effects());
+            assert!(matches!(ended, Ended::Died | Ended::Passed(_)), "{ended:?}");
+        }
+        let last = watchdog.mortal(None);
+        let ended = stage.once(&last).await.expect("it ends");
+        let is_well = matches!(ended, Ended::Passed(passed) if passed.failed == 0 && passed.held == 0);
+        assert!(is_well, "{ended:?} {}", stage.told());
+        let runs: Vec<_> = stage.runs().iter().map(outcome).collect();
+        assert_eq!(runs, [("Succeeded".to_owned(), "Succeeded".to_owned())], "{}", stage.told());
+        assert_status_is_truthful(&stage);
+        watchdog.check("the end");
+        watchdog.assert_ended_well(&[]);
+        End {
+            picture: stage.picture(),
+            saved: stage.saved.clone(),
+            effects: first.unwrap_or_else(|| last.effects()),
+            phases: stand_in.script().reached(),
+        }
+    })
+}
+
+/// All of the backup is there as it was, and what only the newer version had is not.
+#[track_caller]
+fn assert_restored(end: &End) {
+    assert!(end.saved.len() > 30, "{} objects in the backup", end.saved.len());
+    for (key, object) in &end.saved {
+        assert_eq!(end.picture.get(key), Some(object), "{key}");
+    }
+    let newer = ["settings.management.cattle.io/only-in-2-10", "settings.management.cattle.io/made-at-the-last-moment"];
+    let left: Vec<&&str> = newer.iter().chain(&HELD_BACK).filter(|key| end.picture.contains_key(**key)).collect();
+    assert_eq!(left, Vec::<&&str>::new());
+    assert_eq!(end.picture["deployments.apps/cattle-system/rancher"]["spec"]["replicas"], 3);
+    let operator = &end.picture["deployments.apps/rancher-backup/rancher-backup"];
+    assert_eq!((&operator["spec"]["replicas"], &operator["metadata"]["annotations"]), (&json!(1), &Value::Null));
+}
+
+#[track_caller]
+fn assert_same(end: &End, undisturbed: &End) {
+    for (key, object) in &undisturbed.picture {
+        assert_eq!(end.picture.get(key), Some(object), "{key}");
+    }
+    let more: Vec<&String> = end.picture.keys().filter(|key| !undisturbed.picture.contains_key(*key)).collect();
+    assert_eq!(more, Vec::<&String>::new());
+}
+
+/// Who dies when.
+type Deaths = (Vec<Death>, Vec<(Phase, Duration)>);
+
+fn die_each(undisturbed: &End, stories: &[Deaths]) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..crate::threads() {
+            scope.spawn(|| {
+                while let Some((deaths, phases)) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let at = deaths.first().map(|death| &undisturbed.effects[death.at]);
+                    println!("{deaths:?} {at:?} {phases:?}");
+                    assert_same(&story(deaths, phases), undisturbed);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn killed_before_or_after_any_of_its_effects_reinback_comes_to_the_same_end() {
+    let undisturbed = story(&[], &[]);
+    let count = undisturbed.effects.len();
+    println!("{:#?} {:?}", undisturbed.effects, undisturbed.phases);
+    assert!(count > 30, "{count} effects");
+    assert_restored(&undisturbed);
+    let moments = (0..count).flat_map(|at| [Moment::Before, Moment::After].map(|moment| Death { at, moment }));
+    let stories: Vec<Deaths> = moments.map(|death| (vec![death], Vec::new())).collect();
+    die_each(&undisturbed, &stories);
+}
+
+#[test]
+fn killed_before_any_of_its_phases_once_and_twice_the_operator_costs_no_more_than_time() {
+    let undisturbed = story(&[], &[]);
+    let mut stories: Vec<Deaths> = Vec::new();
+    for phase in undisturbed.phases.iter().copied() {
+        for after in [Duration::ZERO, Duration::from_secs(90)] {
+            stories.push((Vec::new(), vec![(phase, after)]));
+        }
+        stories.push((Vec::new(), vec![(phase, Duration::from_secs(1)); 2]));
+    }
+    die_each(&undisturbed, &stories);
+}
+
+#[test]
+fn both_killed_they_come_to_the_same_end() {
+    let undisturbed = story(&[], &[]);
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let stories: Vec<Deaths> = (0..BOTH)
+        .map(|_| {
+            let moment = *[Moment::Before, Moment::After].choose(&mut rng).expect("there are two");
+            let death = Death { at: rng.random_range(0..undisturbed.effects.len()), moment };
+            let phase = *undisturbed.phases.choose(&mut rng).expect("there are some");
+            (vec![death], vec![(phase, Duration::from_secs(rng.random_range(0..120)))])
+        })
+        .collect();
+    die_each(&undisturbed, &stories);
+}
