@@ -144,6 +144,12 @@ pub enum State {
     Done,
 }
 
+impl State {
+    pub fn is_failing(&self) -> bool {
+        matches!(self, Self::Failing(_))
+    }
+}
+
 /// Reads the status of a Restore. There is no other sign of a failure than the reason of that condition, whose status is `False`
 /// then, and none of its end.
 pub fn state(restore: &Value) -> State {
@@ -171,11 +177,12 @@ pub fn holder_of(name: &str, uid: &str) -> String {
 }
 
 /// Counts failures that say the same. The operator does not write such a status again, but every try takes its Lease and gives it
-/// back: so many were given back while the message stayed.
+/// back: so many were given back while the message stayed, or while there was none, since it dies of what it restores.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failures {
-    message: Option<Vec<String>>,
-    /// Tries that had ended when the message was first seen.
+    /// `None` before the first message.
+    words: Option<Vec<String>>,
+    /// Tries that had ended when it was first seen.
     before: u64,
 }
 
@@ -183,17 +190,21 @@ impl Failures {
     /// How often the same has failed, of so many `tries` that have ended. The words count and not their order: what prune could
     /// not delete is told in another order by each try.
     pub fn note(&mut self, state: &State, tries: u64) -> u64 {
-        let State::Failing(message) = state else {
-            *self = Self::default();
-            return 0;
+        let words = match state {
+            State::Done => return 0,
+            State::Running => None,
+            State::Failing(message) => {
+                let mut words: Vec<String> = message.split_whitespace().map(str::to_owned).collect();
+                words.sort();
+                Some(words)
+            }
         };
-        let mut words: Vec<String> = message.split_whitespace().map(str::to_owned).collect();
-        words.sort();
-        if self.message.as_ref() != Some(&words) {
-            // The status is written before the Lease of that try is given back, and may be heard of after.
-            *self = Self { message: Some(words), before: tries };
+        // The status is written before the Lease of that try is given back, and may be heard of after.
+        let told = u64::from(words.is_some());
+        if self.words != words {
+            *self = Self { words, before: tries };
         }
-        (tries - self.before).max(1)
+        (tries - self.before).max(told)
     }
 }
 

@@ -195,7 +195,8 @@ impl Executor {
         let mut followed = Followed::start(&self.reader, handed, &self.settings.places.operator_namespace);
         let quiet = self.quiet(work).await?;
         let mut failures = Failures::default();
-        let mut failing: Option<(Instant, String)> = None;
+        // The last that it said, and since when it fails or does not.
+        let mut last: Option<(Instant, State)> = None;
         let mut kept_down = Instant::now();
         loop {
             if let Some(why) = self.halt(Step::Operator, work) {
@@ -222,20 +223,21 @@ impl Executor {
             };
             let equal = state.as_ref().map_or(0, |state| failures.note(state, followed.tries()));
             match state {
+                None => {}
                 Some(State::Done) => return Ok(()),
-                Some(State::Failing(message)) => {
-                    if failing.as_ref().is_none_or(|(_, known)| *known != message) {
-                        let since = failing.map_or_else(Instant::now, |(since, _)| since);
-                        self.tell_failing(handed, &message, work).await?;
-                        failing = Some((since, message.clone()));
+                Some(state) => {
+                    if last.as_ref().is_none_or(|(_, known)| *known != state) {
+                        if let State::Failing(message) = &state {
+                            self.tell_failing(handed, message, work).await?;
+                        }
+                        let since = last.as_ref().filter(|(_, known)| known.is_failing() == state.is_failing());
+                        last = Some((since.map_or_else(Instant::now, |(since, _)| *since), state.clone()));
                     }
-                    let lasts = failing.as_ref().is_some_and(|(since, _)| since.elapsed() >= FAILING_FOR);
-                    if equal >= EQUAL_FAILURES && lasts && self.still_fails(handed, &message).await? {
-                        return Err(self.given_up(handed, equal, &message));
+                    let lasts = last.as_ref().is_some_and(|(since, _)| since.elapsed() >= FAILING_FOR);
+                    if equal >= EQUAL_FAILURES && lasts && self.is_still(handed, &state).await? {
+                        return Err(self.given_up(handed, equal, &state));
                     }
                 }
-                Some(State::Running) => failing = None,
-                None => {}
             }
             tokio::select! {
                 () = followed.changed() => {}
@@ -245,18 +247,26 @@ impl Executor {
     }
 
     /// The end of a Restore comes by another watch than the end of its tries, and perhaps later.
-    async fn still_fails(&self, handed: &Handed, message: &str) -> Result<bool, StepError> {
+    async fn is_still(&self, handed: &Handed, state: &State) -> Result<bool, StepError> {
         let live = self.look_at_restore(handed).await?;
-        Ok(live.is_some_and(|live| operator::state(&live) == State::Failing(message.to_owned())))
+        Ok(live.is_some_and(|live| operator::state(&live) == *state))
     }
 
-    fn given_up(&self, handed: &Handed, times: u64, message: &str) -> StepError {
-        let message = format!(
-            "the operator failed {} times in the same way at Restore {}: {}",
-            humane_count(times),
-            handed.name,
-            self.in_our_words(message)
-        );
+    fn given_up(&self, Handed { name, .. }: &Handed, times: u64, state: &State) -> StepError {
+        let times = humane_count(times);
+        let message = match state {
+            State::Failing(message) => {
+                let why = self.in_our_words(message);
+                format!("the operator failed {times} times in the same way at Restore {name}: {why}")
+            }
+            State::Running | State::Done => {
+                let namespace = &self.settings.places.operator_namespace;
+                format!(
+                    "the operator gave up Restore {name} {times} times without a word, as when it dies of it; `kubectl -n \
+                     {namespace} logs deployment/{BACKUP_OPERATOR} --previous` may say why"
+                )
+            }
+        };
         StepError::failed(FAILED, message)
     }
 

@@ -74,13 +74,16 @@ fn a_status_is_running_failing_or_done_and_nothing_else() {
 fn failures_are_equal_while_the_message_stays_and_tries_go_on() {
     let failing = |text: &str| State::Failing(text.to_owned());
     let mut failures = Failures::default();
-    assert_eq!(failures.note(&State::Running, 0), 0);
     let counted: Vec<u64> = [0, 1, 1, 2, 5].map(|tries| failures.note(&failing("a b"), tries)).to_vec();
     assert_eq!(counted, [1, 1, 1, 2, 5]);
     assert_eq!(failures.note(&failing("b a"), 6), 6, "the order of words is chance");
     assert_eq!(failures.note(&failing("another"), 7), 1);
-    assert_eq!(failures.note(&State::Running, 8), 0);
-    assert_eq!(failures.note(&failing("another"), 8), 1, "counted anew");
+    assert_eq!(failures.note(&State::Done, 8), 0);
+    let mut mute = Failures::default();
+    let counted: Vec<u64> = [0, 1, 5].map(|tries| mute.note(&State::Running, tries)).to_vec();
+    assert_eq!(counted, [0, 1, 5], "tries that end without a word");
+    assert_eq!(mute.note(&failing("at last"), 5), 1);
+    assert_eq!(mute.note(&State::Running, 7), 0, "counted anew");
 }
 
 #[test]
