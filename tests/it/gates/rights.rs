@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Asked, apply};
 use crate::harness::rancher::{self, Disturbance};
+use crate::stand_in::{Settings, StandIn, definitions};
 use crate::world::World;
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 5 };
@@ -111,6 +112,37 @@ async fn the_documented_rights_carry_a_whole_run_and_without_any_of_them_the_pla
     let said = world.reinback_as(&user.kubeconfig, &["agent", "--once"]).await;
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert_eq!(world.differences().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_rights_carry_a_run_of_the_operator_and_without_its_own_the_plan_says_which_is_missing() {
+    let world = World::start().await;
+    let user = world.cluster.user(USER);
+    super::kubectl(&world, &["create", "namespace", "reinback-system"]);
+    apply(&world, &definitions().iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n"));
+    let _operator = StandIn::install(world.client.clone(), Settings::new(world.store())).await;
+    let available = ["wait", "--for=condition=Available", "--timeout=120s", "-n", "cattle-resources-system"];
+    super::kubectl(&world, &[&available[..], &["deployment/rancher-backup"]].concat());
+    let all = documents();
+    grant(&world, &all);
+    let said = world.reinback_as(&user.kubeconfig, &["agent", "--once", "--install-crd"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
+    let accept = "DownstreamReverts, PruneShare, VersionMismatch";
+    let ask = Asked::of(&world).spec("prune: true").annotated("reinback.io/engine", "operator");
+    let ask = ask.annotated("reinback.io/accept", accept);
+    ask.plan_as(&user.kubeconfig).await.assert_held_by(&[]);
+
+    let mut fewer = all.clone();
+    fewer[0]["rules"].as_array_mut().expect("rules").retain(|rule| rule["resources"][0] != "restores");
+    grant(&world, &fewer[..1]);
+    let held = ask.plan_as(&user.kubeconfig).await;
+    held.assert_held_by(&["PermissionDenied"]);
+    insta::assert_snapshot!(held.message("PermissionDenied"), @"2 rights are missing: create restores.resources.cattle.io, delete restores.resources.cattle.io");
+    grant(&world, &all);
+    ask.commit();
+    let said = world.reinback_as(&user.kubeconfig, &["agent", "--once"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
