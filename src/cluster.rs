@@ -6,6 +6,7 @@
 //! quote a secret (see [`ApiFailure`]).
 
 mod access;
+mod client;
 mod connect;
 mod discovery;
 mod events;

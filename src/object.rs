@@ -21,7 +21,7 @@ pub mod shape;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -197,10 +197,24 @@ pub struct Summary {
     pub spec: Digest,
     /// Of the status, where there is one.
     pub status: Option<Digest>,
-    /// The fields that the API server never lets change (`roleRef`, a Secret's `type`).
-    pub fixed: Option<Box<Fixed>>,
     /// Compared apart ([`owner::lead_home`]): a reference may have to change, or to go, in an object that is equal.
     pub owners: Box<[Owner]>,
+    /// `None` where there is nothing in it, as in most objects.
+    particulars: Option<Box<Particulars>>,
+}
+
+impl Summary {
+    pub fn particulars(&self) -> &Particulars {
+        static NOTHING: LazyLock<Particulars> = LazyLock::new(Particulars::default);
+        self.particulars.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+/// What only objects of some types have.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Particulars {
+    /// The fields that the API server never lets change (`roleRef`, a Secret's `type`).
+    pub fixed: Option<Box<Fixed>>,
     /// Only for token Secrets of ServiceAccounts.
     pub token: Option<Box<Token>>,
     /// Only for RBAC bindings.
@@ -294,6 +308,7 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
     let trusted = bundle::take(resource, object);
     normal::normalise(resource, object);
     let fixed = fixed::read(resource, object);
+    let particulars = Particulars { fixed, token, binding, webhook_services, crd, trusted, downstream, traits };
     Ok(Summary {
         kind,
         spec: Digest::of(&value),
@@ -302,15 +317,8 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
             normal::strip_observed_generation(&mut status);
             Digest::of(&status)
         }),
-        fixed,
         owners,
-        token,
-        binding,
-        webhook_services,
-        crd,
-        trusted,
-        downstream,
-        traits,
+        particulars: (particulars != Particulars::default()).then(|| Box::new(particulars)),
     })
 }
 
@@ -341,7 +349,7 @@ pub fn equal(backup: &Summary, live: &Summary, status: StatusPlace) -> bool {
 
 /// Whether a replace of the object would change nothing.
 pub fn spec_equal(backup: &Summary, live: &Summary, status: StatusPlace) -> bool {
-    let crd = match (&backup.crd, &live.crd) {
+    let crd = match (&backup.particulars().crd, &live.particulars().crd) {
         (Some(backup), Some(live)) => backup.is_kept_by(live),
         _ => true,
     };

@@ -244,7 +244,7 @@ fn to_list(resource: &Resource) -> Access {
 /// Services that the backup's definitions name.
 fn coming(seen: &BackupSeen) -> BTreeSet<ServiceRef> {
     let objects = seen.whole().map_or(&[][..], |backup| backup.objects.as_slice());
-    let crds = objects.iter().filter_map(|object| object.summary.crd.as_deref());
+    let crds = objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
     crds.filter_map(|crd| crd.conversion.as_ref()?.service.clone()).collect()
 }
 
@@ -259,7 +259,7 @@ fn guarded(
     own_secrets: Vec<SecretRef>,
     identity: Identity,
 ) -> Guarded {
-    let bindings = live.objects.iter().filter_map(|object| object.summary.binding.as_deref());
+    let bindings = live.objects.iter().filter_map(|object| object.summary.particulars().binding.as_deref());
     Guarded {
         rancher_namespace: places.rancher_namespace.clone(),
         rancher_deployment: places.rancher_deployment.clone(),

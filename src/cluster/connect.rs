@@ -5,11 +5,10 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::header::USER_AGENT;
 use kube::Config;
-use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, KubeconfigError};
 
 use super::request::Transport;
-use super::{Cluster, ClusterError};
+use super::{Cluster, ClusterError, client};
 use crate::clock::Clock;
 
 /// How fast and how patiently a cluster is asked.
@@ -58,16 +57,10 @@ impl Cluster {
     /// Connects as `config` says, with our user agent, time-outs and retries instead of its own.
     pub async fn with_config(mut config: Config, limits: Limits) -> Result<Self, ClusterError> {
         let url = shown(&config.cluster_url);
-        config.connect_timeout = Some(limits.connect_timeout);
-        // Every request has a deadline of its own; a watch is read for longer than any of them.
-        config.read_timeout = None;
-        config.write_timeout = Some(limits.request_timeout);
-        // kube's own retries repeat a POST after a 504, which may have been done.
-        config.default_retry = false;
         let agent = HeaderValue::from_static(concat!("reinback/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
         // A credential plugin is a process that is waited for.
-        let built = tokio::task::spawn_blocking(move || ClientBuilder::try_from(config).map(ClientBuilder::build));
+        let built = tokio::task::spawn_blocking(move || client::build(&config, limits.connect_timeout));
         let client = built.await.expect("building a client does not panic").map_err(|error| refused(&error, &url))?;
         Ok(Self::over(client, url, limits, Clock::system()))
     }

@@ -11,7 +11,7 @@ use crate::object::Resource;
 /// Objects on the first page, before their size is known.
 const FIRST_PAGE: usize = 250;
 /// What a page should weigh, in bytes: small enough to hold several at once, large enough that requests do not count.
-const PAGE_BYTES: usize = 2 << 20;
+const PAGE_BYTES: usize = 1 << 20;
 /// Least and most objects on a later page. Past 1,000 a page gains nothing.
 const PAGE_OBJECTS: (usize, usize) = (10, 1000);
 /// How often a list is begun again when its `continue` token expired (etcd keeps history for 5 minutes by default).
@@ -213,9 +213,9 @@ mod tests {
     }
 
     #[test]
-    fn pages_hold_about_two_mebibytes() {
+    fn pages_hold_about_one_mebibyte() {
         assert_eq!(next_limit(250 * 1024, 250, 250), 1000);
-        assert_eq!(next_limit(250 * 100 * 1024, 250, 250), 20);
+        assert_eq!(next_limit(250 * 50 * 1024, 250, 250), 20);
         assert_eq!(next_limit(3 << 20, 1, 250), 10);
         assert_eq!(next_limit(300, 0, 250), 250);
     }

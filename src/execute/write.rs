@@ -164,7 +164,7 @@ impl ObjectWriter {
         let onto = Onto {
             resource_version: Some(&live.facts.resource_version),
             live: content.as_ref(),
-            redeploy_generation: live.summary.traits.redeploy_generation,
+            redeploy_generation: live.summary.particulars().traits.redeploy_generation,
         };
         let prepared = self.prepare(&job, &onto)?;
         let target = target(job.key);
@@ -212,7 +212,7 @@ impl ObjectWriter {
             let onto = Onto {
                 resource_version: Some(&version),
                 live: Some(&live),
-                redeploy_generation: summary.traits.redeploy_generation,
+                redeploy_generation: summary.particulars().traits.redeploy_generation,
             };
             let prepared = self.prepare(&job, &onto)?;
             // A write whose answer was lost counted a redeploy already.
@@ -282,12 +282,12 @@ impl ObjectWriter {
     /// The live object where it gives something to what is written: a CRD whose versions hold objects that the backup's does
     /// not have, and a token Secret, whose token may fit the live account.
     async fn content_that_matters(&self, job: &Job<'_>) -> Result<Option<Value>, Unwritten> {
-        let live = job.live.and_then(|live| live.summary.crd.as_deref());
-        let keeps = match (job.backup.crd.as_deref(), live) {
+        let live = job.live.and_then(|live| live.summary.particulars().crd.as_deref());
+        let keeps = match (job.backup.particulars().crd.as_deref(), live) {
             (Some(backup), Some(live)) => backup.versions_to_keep(live).next().is_some(),
             _ => false,
         };
-        match keeps || job.backup.token.is_some() {
+        match keeps || job.backup.particulars().token.is_some() {
             true => self.read(&target(job.key)).await,
             false => Ok(None),
         }
@@ -296,8 +296,12 @@ impl ObjectWriter {
     fn prepare(&self, job: &Job<'_>, onto: &Onto<'_>) -> Result<Prepared, Unwritten> {
         let Onto { resource_version, live, redeploy_generation } = *onto;
         let laid_out = &self.laid_out;
-        let account_uid =
-            job.backup.token.as_deref().and_then(|token| laid_out.owners.uid(&account_id(job.key, token)));
+        let account_uid = job
+            .backup
+            .particulars()
+            .token
+            .as_deref()
+            .and_then(|token| laid_out.owners.uid(&account_id(job.key, token)));
         let context = Context {
             key: job.key,
             resource_version,
@@ -394,13 +398,16 @@ impl ObjectWriter {
         let namespace = job.key.namespace.as_ref();
         let uid = |owner: &Owner| owner.candidates(namespace).find_map(|id| uids.get(&id).map(AsRef::as_ref));
         let kept = &self.laid_out.observed.cluster.webhooks.kept;
-        let wants = job.redeploy && normal::wants_redeploy(&job.key.resource, &job.backup.traits, &live.traits);
-        let token_fits = job.backup.token.as_deref().is_none_or(|token| {
+        let wants = job.redeploy
+            && normal::wants_redeploy(&job.key.resource, &job.backup.particulars().traits, &live.particulars().traits);
+        let token_fits = job.backup.particulars().token.as_deref().is_none_or(|token| {
             let works = token.uid.is_some() && token.uid.as_ref() == uids.get(&account_id(job.key, token));
-            !works || token.data.is_none() || live.token.as_deref().is_some_and(|live| live.data == token.data)
+            !works
+                || token.data.is_none()
+                || live.particulars().token.as_deref().is_some_and(|live| live.data == token.data)
         });
         object::spec_equal(job.backup, live, job.status)
-            && bundle::equal(&job.backup.trusted, &live.trusted, kept)
+            && bundle::equal(&job.backup.particulars().trusted, &live.particulars().trusted, kept)
             && !wants
             && token_fits
             && owner::lead_home(&job.backup.owners, &live.owners, uid)

@@ -117,7 +117,7 @@ pub struct SecretRef {
 pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Guarded) -> Option<Protection> {
     let resource = key.resource.as_ref();
     let name = key.name.as_ref();
-    let traits = summary.traits;
+    let traits = summary.particulars().traits;
     if is_own(resource, key) {
         return Some(Protection::Own);
     }
@@ -152,7 +152,7 @@ pub fn protection(key: &ObjectKey, summary: &Summary, exists: bool, guarded: &Gu
 
 fn guards_live(key: &ObjectKey, summary: &Summary, guarded: &Guarded) -> Option<Protection> {
     let name = key.name.as_ref();
-    let traits = summary.traits;
+    let traits = summary.particulars().traits;
     if traits.builtin {
         return Some(Protection::Builtin);
     }
@@ -187,8 +187,8 @@ fn is_own_credential(key: &ObjectKey, summary: &Summary, guarded: &Guarded) -> b
         matches!(plural, "roles" | "clusterroles") && is_rbac(&key.resource) && own_roles.contains(&role)
     };
     key.resource.is("", "serviceaccounts") && is_account(&key.name)
-        || summary.token.as_deref().is_some_and(|token| is_account(&token.account))
-        || summary.binding.as_deref().is_some_and(|binding| binding.binds(identity))
+        || summary.particulars().token.as_deref().is_some_and(|token| is_account(&token.account))
+        || summary.particulars().binding.as_deref().is_some_and(|binding| binding.binds(identity))
         || is_role()
 }
 

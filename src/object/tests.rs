@@ -145,7 +145,8 @@ fn a_status_counts_where_it_is_written() {
 
 /// The field in which the live object can never become the backup's.
 fn conflict(path: &str, backup: Value, live: Value) -> Option<&'static str> {
-    let fixed = |more: Value| summary(path, object(path, more)).fixed.map(|fixed| *fixed).unwrap_or_default();
+    let fixed =
+        |more: Value| summary(path, object(path, more)).particulars().fixed.as_deref().cloned().unwrap_or_default();
     fixed(backup).conflict(&fixed(live))
 }
 

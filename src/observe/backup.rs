@@ -108,7 +108,7 @@ impl Indexer {
         Ok(())
     }
 
-    fn into_backup(self, name: BackupName, sha256: String, size_bytes: u64, opening: &Opening) -> BackupSeen {
+    fn into_backup(mut self, name: BackupName, sha256: String, size_bytes: u64, opening: &Opening) -> BackupSeen {
         let secret = match opening {
             Opening::None => None,
             Opening::With { secret, encryption: _ } => Some(secret.clone()),
@@ -138,6 +138,8 @@ impl Indexer {
             Ok(selectors) => selectors,
             Err(error) => return BackupSeen::Corrupt { message: format!("entry filters/filters.json: {error}") },
         };
+        // Up to half of it is room for more.
+        self.objects.shrink_to_fit();
         BackupSeen::Whole(Box::new(Backup {
             name,
             sha256,

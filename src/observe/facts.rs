@@ -83,7 +83,7 @@ pub async fn services_named(
     reader: &ClusterReader,
     backup: &Backup,
 ) -> Result<BTreeSet<(String, String)>, ObserveError> {
-    let named = backup.objects.iter().flat_map(|object| object.summary.webhook_services.iter());
+    let named = backup.objects.iter().flat_map(|object| object.summary.particulars().webhook_services.iter());
     let named: BTreeSet<(String, String)> =
         named.map(|(namespace, name)| (namespace.to_string(), name.to_string())).collect();
     let resource = Resource::new("", "v1", "services");

@@ -49,7 +49,7 @@ pub async fn crds(reader: &ClusterReader) -> Result<Crds, ObserveError> {
         })
         .await;
     let objects = visible(listed.map(|listed| listed.items))?;
-    let types = objects.iter().filter_map(|object| object.summary.crd.as_deref());
+    let types = objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
     let types = types.map(|crd| (crd.group.clone(), crd.plural.clone())).collect();
     Ok(Crds { objects, types, conversion })
 }
@@ -337,7 +337,7 @@ fn kept(
         || keep.backup.contains(&object.key)
         || keep.owners.contains(&owner_id(&object.key, &object.summary.kind))
         // Ours, whose roles are left as they are.
-        || object.summary.binding.as_deref().is_some_and(|binding| binding.binds(&keep.identity));
+        || object.summary.particulars().binding.as_deref().is_some_and(|binding| binding.binds(&keep.identity));
     matters.then_some(object)
 }
 

@@ -48,7 +48,7 @@ pub async fn as_stored(
 
 /// Custom resources that are live and not as the backup has them.
 fn suspects(backup: &Backup, live: &Live) -> BTreeSet<u32> {
-    let brought = backup.objects.iter().filter_map(|object| object.summary.crd.as_deref());
+    let brought = backup.objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
     let brought: BTreeSet<(&str, &str)> = brought.map(|crd| (crd.group.as_str(), crd.plural.as_str())).collect();
     let is_custom = |resource: &Resource| {
         brought.contains(&(resource.group.as_str(), resource.plural.as_str()))
@@ -82,7 +82,9 @@ async fn shapes(
     };
     let defines = |crd: &object::crd::CrdSummary| types.iter().any(|resource| resource.is(&crd.group, &crd.plural));
     let ours = (0..).zip(&backup.objects);
-    let ours = ours.filter(|(_, object)| object.summary.crd.as_deref().is_some_and(defines)).map(|(index, _)| index);
+    let ours = ours
+        .filter(|(_, object)| object.summary.particulars().crd.as_deref().is_some_and(defines))
+        .map(|(index, _)| index);
     let (mut pass, handle) = pass(spool, opening.encryption().cloned(), ours.collect());
     while let Some(definition) = pass.recv().await {
         take(&mut shapes, &definition.value);

@@ -90,7 +90,11 @@ fn change(
     }
     let differs = Differs {
         spec: !object::spec_equal(backup, &live.summary, status)
-            || !bundle::equal(&backup.trusted, &live.summary.trusted, &observed.cluster.webhooks.kept),
+            || !bundle::equal(
+                &backup.particulars().trusted,
+                &live.summary.particulars().trusted,
+                &observed.cluster.webhooks.kept,
+            ),
         status: !object::status_equal(backup, &live.summary, status),
         ..Differs::default()
     };
@@ -113,13 +117,13 @@ impl<'a> Services<'a> {
 
     /// Each Service that a webhook configuration asks is one of them. What asks none is answered.
     fn answer(&self, summary: &Summary) -> bool {
-        summary.webhook_services.iter().all(|(namespace, name)| self.0.contains(&(&**namespace, &**name)))
+        summary.particulars().webhook_services.iter().all(|(namespace, name)| self.0.contains(&(&**namespace, &**name)))
     }
 }
 
 /// The first field in which the live object can never become the backup's.
 fn conflict(backup: &Summary, live: &Summary) -> Option<&'static str> {
-    match (&backup.fixed, &live.fixed) {
+    match (&backup.particulars().fixed, &live.particulars().fixed) {
         (Some(backup), Some(live)) => backup.conflict(live),
         // Only data that is immutable is on one side alone, and only a live one stands in the way.
         (None, Some(live)) => fixed::Fixed::default().conflict(live),
@@ -132,7 +136,7 @@ fn refused(items: &[Item], backup: &Backup, observed: &Observed) -> Vec<(ObjectK
     let judge = |item: &Item| {
         let object = &backup.objects[item.backup as usize];
         let live = item.live.map(|index| &observed.live.objects[index as usize]);
-        let defect = object.summary.crd.as_deref().and_then(|crd| crd.defect()).map(str::to_owned);
+        let defect = object.summary.particulars().crd.as_deref().and_then(|crd| crd.defect()).map(str::to_owned);
         let field = match item.change {
             Change::Update(Differs { spec: true, .. }) => {
                 live.and_then(|live| conflict(&object.summary, &live.summary))
@@ -151,7 +155,8 @@ fn judge_tokens(items: &mut [Item], backup: &Backup, observed: &Observed, owners
     let coming = Coming::new(items);
     for item in items {
         let object = &backup.objects[item.backup as usize];
-        let Some(token) = object.summary.token.as_deref().filter(|_| !matches!(item.change, Change::Protected(_)))
+        let Some(token) =
+            object.summary.particulars().token.as_deref().filter(|_| !matches!(item.change, Change::Protected(_)))
         else {
             continue;
         };
@@ -163,7 +168,8 @@ fn judge_tokens(items: &mut [Item], backup: &Backup, observed: &Observed, owners
             item.change = Change::Protected(Protection::NoAccount);
             continue;
         };
-        let live = item.live.and_then(|index| observed.live.objects[index as usize].summary.token.as_deref());
+        let live =
+            item.live.and_then(|index| observed.live.objects[index as usize].summary.particulars().token.as_deref());
         let Some(live) = live.filter(|_| token.uid.as_deref() == Some(&*account.facts.uid)) else { continue };
         if token.data.is_some() && token.data != live.data {
             item.change = match item.change {
@@ -191,7 +197,11 @@ fn redeploy_all(items: &mut [Item], backup: &Backup, observed: &Observed) {
     for item in items {
         let object = &backup.objects[item.backup as usize];
         let Some(live) = item.live.map(|index| &observed.live.objects[index as usize]) else { continue };
-        if !normal::wants_redeploy(&object.key.resource, &object.summary.traits, &live.summary.traits) {
+        if !normal::wants_redeploy(
+            &object.key.resource,
+            &object.summary.particulars().traits,
+            &live.summary.particulars().traits,
+        ) {
             continue;
         }
         item.change = match item.change {
@@ -211,7 +221,7 @@ struct Types<'a> {
 
 impl<'a> Types<'a> {
     fn new(backup: &Backup, served: &'a Served) -> Self {
-        let crds = backup.objects.iter().filter_map(|object| object.summary.crd.as_deref());
+        let crds = backup.objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
         let brought = crds.flat_map(|crd| {
             let versions = crd.versions.iter().filter(|(_, version)| version.served);
             versions.map(|(name, version)| (Resource::new(&crd.group, name, &crd.plural), version.status))
@@ -272,7 +282,7 @@ pub fn wanted(backup: &Backup) -> HashSet<OwnerId> {
 pub fn owners_of(object: &crate::observed::BackupObject) -> Vec<OwnerId> {
     let namespace = object.key.namespace.as_ref();
     let owners = object.summary.owners.iter().flat_map(|owner| owner.candidates(namespace));
-    let account = object.summary.token.as_deref().map(|token| account_id(&object.key, token));
+    let account = object.summary.particulars().token.as_deref().map(|token| account_id(&object.key, token));
     owners.chain(account).collect()
 }
 

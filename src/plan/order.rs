@@ -101,7 +101,7 @@ fn parents(backup: &Backup, items: &[Item]) -> Vec<Vec<u32>> {
             let owners = object.summary.owners.iter().filter_map(|owner| {
                 owner.candidates(object.key.namespace.as_ref()).find_map(|id| by_owner.get(&id).copied())
             });
-            let token = object.summary.token.as_deref().map(|token| &*token.account);
+            let token = object.summary.particulars().token.as_deref().map(|token| &*token.account);
             let named = object.key.namespace.as_deref().zip(token);
             let account = named.and_then(|named| accounts.get(&named).copied());
             let parents = owners.chain(account).filter(|parent| {

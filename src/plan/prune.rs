@@ -93,7 +93,7 @@ impl<'a> Needed<'a> {
     }
 
     fn holds(&self, object: &LiveObject) -> bool {
-        let crd = object.summary.crd.as_deref();
+        let crd = object.summary.particulars().crd.as_deref();
         object.key.resource.is_namespace() && self.namespaces.contains(object.key.name.as_ref())
             || crd.is_some_and(|crd| self.types.contains(&(crd.group.as_str(), crd.plural.as_str())))
             || self.owners.contains(&diff::owner_id(&object.key, &object.summary.kind))

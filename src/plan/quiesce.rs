@@ -24,7 +24,7 @@ pub fn arrivals(items: &[Item], backup: &Backup, with_webhooks: bool) -> Vec<(Wo
     let made = items.iter().filter(|item| matches!(item.change, Change::Create | Change::Recreate));
     let made = made.map(|item| &backup.objects[item.backup as usize]);
     made.filter_map(|object| {
-        let replicas = object.summary.traits.replicas?;
+        let replicas = object.summary.particulars().traits.replicas?;
         writes_beside(&object.key, &backup.controllers, with_webhooks).then(|| (reference(&object.key), replicas))
     })
     .collect()
@@ -38,7 +38,7 @@ pub fn paused_arrivals(items: &[Item], backup: &Backup) -> Vec<PausedCluster> {
         Some(PausedCluster {
             namespace: object.key.namespace.as_deref()?.to_owned(),
             name: object.key.name.to_string(),
-            paused: object.summary.traits.paused?,
+            paused: object.summary.particulars().traits.paused?,
         })
     })
     .collect()

@@ -199,10 +199,11 @@ struct Definitions<'a> {
 impl<'a> Definitions<'a> {
     fn of(view: &View<'a>) -> Self {
         let named = |crd: &'a CrdSummary| ((crd.group.as_str(), crd.plural.as_str()), crd);
-        let live = view.observed.live.objects.iter().filter_map(|object| object.summary.crd.as_deref());
+        let live = view.observed.live.objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
         let live: BTreeMap<_, _> = live.map(named).collect();
         let written = view.items().filter(|(item, _)| !matches!(item.change, Change::Protected(_)));
-        let backup = written.filter_map(|(_, object): (_, &'a BackupObject)| object.summary.crd.as_deref());
+        let backup =
+            written.filter_map(|(_, object): (_, &'a BackupObject)| object.summary.particulars().crd.as_deref());
         let mut by_type = live.clone();
         by_type.extend(backup.map(named));
         Self { by_type, live }

@@ -102,7 +102,7 @@ impl Gathered {
                 self.contents.facts.note(&key, &value);
                 match summarise(&key.resource, value, &mut self.interner) {
                     Ok(summary) => {
-                        if let Some(crd) = &summary.crd {
+                        if let Some(crd) = &summary.particulars().crd {
                             self.defined.insert((crd.group.clone(), crd.plural.clone()));
                         }
                         for owner in &summary.owners {

@@ -41,7 +41,7 @@ pub(super) fn downstream_reverts(view: &View<'_>) -> Option<Gate> {
     let live = live_clusters(view);
     let mut clusters: BTreeMap<ClusterId<'_>, Reverts<'_>> = BTreeMap::new();
     for (item, object) in view.items() {
-        let Some(after) = object.summary.downstream.as_deref() else { continue };
+        let Some(after) = object.summary.particulars().downstream.as_deref() else { continue };
         let before = item.live.and_then(|index| view.observed.live.objects.get(index as usize));
         let before = before.map(|live| &live.summary);
         let reverts = || id(&object.key, after);
@@ -55,7 +55,7 @@ pub(super) fn downstream_reverts(view: &View<'_>) -> Option<Gate> {
         }
     }
     for (_, object) in view.deletions() {
-        let Some(before) = object.summary.downstream.as_deref() else { continue };
+        let Some(before) = object.summary.particulars().downstream.as_deref() else { continue };
         clusters.entry(id(&object.key, before)).or_default().goes(before);
     }
     let told = clusters.iter().filter(|(id, _)| live.contains(*id)).filter_map(|(id, reverts)| reverts.told(*id));
@@ -78,7 +78,7 @@ fn id<'a>(key: &'a ObjectKey, downstream: &'a Downstream) -> ClusterId<'a> {
 fn live_clusters<'a>(view: &View<'a>) -> BTreeSet<ClusterId<'a>> {
     let objects = view.observed.live.objects.iter();
     let clusters = objects.filter_map(|object| {
-        let downstream = object.summary.downstream.as_deref()?;
+        let downstream = object.summary.particulars().downstream.as_deref()?;
         (downstream.part == Part::Cluster).then(|| id(&object.key, downstream))
     });
     clusters.collect()
@@ -106,7 +106,11 @@ impl<'a> Reverts<'a> {
     }
 
     fn changes(&mut self, before: &'a Summary, after: &'a Summary) {
-        let (Some(old), Some(new)) = (before.downstream.as_deref(), after.downstream.as_deref()) else { return };
+        let (Some(old), Some(new)) =
+            (before.particulars().downstream.as_deref(), after.particulars().downstream.as_deref())
+        else {
+            return;
+        };
         if old.kubernetes != new.kubernetes {
             self.versions.insert((old.kubernetes.as_deref(), new.kubernetes.as_deref()));
         }

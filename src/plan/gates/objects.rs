@@ -86,8 +86,8 @@ pub(super) fn crd_versions_kept(view: &View<'_>) -> Option<Gate> {
         .items()
         .filter(|(item, _)| item.writes() || item.change == Change::Skip)
         .filter_map(|(item, object)| {
-            let live = view.observed.live.objects.get(item.live? as usize)?.summary.crd.as_deref()?;
-            let backup = object.summary.crd.as_deref()?;
+            let live = view.observed.live.objects.get(item.live? as usize)?.summary.particulars().crd.as_deref()?;
+            let backup = object.summary.particulars().crd.as_deref()?;
             let matters = item.writes() || written.contains(&(backup.group.as_str(), backup.plural.as_str()));
             matters.then(|| said_of_kept(&object.key, backup, live)).flatten()
         })
