@@ -64,13 +64,14 @@
 //! 3. **Nothing before the plan holds.** [`backup::read`] checks a backup to its last byte; [`plan::gates`] judge before
 //!    the first replica is touched; tests of `backup` and of `plan/gates`, a world a gate.
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself
-//!    writes (`execute/quiesce`); tests of `journal`, `tests/it/killed.rs`, `tests/it/rounds.rs`.
+//!    writes (`execute/quiesce`); where the operator writes, what it was handed is taken back before replicas return
+//!    (`execute/withdraw`); tests of `journal`, `tests/it/killed.rs`, `tests/it/rounds.rs`, `tests/it/operator_engine`.
 //! 5. **It ends.** Deadlines in `cluster/request`, `git/http` and `store/s3`, the time-out of a run in [`execute`], the end
-//!    of a hold in `agent/hold`; `tests/it/failures.rs`.
-//! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion; tests of `object`,
-//!    `tests/it/fidelity/protected.rs`.
+//!    of a hold in `agent/hold`, equal failures of the operator in `execute/operator`; `tests/it/failures.rs`.
+//! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion, and before the operator
+//!    is handed anything (`plan/operator`); tests of `object`, `tests/it/fidelity/protected.rs`.
 //! 7. **No secret leaves.** Secrets are `secrecy` types; an API server's text is cut down where it is read
-//!    (`cluster/failure`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
+//!    (`cluster/failure`), the operator's but for known forms (`operator/told`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
 //!    show paths; `tests/it/secrets.rs` and `tests/it/git/leaks.rs` search everything that was said.
 //! 8. **No loop, no lost status.** A view is read anew only when manifests changed (`agent/source`), pushes are built on
 //!    the fetched tip and never forced (`git/commit`), and wait for nobody ([`publish`]); `tests/it/status_branch.rs`.

@@ -6,6 +6,7 @@ mod ended;
 mod gates;
 mod interrupted;
 mod restored;
+mod told;
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde_json::json;
 
-use super::{NAMESPACE, Operated, PATIENCE, end, outcome};
+use super::{NAMESPACE, Operated, PATIENCE, end, outcome, warnings};
 use crate::harness::eventually;
 use crate::process::{Process, assert_rancher_is_back, forget_holder, has, until_ended, until_run};
 use crate::stand_in::{Phase, Then};
@@ -42,7 +42,11 @@ async fn an_operator_that_is_upgraded_half_way_runs_twice_and_the_run_ends_well(
     gate.open();
     let run = until_ended(world, "upgraded").await;
     assert_eq!(end(&run), outcome("Succeeded", "Succeeded"), "{}", run["status"]);
+    // Two of them held the Lease under one name: none is left at work when Rancher comes back.
+    assert!(warnings(&run).contains("started anew while it restored"), "{}", warnings(&run));
     assert_rancher_is_back(world).await;
+    super::available(world);
+    assert_eq!(operated.operator_replicas().await, (1, json!(null)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
