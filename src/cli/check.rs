@@ -223,6 +223,7 @@ mod tests {
         let out = shown.out.replace(&format!("{}/", examples().display()), "");
         insta::assert_snapshot!(out, @"
         migration.yaml:3 Restore restore-migration ok
+        restore-by-operator.yaml:6 Restore restore-by-operator ok
         restore-from-folder.yaml:3 Restore back-to-monday ok
         restore-from-s3.yaml:5 Restore restore-from-s3 ok
         ");
