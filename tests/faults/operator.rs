@@ -19,6 +19,8 @@ use crate::stand_in::{Defects, Phase, Settings, StandIn, Then};
 const SEED: u64 = 1;
 /// Pairs of a death of reinback and one of the operator.
 const BOTH: usize = 40;
+/// Of the effects of a run without an end, one in so many is its last.
+const EVERY: usize = 4;
 const ENGINE: &str = "    reinback.io/engine: operator\n";
 
 /// The operator on this stage, as this process, once it runs.
@@ -196,4 +198,100 @@ fn both_killed_they_come_to_the_same_end() {
         })
         .collect();
     die_each(&undisturbed, &stories);
+}
+
+/// An operator that does not come to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endless {
+    /// It fails for ever, and says the same.
+    Fails,
+    /// It stops in the middle.
+    Hangs,
+    /// It stops for longer than the run has time, and then goes on: it does not hear that its Restore was deleted.
+    IsLate,
+}
+
+impl Endless {
+    fn tell(self, stand_in: &StandIn) {
+        let script = stand_in.script();
+        match self {
+            Self::Fails => script.fail(Phase::Namespaced, "no", None),
+            Self::Hangs => script.hang(Phase::ClusterScoped),
+            Self::IsLate => script.delay(Phase::ScaleUp, Duration::from_secs(20 * 60)),
+        }
+    }
+}
+
+/// A restore by such an operator, in which reinback dies at each of `deaths`. Gives the effects of its first process.
+fn endless_story(endless: Endless, on_failure: &str, deaths: &[Death]) -> Vec<String> {
+    simulated(async {
+        let stage = Stage::operated(SEED).await;
+        let watchdog = Watchdog::new(&stage);
+        let stand_in = install(&stage, &watchdog.operator()).await;
+        endless.tell(&stand_in);
+        let more = format!("    reinback.io/timeout: 10m\n    reinback.io/on-failure: {on_failure}\n");
+        stage.merge("back", &format!("{ENGINE}{more}"));
+        let mut first = None;
+        for death in deaths.iter().copied().map(Some).chain([None]) {
+            let process = watchdog.mortal(death);
+            stage.once(&process).await.expect("it ends");
+            first.get_or_insert_with(|| process.effects());
+        }
+        let runs: Vec<_> = stage.runs().iter().map(outcome).collect();
+        let [(phase, reason)] = runs.as_slice() else { panic!("{runs:?}") };
+        assert_eq!(phase, "Failed", "{}", stage.told());
+        let expected: &[&str] = match endless {
+            Endless::Fails => &["OperatorFailed"],
+            Endless::Hangs | Endless::IsLate => &["Timeout"],
+        };
+        assert!(expected.contains(&reason.as_str()), "{}", stage.told());
+        assert_status_is_truthful(&stage);
+        // Whoever is late is late by now.
+        tokio::time::sleep(Duration::from_secs(30 * 60)).await;
+        watchdog.check("the end");
+        watchdog.assert_ended_well(&[]);
+        let picture = stage.picture();
+        let rancher = &picture["deployments.apps/cattle-system/rancher"];
+        let recorded = &rancher["metadata"]["annotations"]["reinback.io/replicas"];
+        match on_failure {
+            "Resume" => assert_eq!((&rancher["spec"]["replicas"], recorded), (&json!(3), &Value::Null)),
+            _ => assert_eq!((&rancher["spec"]["replicas"], recorded), (&json!(0), &json!("3"))),
+        }
+        let operator = &picture["deployments.apps/rancher-backup/rancher-backup"];
+        assert_eq!((&operator["spec"]["replicas"], &operator["metadata"]["annotations"]), (&json!(1), &Value::Null));
+        let left = stage.sim.objects().keys().filter(|key| key.starts_with("restores.resources.cattle.io/")).count();
+        assert_eq!(left, 0, "the Restore is there still");
+        first.unwrap_or_default()
+    })
+}
+
+#[test]
+fn an_operator_without_an_end_is_ended_wherever_reinback_is_killed_and_rancher_is_as_the_manifest_says() {
+    let cases: Vec<(Endless, &str)> = [Endless::Fails, Endless::Hangs, Endless::IsLate]
+        .into_iter()
+        .flat_map(|endless| ["Resume", "Hold"].map(|on_failure| (endless, on_failure)))
+        .collect();
+    let mut stories = Vec::new();
+    for (offset, (endless, on_failure)) in cases.iter().enumerate() {
+        let effects = endless_story(*endless, on_failure, &[]);
+        println!("{endless:?} {on_failure}: {effects:#?}");
+        // Most of a long run is renewals of its Lease, and one is as the other.
+        let places: Vec<usize> = (0..effects.len()).filter(|at| !effects[*at].contains("/leases/")).collect();
+        for at in places.into_iter().skip(offset % EVERY).step_by(EVERY) {
+            let moment = if at % 2 == 0 { Moment::Before } else { Moment::After };
+            stories.push((*endless, *on_failure, Death { at, moment }, effects[at].clone()));
+        }
+    }
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..crate::threads() {
+            scope.spawn(|| {
+                while let Some((endless, on_failure, death, effect)) = stories.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    println!("{endless:?} {on_failure} {death:?} {effect}");
+                    endless_story(*endless, on_failure, &[*death]);
+                }
+            });
+        }
+    });
 }

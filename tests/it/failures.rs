@@ -20,7 +20,7 @@ fn reason(run: &Value) -> &str {
 }
 
 /// The API server refuses writes of one setting from now on.
-async fn refuse(world: &World, setting: &str) {
+pub async fn refuse(world: &World, setting: &str) {
     let policy = json!({
         "apiVersion": "v1", "kind": "List", "items": [
             {

@@ -26,7 +26,7 @@ mod supervisor;
 mod webhook;
 
 pub use audit::AuditEvent;
-pub use cluster::{Cluster, Options};
+pub use cluster::{Cluster, Options, User};
 pub use s3::S3Server;
 pub use webhook::WebhookServer;
 

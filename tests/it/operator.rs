@@ -56,7 +56,7 @@ pub struct Checkout {
 
 impl Checkout {
     /// `None`, and the test says that it was skipped, where nobody has named one.
-    fn or_skip(test: &str) -> Option<Self> {
+    pub fn or_skip(test: &str) -> Option<Self> {
         let found = Self::found();
         if found.is_none() {
             skip(test, "set RANCHER_BACKUP_OPERATOR to its binary, made in its checkout");
@@ -72,13 +72,17 @@ impl Checkout {
     /// The operator with this kubeconfig, as it runs in `folder`: in its development mode it stores backups in `backups` below it. What
     /// it logs goes to `operator.log` there.
     pub fn start(&self, kubeconfig: &Path, folder: &Path) -> Child {
+        self.command(kubeconfig, folder).spawn().expect("the operator starts")
+    }
+
+    pub fn command(&self, kubeconfig: &Path, folder: &Path) -> Command {
         let log = std::fs::File::options().create(true).append(true).open(folder.join("operator.log"));
         let mut command = Command::new(&self.binary);
         command.arg("--kubeconfig").arg(kubeconfig).current_dir(folder);
         command.env("CATTLE_DEV_MODE", "true").env("CHART_NAMESPACE", NAMESPACE);
         command.env("ENCRYPTION_PROVIDER_LOCATION", folder);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log"));
-        command.spawn().expect("the operator starts")
+        command
     }
 
     pub fn file(&self, path: &str) -> PathBuf {

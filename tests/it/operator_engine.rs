@@ -5,6 +5,7 @@
 mod ended;
 mod gates;
 mod interrupted;
+mod real;
 mod restored;
 mod told;
 
@@ -13,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::eventually;
 use crate::harness::rancher::{self, Disturbance, Disturbed, Place};
+use crate::harness::{User, eventually};
 use crate::process::{DISTURBED, run_of};
 use crate::stand_in::{Script, Settings, StandIn, definitions};
 use crate::world::{Said, World};
@@ -42,9 +43,7 @@ impl Operated {
         let mut world = World::start().await;
         configure(&mut world);
         define(&world);
-        let user = world.cluster.user(OPERATOR);
-        let bind = ["create", "clusterrolebinding", OPERATOR, "--clusterrole=cluster-admin", "--user", OPERATOR];
-        world.cluster.kubectl(&bind, "").expect("it is bound");
+        let user = bound(&world);
         let stand_in = StandIn::install(user.client().await, Settings::new(world.store())).await;
         available(&world);
         world.settle().await;
@@ -111,6 +110,13 @@ impl Operated {
     }
 }
 
+/// As whom the operator works, with the rights that its chart gives it.
+fn bound(world: &World) -> User {
+    let bind = ["create", "clusterrolebinding", OPERATOR, "--clusterrole=cluster-admin", "--user", OPERATOR];
+    world.cluster.kubectl(&bind, "").expect("it is bound");
+    world.cluster.user(OPERATOR)
+}
+
 async fn deployment(world: &World, namespace: &str, name: &str) -> Result<Value> {
     let place = Place::new(("apps", "v1", "deployments"), Some(namespace), name);
     rancher::get(&world.client, &place).await?.context("the Deployment is gone")
@@ -122,6 +128,11 @@ fn define(world: &World) {
         let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
         world.cluster.kubectl(&args, &definition.to_string()).expect("it is taken");
     }
+    served(world);
+}
+
+/// Waits until its definitions are.
+fn served(world: &World) {
     for plural in ["restores", "backups", "resourcesets"] {
         let name = format!("crd/{plural}.resources.cattle.io");
         let args = ["wait", "--for=condition=Established", "--timeout=60s", &name];

@@ -1,8 +1,11 @@
 //! The operator as it is installed: a Deployment, and a process for each of its pods that is Ready.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
@@ -14,8 +17,11 @@ use super::script::{Script, Then};
 
 /// Of the Deployment.
 pub const NAME: &str = "rancher-backup";
-/// Between two looks at the pods.
-const LOOK: Duration = Duration::from_millis(100);
+/// Until the pods are asked for again that could not be.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Begins what runs in a pod: dropped, it ends.
+pub type Start = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// An installed operator. Dropped, all its processes are killed.
 pub struct StandIn {
@@ -48,8 +54,16 @@ impl StandIn {
     /// Minds the pods of a Deployment that is there.
     pub fn over(client: Client, settings: Settings) -> Self {
         let script = Script::default();
-        let task = tokio::spawn(mind(client, settings, script.clone())).abort_handle();
-        Self { script, task }
+        let namespace = settings.namespace.clone();
+        let (of_container, with) = (client.clone(), script.clone());
+        let start = move || container(of_container.clone(), settings.clone(), with.clone()).boxed();
+        Self { task: tokio::spawn(mind(client, namespace, Arc::new(start))).abort_handle(), script }
+    }
+
+    /// Minds the pods of a Deployment that is there, and runs something else in each: the real operator. No script moves that.
+    pub fn running(client: Client, settings: &Settings, start: Start) -> Self {
+        let task = tokio::spawn(mind(client, settings.namespace.clone(), start)).abort_handle();
+        Self { script: Script::default(), task }
     }
 
     pub fn script(&self) -> &Script {
@@ -64,16 +78,16 @@ impl Drop for StandIn {
 }
 
 /// Starts and ends processes as pods come and go.
-async fn mind(client: Client, settings: Settings, script: Script) {
-    let api = Api(client.clone());
-    let pods = Place::new(("", "v1", "pods"), Some(&settings.namespace), "");
+async fn mind(client: Client, namespace: String, start: Start) {
+    let api = Api(client);
+    let pods = Place::new(("", "v1", "pods"), Some(&namespace), "");
     let selector = [("labelSelector", format!("app.kubernetes.io/name={NAME}"))];
     let mut processes = JoinSet::new();
     let mut running: BTreeMap<String, AbortHandle> = BTreeMap::new();
     loop {
         // Who cannot ask leaves all as it is.
-        if let Ok((pods, _)) = api.list(&pods, &selector).await {
-            let ready: BTreeSet<String> = pods.iter().filter(|pod| is_ready(pod)).map(uid).collect();
+        if let Ok((found, version)) = api.list(&pods, &selector).await {
+            let ready: BTreeSet<String> = found.iter().filter(|pod| is_ready(pod)).map(uid).collect();
             running.retain(|uid, process| {
                 if !ready.contains(uid) {
                     process.abort();
@@ -81,12 +95,14 @@ async fn mind(client: Client, settings: Settings, script: Script) {
                 ready.contains(uid)
             });
             for uid in ready {
-                running
-                    .entry(uid)
-                    .or_insert_with(|| processes.spawn(container(client.clone(), settings.clone(), script.clone())));
+                running.entry(uid).or_insert_with(|| processes.spawn(start()));
+            }
+            if let Ok(events) = api.watch(&pods, &version).await {
+                let _ = std::pin::pin!(events).next().await;
+                continue;
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

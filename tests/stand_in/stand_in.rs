@@ -31,7 +31,7 @@ use reinback::clock::Clock;
 pub use controller::Process;
 pub use definitions::definitions;
 #[allow(unused_imports, reason = "each of the binaries that share this uses a part of it")]
-pub use deployment::StandIn;
+pub use deployment::{StandIn, Start};
 #[allow(unused_imports, reason = "each of the binaries that share this uses a part of it")]
 pub use script::{Gate, Phase, Script, Then};
 
