@@ -123,21 +123,25 @@ fn service_accounts(backup: &Backup) -> HashMap<(&str, &str), u32> {
 
 /// The length of the longest chain of parents above each item; there is no circle any more.
 fn depths(parents: &[Vec<u32>]) -> Vec<u16> {
-    let mut children: Vec<Vec<u32>> = vec![Vec::new(); parents.len()];
+    // Few have any.
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut waiting: Vec<usize> = parents.iter().map(Vec::len).collect();
     for (child, parents) in (0..).zip(parents) {
         for parent in parents {
-            children[*parent as usize].push(child);
+            children.entry(*parent).or_default().push(child);
         }
     }
     let mut depths: Vec<u16> = vec![0; parents.len()];
-    let mut ready: Vec<usize> = (0..parents.len()).filter(|index| waiting[*index] == 0).collect();
+    // Whoever has no parents and no children stays at 0.
+    let mut ready: Vec<u32> = children.keys().copied().filter(|parent| waiting[*parent as usize] == 0).collect();
     while let Some(parent) = ready.pop() {
-        for child in children[parent].iter().map(|child| *child as usize) {
-            depths[child] = depths[child].max(depths[parent].saturating_add(1));
-            waiting[child] -= 1;
-            if waiting[child] == 0 {
-                ready.push(child);
+        let depth = depths[parent as usize].saturating_add(1);
+        for child in children.get(&parent).into_iter().flatten() {
+            let index = *child as usize;
+            depths[index] = depths[index].max(depth);
+            waiting[index] -= 1;
+            if waiting[index] == 0 {
+                ready.push(*child);
             }
         }
     }
