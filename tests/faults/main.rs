@@ -11,6 +11,7 @@ mod owners;
 mod process;
 mod protected;
 mod stage;
+#[expect(dead_code, reason = "this binary uses a part of it")]
 #[path = "../stand_in/stand_in.rs"]
 mod stand_in;
 mod storm;

@@ -36,6 +36,7 @@ mod safety;
 mod secrets;
 mod silenced;
 mod sockets;
+#[expect(dead_code, reason = "this binary uses a part of it")]
 #[path = "../stand_in/stand_in.rs"]
 mod stand_in;
 mod status_branch;

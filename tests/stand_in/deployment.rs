@@ -29,7 +29,6 @@ pub struct StandIn {
     task: AbortHandle,
 }
 
-#[allow(dead_code, reason = "each of the binaries that share this uses a part of it")]
 impl StandIn {
     /// Puts the Deployment into the cluster and minds its pods from then on. Its definitions are to be there.
     pub async fn install(client: Client, settings: Settings) -> Self {

@@ -29,7 +29,6 @@ pub enum Phase {
 }
 
 impl Phase {
-    #[allow(dead_code, reason = "each of the binaries that share this uses a part of it")]
     pub const ALL: [Self; 11] = [
         Self::Lock,
         Self::Load,
@@ -88,7 +87,6 @@ struct Lines {
 #[derive(Clone, Default)]
 pub struct Script(Arc<Mutex<Lines>>);
 
-#[allow(dead_code, reason = "each of the binaries that share this uses a part of it")]
 impl Script {
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -171,7 +169,6 @@ impl Script {
 /// Where an operator stops until a test lets it go on.
 pub struct Gate(watch::Sender<State>);
 
-#[allow(dead_code, reason = "each of the binaries that share this uses a part of it")]
 impl Gate {
     /// Waits until an operator stands before it.
     pub async fn reached(&self) {
