@@ -21,7 +21,7 @@
 //! - [`backup`]: the format of a backup: names, entries, filters and selectors, and what opens encrypted entries
 //! - [`object`]: the heart: are two objects equal, and what is written for one that is not
 //! - [`rancher`]: Rancher's facts: who writes beside it, how its versions are read, and which lie apart
-//! - [`release`]: Helm's release Secrets, read
+//! - [`release`]: Helm releases, read: revisions, what they consist of, and which Kubernetes their charts take
 //! - [`operator`]: the rancher-backup operator: the Restore that it is handed, what it says, and what of that is told on
 //! - [`webhook`]: which writes the API server asks webhooks about, and who answers
 //! - [`observed`]: plain data: what backup, cluster and ledger said

@@ -18,7 +18,7 @@ use crate::observed::{Backup, ClusterFacts, UpstreamRestore, Workload};
 use crate::operator;
 use crate::plan::quiesce;
 use crate::rancher::{BACKUP_OPERATOR, RANCHER_WEBHOOKS, WRITERS};
-use crate::release;
+use crate::release::History;
 use crate::webhook::{NamespaceLabels, ServiceRef, Webhooks};
 
 /// Gathers what is asked of the cluster as a whole.
@@ -175,7 +175,7 @@ async fn release_version(reader: &ClusterReader, places: &Places) -> Result<Opti
     let options = ListOptions { namespace, label_selector: &labels, ..ListOptions::default() };
     let listed = reader.list(&secrets, options, |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?))).await;
     let releases = visible(listed.map(|listed| listed.items))?;
-    Ok(release::newest(&releases).and_then(release::app_version))
+    Ok(History::read(&releases).newest().map(|newest| newest.app_version.clone()).filter(|version| !version.is_empty()))
 }
 
 /// Rancher first, then those that write beside it, those that the backup names, and the rancher-backup operator.
