@@ -25,7 +25,7 @@ use crate::cluster::{
 };
 use crate::config::Config;
 use crate::desired::{Desired, Look, Placed, decide};
-use crate::execute::{ExecuteError, RecordError, stopped};
+use crate::execute::{ExecuteError, Helm, NoHelm, RecordError, stopped};
 use crate::git::{Author, GitError, Remote, StatusBranch, WriteBranch};
 use crate::manifest::Severity;
 use crate::observe::ObserveError;
@@ -122,6 +122,7 @@ pub struct Parts {
     pub source: Source,
     pub status: Box<dyn WriteBranch>,
     pub stores: Arc<dyn OpenStore>,
+    pub helm: Arc<dyn Helm>,
 }
 
 impl Parts {
@@ -133,7 +134,7 @@ impl Parts {
     pub fn of(config: &Config) -> Result<Self, GitError> {
         let source = Source::open(config)?;
         let status = Box::new(status_branch(config)?);
-        Ok(Self { source, status, stores: Arc::new(Stores) })
+        Ok(Self { source, status, stores: Arc::new(Stores), helm: Arc::new(NoHelm) })
     }
 }
 
@@ -145,6 +146,7 @@ pub struct Agent {
     pub(crate) stop: watch::Receiver<bool>,
     source: Source,
     stores: Arc<KeepingStores>,
+    helm: Arc<dyn Helm>,
     lease: LeaseCandidate,
     options: Options,
     /// Namespace and CRD are there.
@@ -173,7 +175,7 @@ impl Agent {
 
     /// An agent of these parts.
     pub fn over(config: Config, cluster: Cluster, parts: Parts, options: Options, stop: watch::Receiver<bool>) -> Self {
-        let Parts { source, status, stores } = parts;
+        let Parts { source, status, stores, helm } = parts;
         let publisher = Publisher::start(status, cluster.clock()).telling(Events::start(&cluster.writer()));
         let name = LeaseName { namespace: NAMESPACE.to_owned(), name: "reinback".to_owned() };
         let lease = LeaseCandidate::new(cluster.reader(), cluster.writer(), name, options.lease, holder_identity());
@@ -184,6 +186,7 @@ impl Agent {
             stop,
             source,
             stores: Arc::new(KeepingStores::new(stores)),
+            helm,
             lease,
             options,
             ready: false,

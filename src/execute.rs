@@ -17,6 +17,7 @@ mod record;
 mod resume;
 mod safety;
 mod silence;
+mod version;
 mod withdraw;
 mod write;
 mod writers;
@@ -31,7 +32,7 @@ use tracing::{info, instrument, warn};
 
 use crate::backup::BackupName;
 use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, WriteError};
-use crate::journal::{Entry, Next, OnFailure, Step, WorkloadRef, next};
+use crate::journal::{Entry, Next, OnFailure, Step, WorkloadRef, has_operator, next};
 use crate::object::owner::OwnerId;
 use crate::observe::{self, Known, ObserveError, Places};
 use crate::observed::{BackupSeen, Observed, OwnerUids};
@@ -43,6 +44,7 @@ use crate::webhook::silence::WebhookRef;
 pub use level::Level;
 use owners::{Owners, Place};
 pub use record::{RecordError, Recorder, runs};
+pub use version::{Helm, NoHelm, Rollback};
 
 /// What a run is told beside its plan.
 #[derive(Debug, Clone)]
@@ -66,6 +68,8 @@ pub struct Executor {
     pub publisher: Publisher,
     /// Where the safety backup goes.
     pub stores: Arc<dyn OpenStore>,
+    /// Sets the version of a release.
+    pub helm: Arc<dyn Helm>,
     pub settings: Settings,
     /// True once the process is asked to stop.
     pub stop: watch::Receiver<bool>,
@@ -244,6 +248,7 @@ impl Executor {
                 }
                 Next::Hold { step, reason, message } => {
                     self.withdraw_for_good(work).await?;
+                    self.stop_for_good(step, work).await?;
                     self.unsilence_for_good(work).await?;
                     let mut left = work.recorder.replicas();
                     left.retain(|workload, _| !self.is_own_operator(workload, work));
@@ -311,6 +316,7 @@ impl Executor {
             Step::Operator => Box::pin(self.operate(work)).await,
             Step::Crds | Step::ClusterScoped | Step::Namespaced => Box::pin(self.write_objects(step, work)).await,
             Step::Prune => Box::pin(self.prune(work)).await,
+            Step::SetVersion => Box::pin(self.set_version(work)).await,
             Step::Resume => Box::pin(self.resume(work)).await,
             Step::Verify => self.verify(work).await,
         }
@@ -507,6 +513,7 @@ fn backup_name(work: &Work) -> Result<&BackupName, StepError> {
 fn unread(seen: &BackupSeen) -> Option<StepError> {
     match seen {
         BackupSeen::Whole(_) => None,
+        BackupSeen::NotNamed => Some(StepError::failed("BackupNotFound", "the manifest names no backup")),
         BackupSeen::Missing { place } => Some(StepError::failed("BackupNotFound", format!("it is gone from {place}"))),
         BackupSeen::Corrupt { message } => Some(StepError::failed("BackupCorrupt", message)),
         BackupSeen::Encrypted(closed) => Some(StepError::failed("DecryptionFailed", closed.to_string())),
@@ -516,6 +523,12 @@ fn unread(seen: &BackupSeen) -> Option<StepError> {
 
 pub(crate) fn spool(work: &Work) -> Result<&Spool, StepError> {
     work.spool.as_ref().ok_or_else(|| StepError::failed("BackupNotFound", "the backup cannot be read any more"))
+}
+
+/// Nothing of a backup is read by us: only the operator can read it, or the manifest names none.
+fn is_unread(work: &Work) -> bool {
+    let journal = work.recorder.status().journal;
+    work.spool.is_none() && (has_operator(&journal) || work.backup_name.is_none())
 }
 
 /// How long the remote may take to have the `started` commit.

@@ -17,7 +17,9 @@ use crate::object::{ObjectKey, Resource};
 
 use crate::run::{Phase, cut_message};
 use crate::webhook::silence::{SilencedWebhook, WebhookRef};
-pub use fold::{handed, has_operator, is_silencing, paused, replicas, safety_backup, silenced, step_times, steps};
+pub use fold::{
+    handed, has_operator, is_silencing, paused, replicas, safety_backup, silenced, step_times, steps, version_had,
+};
 
 /// A part of a run, in the order in which they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +39,8 @@ pub enum Step {
     ClusterScoped,
     Namespaced,
     Prune,
+    /// Rancher's version is set back: by Helm, whose stored manifest starts it, or by its image. In runs of a Rollback only.
+    SetVersion,
     /// Replicas given back.
     Resume,
     Verify,
@@ -68,15 +72,18 @@ impl Step {
             Self::ClusterScoped => "cluster-scoped",
             Self::Namespaced => "namespaced",
             Self::Prune => "prune",
+            Self::SetVersion => "set-version",
             Self::Resume => "resume",
             Self::Verify => "verify",
         }
     }
 
-    /// Objects of the backup are written or deleted in this step.
+    /// Data or version change in this step: what was is not there any more.
     pub fn writes_objects(self) -> bool {
         match self {
-            Self::Operator | Self::Crds | Self::ClusterScoped | Self::Namespaced | Self::Prune => true,
+            Self::Operator | Self::Crds | Self::ClusterScoped | Self::Namespaced | Self::Prune | Self::SetVersion => {
+                true
+            }
             Self::Preflight | Self::Announce | Self::Quiesce | Self::SafetyBackup | Self::Resume | Self::Verify => {
                 false
             }
@@ -133,6 +140,21 @@ pub struct PausedCluster {
     pub paused: bool,
 }
 
+/// What Rancher's version is set back from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VersionHad {
+    /// Image of Rancher's container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The newest revision of its Helm release: one that is newer was made by this run, and none of an older one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// What only the newer Rancher brought and is deleted, as it was but for what the API server sets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<serde_json::Value>,
+}
+
 /// Whether clusters were paused before a run, by namespace and name.
 pub type Paused = BTreeMap<(String, String), bool>;
 
@@ -169,6 +191,8 @@ pub enum Entry {
     /// The operator's Restore is in the cluster. Its name follows from the run, so that it needs no announcement; by its UID one
     /// that somebody makes anew under that name is told apart.
     Handed { restore: String, uid: String },
+    /// What Rancher's version is set back from; written before its first change.
+    VersionHad { had: VersionHad },
     /// The step's effects are complete.
     Finished { step: Step },
     /// The step gave up; what follows is decided by [`next`].
@@ -393,6 +417,7 @@ impl Entry {
             | Self::Unsilenced { .. }
             | Self::SafetyBackup { .. }
             | Self::Handed { .. }
+            | Self::VersionHad { .. }
             | Self::Finished { .. }
             | Self::Recovered) => entry,
         }
@@ -414,6 +439,10 @@ impl fmt::Display for Entry {
             Self::Unsilenced { webhooks } => write!(f, "{} webhooks are given back", webhooks.len()),
             Self::SafetyBackup { backup } => write!(f, "safety backup {} is stored", backup.name),
             Self::Handed { restore, uid: _ } => write!(f, "handed to the operator as Restore {restore}"),
+            Self::VersionHad { had } => {
+                write!(f, "Rancher's image is {}", had.image.as_deref().unwrap_or("not known"))?;
+                had.revision.map_or(Ok(()), |revision| write!(f, ", of Helm revision {revision}"))
+            }
             Self::Finished { step } => write!(f, "{step} finished"),
             Self::Failed { step, reason, message: _ } => write!(f, "{step} failed: {reason}"),
             Self::TakenOver { holder } => write!(f, "taken over by {holder}"),
@@ -444,6 +473,7 @@ struct State {
     unsilenced: BTreeSet<WebhookRef>,
     has_safety_backup: bool,
     handed: bool,
+    has_version: bool,
     takeovers: usize,
     recovered: bool,
     /// The first failure, which is the run's.
@@ -486,6 +516,7 @@ impl State {
             Entry::Unsilenced { webhooks } => self.unsilenced.extend(webhooks.iter().map(|had| had.webhook.clone())),
             Entry::SafetyBackup { backup: _ } => self.has_safety_backup = true,
             Entry::Handed { .. } => self.handed = true,
+            Entry::VersionHad { had: _ } => self.has_version = true,
             Entry::TakenOver { holder: _ } => self.takeovers += 1,
             Entry::Recovered => self.recovered = true,
             Entry::Failed { step, reason, message } => {
@@ -511,7 +542,9 @@ impl State {
     fn first_write_begun(&self) -> bool {
         let is_refused = |step: Step| {
             let of_step = |failure: &Failure| failure.step == step && failure.reason == NOT_HANDED_OVER;
-            step == Step::Operator && !self.handed && self.failure.as_ref().is_some_and(of_step)
+            let not_handed = step == Step::Operator && !self.handed && self.failure.as_ref().is_some_and(of_step);
+            let not_begun = step == Step::SetVersion && !self.has_version;
+            not_handed || not_begun && self.failure.as_ref().is_some_and(|failure| failure.step == step)
         };
         self.recovered || self.started.iter().any(|step| step.writes_objects() && !is_refused(*step))
     }
@@ -571,6 +604,9 @@ impl State {
             Entry::Handed { .. } if self.open() != Some(Step::Operator) => {
                 Err("nothing is handed to the operator but in its step".to_owned())
             }
+            Entry::VersionHad { .. } if self.open() != Some(Step::SetVersion) => {
+                Err("a version is recorded in its step only".to_owned())
+            }
             Entry::Replicas { replicas, .. } if *replicas < 0 => Err("replicas are never negative".to_owned()),
             Entry::Steps { .. }
             | Entry::Replicas { .. }
@@ -580,6 +616,7 @@ impl State {
             | Entry::Unsilenced { .. }
             | Entry::SafetyBackup { .. }
             | Entry::Handed { .. }
+            | Entry::VersionHad { .. }
             | Entry::TakenOver { .. }
             | Entry::Recovered => Ok(()),
         }
@@ -616,6 +653,7 @@ impl State {
             Entry::Unsilenced { webhooks } => webhooks.iter().all(|had| self.unsilenced.contains(&had.webhook)),
             Entry::SafetyBackup { backup: _ } => self.has_safety_backup,
             Entry::Handed { .. } => self.handed,
+            Entry::VersionHad { had: _ } => self.has_version,
             Entry::Recovered => self.recovered,
             Entry::Finished { .. } | Entry::Failed { .. } | Entry::TakenOver { .. } => false,
         }

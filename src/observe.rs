@@ -9,6 +9,7 @@ mod lists;
 mod opening;
 mod operator;
 mod stored;
+mod version;
 mod webhooks;
 
 use std::collections::BTreeSet;
@@ -95,6 +96,8 @@ pub struct Known {
     pub other_cluster_as_begun: Option<bool>,
     /// What opens the entries of its backup.
     pub opening: Opening,
+    /// Version of the helm program, where there is one and a version is to be set.
+    pub helm: Option<String>,
 }
 
 /// Looks at the cluster as far as the backup, its selectors and the gates ask for, and gives the outline that said for what.
@@ -116,14 +119,17 @@ pub async fn observe(
     if plan::operator::engine(request, &observed) == plan::operator::OPERATOR {
         observed.cluster.operator = Some(operator::facts(reader, &catalog, places, request).await?);
     }
+    if request.version.is_some() {
+        version::read(reader, &catalog, places, &mut observed.cluster).await?;
+    }
     let outline = plan::outline(request, &observed);
-    if let BackupSeen::Whole(_) | BackupSeen::Unreadable { .. } = &observed.backup {
+    if let BackupSeen::Whole(_) | BackupSeen::Unreadable { .. } | BackupSeen::NotNamed = &observed.backup {
         let accesses = plan::accesses(&outline, &observed);
         let (reached, denied) = tokio::try_join!(
             dependents::of_deletions(reader, &catalog, &outline, &observed),
             denied(reader, &accesses),
         )?;
-        if observed.guarded.other_cluster {
+        if observed.guarded.other_cluster || request.version.is_some() {
             observed.cluster.kubernetes_version = reader.kubernetes_version().await?;
         }
         observed.cluster.occupied_namespaces = dependents::occupied(&reached.dependents);
@@ -185,6 +191,7 @@ async fn look(
         stored::as_stored(reader, spool, &known.opening, backup, &live).await?;
     }
     cluster.unfinished_runs = known.unfinished_runs;
+    cluster.helm = known.helm;
     let is_other = |backup: &crate::observed::Backup| !plan::is_same_cluster(backup, &cluster);
     let other_cluster = known.other_cluster_as_begun.or_else(|| seen.whole().map(is_other)).unwrap_or_default();
     if let Some(backup) = seen.whole() {
@@ -295,3 +302,4 @@ fn asked(access: &Access) -> cluster::Access {
 pub use backup::{Brought, ObjectPass, index, pass};
 pub use opening::Opening;
 pub use operator::is_installed as operator_is_installed;
+pub use version::releases;

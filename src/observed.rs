@@ -13,6 +13,8 @@ use crate::journal::WorkloadRef;
 use crate::object::owner::OwnerId;
 use crate::object::protect::{Guarded, SecretRef};
 use crate::object::{LiveFacts, ObjectKey, Resource, Summary};
+use crate::plan::version::Brought;
+use crate::release::History;
 use crate::webhook::{ServiceRef, Webhooks};
 
 /// Everything that a plan is made from, as it stood at one time.
@@ -31,6 +33,8 @@ pub struct Observed {
 /// What became of looking for the backup.
 #[derive(Debug)]
 pub enum BackupSeen {
+    /// The manifest names none: the version of Rancher is set alone.
+    NotNamed,
     /// No such file; `place` says where it was looked for.
     Missing { place: String },
     /// Found, and not whole. The message names the entry.
@@ -48,7 +52,11 @@ impl BackupSeen {
     pub fn whole(&self) -> Option<&Backup> {
         match self {
             Self::Whole(backup) => Some(backup),
-            Self::Missing { .. } | Self::Corrupt { .. } | Self::Encrypted(_) | Self::Unreadable { .. } => None,
+            Self::NotNamed
+            | Self::Missing { .. }
+            | Self::Corrupt { .. }
+            | Self::Encrypted(_)
+            | Self::Unreadable { .. } => None,
         }
     }
 }
@@ -225,6 +233,12 @@ pub struct ClusterFacts {
     pub server_version: Option<String>,
     /// `appVersion` of the newest deployed Helm release of Rancher.
     pub release_version: Option<String>,
+    /// Revisions of Rancher's Helm release; only looked at where a version is to be set.
+    pub releases: History,
+    /// Version of the helm program, such as `v3.22.0`, where there is one; only asked where a version is to be set.
+    pub helm: Option<String>,
+    /// What a newer Rancher makes when it runs and an older one does not serve; only looked at where a version is to be set.
+    pub brought: Vec<Brought>,
     /// Rancher's own Deployment and the controllers that write beside it, Rancher first.
     pub workloads: Vec<Workload>,
     pub webhooks: Webhooks,
@@ -241,7 +255,8 @@ pub struct ClusterFacts {
     pub services: BTreeSet<(String, String)>,
     /// Webhook configurations of Rancher that are there, as `plural/name`.
     pub rancher_webhooks: Vec<String>,
-    /// What Kubernetes says it is, such as `v1.36.2+k3s1`; only asked where the backup is of another cluster.
+    /// What Kubernetes says it is, such as `v1.36.2+k3s1`; only asked where the backup is of another cluster, or a version is
+    /// to be set.
     pub kubernetes_version: Option<String>,
     /// Run that another agent or an earlier start of ours has not ended, by name.
     pub unfinished_runs: Vec<String>,

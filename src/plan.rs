@@ -19,6 +19,7 @@ pub mod render;
 pub mod silence;
 #[cfg(test)]
 pub mod testing;
+pub mod version;
 
 use std::collections::BTreeSet;
 
@@ -34,6 +35,7 @@ use crate::webhook::silence::WebhookRef;
 pub use access::accesses;
 use gate::{Gate, GateCode};
 pub use operator::Handover;
+use version::{VersionChange, VersionRequest};
 
 /// What one manifest asks for, after the configuration's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -56,6 +58,8 @@ pub struct Request {
     pub approval_required: bool,
     /// Share of the selected live objects that prune may delete without being asked, in percent.
     pub max_prune_share_percent: u8,
+    /// Of a Rollback: the version that it declares.
+    pub version: Option<VersionRequest>,
     /// `rancher.url` of the configuration.
     pub rancher_url: Option<String>,
     /// Things that the manifest asks for and this version cannot do, as sentences.
@@ -187,6 +191,8 @@ pub struct Plan {
     pub prunes: bool,
     /// Where the operator writes the objects: what it is handed.
     pub handover: Option<Handover>,
+    /// How Rancher's version is set; `None` of a Restore, and where there is no way, which a gate says.
+    pub version: Option<VersionChange>,
     /// The backup is of another cluster: a migration.
     pub other_cluster: bool,
     /// Workloads to scale to 0, Rancher first; those that stay up are not in it.
@@ -228,9 +234,10 @@ impl Plan {
         self.gates.iter().filter(|gate| gate.holds())
     }
 
-    /// Nothing would be written or deleted. What is not known is not nothing.
+    /// Nothing would be written, deleted or set. What is not known is not nothing.
     pub fn is_empty(&self) -> bool {
-        self.unreadable().is_none() && self.counts().changes() == 0
+        let sets = self.version.as_ref().is_some_and(VersionChange::sets);
+        self.unreadable().is_none() && self.counts().changes() == 0 && !sets
     }
 
     /// Why the backup is not read by us, where the operator reads it.
@@ -240,7 +247,13 @@ impl Plan {
 
     /// The steps of its run, where they are not those of the native engine.
     pub fn own_steps(&self) -> Option<Vec<Step>> {
-        self.handover.as_ref().map(|handover| handover.steps(self.prunes))
+        let of_data = match (&self.handover, &self.backup) {
+            (Some(handover), _) => handover.steps(self.prunes),
+            (None, Some(_)) => Step::NATIVE.to_vec(),
+            (None, None) => version::without_data(),
+        };
+        let steps = version::steps(self, of_data);
+        (steps != Step::NATIVE).then_some(steps)
     }
 
     /// Nothing would be written or deleted, and no run before it left a workload at 0: there is no reason to stop Rancher.
@@ -259,6 +272,7 @@ impl Plan {
             other_cluster: self.other_cluster,
             quiesce: self.quiesce.iter().map(|workload| workload.reference.clone()).collect(),
             silences: self.silences.clone(),
+            version: self.version.clone(),
             accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
         }
     }
@@ -275,6 +289,7 @@ pub fn judge(mut plan: Plan, observed: &Observed) -> Plan {
     prune::take_along(&mut plan.deletions, observed);
     if let BackupSeen::Whole(backup) = &observed.backup {
         add_silences_and_warnings(&mut plan, backup, observed);
+        add_version(&mut plan, observed);
     }
     plan.gates = gates::evaluate(&plan, observed);
     plan.digest = digest::of(&plan, observed);
@@ -294,6 +309,7 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
         spared: Vec::new(),
         prunes: false,
         handover: None,
+        version: None,
         other_cluster: observed.guarded.other_cluster,
         quiesce: Vec::new(),
         stays_up: Vec::new(),
@@ -310,12 +326,23 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
         BackupSeen::Unreadable { reason } if plan.engine == operator::OPERATOR => {
             operator::outline_unread(&mut plan, reason, observed);
         }
+        BackupSeen::NotNamed => split_workloads(&mut plan, observed),
         BackupSeen::Missing { .. }
         | BackupSeen::Corrupt { .. }
         | BackupSeen::Encrypted(_)
         | BackupSeen::Unreadable { .. } => {}
     }
+    add_version(&mut plan, observed);
     plan
+}
+
+/// A run that is under way goes by what it recorded.
+fn add_version(plan: &mut Plan, observed: &Observed) {
+    let Some(request) = plan.request.version.as_ref().filter(|_| !plan.request.resuming) else { return };
+    if let Ok(change) = version::decide(request, observed) {
+        plan.warnings.extend(version::warnings(&change, request, observed));
+        plan.version = Some(change);
+    }
 }
 
 fn outline_backup(plan: &mut Plan, backup: &Backup, observed: &Observed) {

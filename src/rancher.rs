@@ -90,6 +90,12 @@ const fn all_deployments(namespace: &'static str) -> Writer {
     Writer { namespace, resource: "deployments", name: None, serves_webhook: false }
 }
 
+/// APIServices that a Rancher makes when it runs, by name, and the first version that does. An older one does not serve them, and
+/// while nobody does, discovery of their group fails and namespaces cannot be deleted.
+///
+/// From Rancher's `pkg/ext/aggregation.go` at 59bd052e (2026-08-21) and its release notes of 2.11.
+pub const API_SERVICES: &[(&str, (u64, u64, u64))] = &[("v1.ext.cattle.io", (2, 11, 0))];
+
 /// Types whose deletion destroys a cluster or cuts it off, by group; an empty list names all of a group.
 ///
 /// Their finalizers take virtual machines, node groups and registrations away while Rancher runs. Prune deletes with Rancher
@@ -173,6 +179,14 @@ pub fn image_tag(image: &str) -> Option<&str> {
     let name = image.split_once('@').map_or(image, |(name, _)| name);
     let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
     last.split_once(':').map(|(_, tag)| tag).filter(|tag| !tag.is_empty())
+}
+
+/// An image reference with another tag: registry and name stay, and a digest goes, since it names the image by itself.
+pub fn with_tag(image: &str, tag: &str) -> String {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    let (path, last) = name.rsplit_once('/').map_or((None, name), |(path, last)| (Some(path), last));
+    let last = last.split_once(':').map_or(last, |(last, _)| last);
+    path.map_or_else(|| format!("{last}:{tag}"), |path| format!("{path}/{last}:{tag}"))
 }
 
 impl FromStr for Version {

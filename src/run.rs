@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::{Entry, Event, IllegalTransition, Journal, SafetyBackup, Step, StepTime, WorkloadRef};
 use crate::plan::gate::Gate;
+use crate::plan::version::VersionChange;
 use crate::webhook::silence::WebhookRef;
 pub use planned::PlannedDeletions;
 
@@ -272,6 +273,9 @@ pub struct PlanRecord {
     /// Webhooks to silence while objects are written; a run that is gone on with goes by them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silences: Vec<WebhookRef>,
+    /// Of a Rollback: how the version is set; a run that is gone on with goes by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionChange>,
     pub accepted: Vec<String>,
 }
 

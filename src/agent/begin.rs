@@ -167,6 +167,7 @@ impl Agent {
         let looked = match look::ask(&self.config, &reader, placed, ledger).await {
             Ok(mut asked) => {
                 asked.known.unfinished_runs = books.others_running.clone();
+                asked.ask_helm(self.helm.as_ref()).await;
                 asked.look(&reader, self.stores.as_ref(), &places).await
             }
             Err(error) => Err(error),
@@ -193,7 +194,7 @@ impl Agent {
         }
         self.record_start(writer, &mut recorder, &looked).await?;
         if touches_nothing {
-            let message = "the cluster is as the backup has it: nothing was written, and Rancher was left running";
+            let message = nothing_to_do(&looked.plan);
             let now = self.now();
             recorder.update(writer, |run| end(run, Phase::Succeeded, "NothingToDo", message, now)).await?;
             self.publisher.submit(recorder.run());
@@ -299,7 +300,7 @@ impl Agent {
 
     fn needs_backup(&self, recorder: &Recorder) -> bool {
         match journal::next(&recorder.status().journal, OnFailure::Hold) {
-            Next::Run(step) | Next::Again(step) => step < Step::Resume,
+            Next::Run(step) | Next::Again(step) => step < Step::SetVersion,
             Next::GiveBack { .. } | Next::Resume { .. } | Next::Hold { .. } | Next::End { .. } => false,
         }
     }
@@ -314,7 +315,7 @@ impl Agent {
     ) -> Result<Option<Prepared>, PassError> {
         let reader = self.cluster.reader();
         let found = match look::ask(&self.config, &reader, placed, books.facts.clone()).await {
-            Ok(asked) if Self::is_unread(recorder) => {
+            Ok(asked) if Self::is_unread(recorder) || asked.backup_name.is_none() => {
                 return Ok(Some(Prepared { asked: Some(asked), ..Prepared::default() }));
             }
             Ok(mut asked) => {
@@ -339,7 +340,8 @@ impl Agent {
         let planned = recorder.status().plan.map(|plan| plan.backup.sha256).unwrap_or_default();
         let is_same = found.spool.as_ref().is_some_and(|spool| spool.sha256().to_string() == planned);
         if !is_same {
-            let message = format!("the backup {} is gone, or is no longer the one that was planned", asked.backup_name);
+            let name = asked.backup_name.as_ref().map(ToString::to_string).unwrap_or_default();
+            let message = format!("the backup {name} is gone, or is no longer the one that was planned");
             self.fail(recorder, writer, "DigestMismatch", &message).await?;
             return Ok(None);
         }
@@ -397,6 +399,7 @@ impl Agent {
             writer: writer.clone(),
             publisher: self.publisher.clone(),
             stores: std::sync::Arc::clone(&self.stores) as _,
+            helm: std::sync::Arc::clone(&self.helm),
             settings: self.settings(placed),
             stop: self.stop.clone(),
         };
@@ -424,6 +427,17 @@ impl Agent {
                 self.hold(writer, work.recorder, vec![gate], None).await
             }
         }
+    }
+}
+
+fn nothing_to_do(plan: &Plan) -> &'static str {
+    match (&plan.backup, &plan.version) {
+        (Some(_), None) => "the cluster is as the backup has it: nothing was written, and Rancher was left running",
+        (Some(_), Some(_)) => {
+            "the cluster is as the backup has it, and the declared version runs: nothing was written, and Rancher was left \
+             running"
+        }
+        (None, _) => "the declared version runs: nothing was written, and Rancher was left running",
     }
 }
 

@@ -9,7 +9,6 @@ use super::{Agent, PassError, hold_expires};
 use crate::cluster::ClusterWriter;
 use crate::desired::Placed;
 use crate::execute::Recorder;
-use crate::manifest::Body;
 use crate::plan::gate::{Gate, GateCode};
 use crate::run::Phase;
 
@@ -121,13 +120,6 @@ impl Agent {
 
 /// What holds a manifest whatever backup and cluster say.
 pub fn held_unseen(placed: &Placed, books: &Books) -> Option<Gate> {
-    if let Body::Rollback(_) = placed.manifest.body {
-        return Some(Gate::new(
-            GateCode::NotSupported,
-            "kind Rollback: this version carries out Restore manifests only",
-            "commit a Restore, and set Rancher's version by Helm",
-        ));
-    }
     let path = books.unreadable.first()?;
     let mut gate = Gate::new(
         GateCode::LedgerMismatch,

@@ -9,13 +9,15 @@ use crate::backup::BackupName;
 use crate::cluster::{ClusterReader, Target};
 use crate::config::{ApprovalFor, Config};
 use crate::desired::{Placed, StoreDefault};
+use crate::execute::Helm;
 use crate::journal::OnFailure;
-use crate::manifest::{Body, Engine, Manifest, RestoreSpec, S3Location};
+use crate::manifest::{Body, Engine, Manifest, RestoreSpec, RollbackSpec, S3Location};
 use crate::object::Resource;
 use crate::object::protect::SecretRef;
 use crate::observe::{self, Found, Known, ObserveError, Opening, Places};
 use crate::observed::{BackupSeen, LedgerFacts, Observed};
 use crate::operator;
+use crate::plan::version::VersionRequest;
 use crate::plan::{self, Plan, Request};
 use crate::store::{Location, OpenStore, S3Credentials, Spool, StoreError};
 
@@ -32,7 +34,8 @@ pub struct Looked {
 /// What of a manifest and the configuration a plan needs.
 pub struct Asked {
     pub request: Request,
-    pub backup_name: BackupName,
+    /// `None` for a Rollback that sets the version only.
+    pub backup_name: Option<BackupName>,
     pub location: Result<Location, StoreError>,
     pub known: Known,
 }
@@ -64,6 +67,7 @@ pub fn request(config: &Config, placed: &Placed) -> Request {
         approval_required: approval_required(config, manifest),
         max_prune_share_percent: config.policy.max_prune_share,
         rancher_url: config.rancher.url.as_ref().map(ToString::to_string),
+        version: version(manifest),
         not_supported: not_supported(config, manifest),
         resuming: false,
         prunes_as_begun: None,
@@ -91,12 +95,21 @@ fn approval_required(config: &Config, manifest: &Manifest) -> bool {
     })
 }
 
+/// The version that a Rollback declares.
+fn version(manifest: &Manifest) -> Option<VersionRequest> {
+    let Body::Rollback(rollback) = &manifest.body else { return None };
+    let RollbackSpec { to_version, restore: _, version_method, revision, chart } = rollback;
+    Some(VersionRequest {
+        to: to_version.clone(),
+        method: *version_method,
+        revision: revision.map(u64::from),
+        chart: chart.clone(),
+    })
+}
+
 /// What is asked for and this version cannot do.
 fn not_supported(config: &Config, manifest: &Manifest) -> Vec<String> {
     let mut sentences = Vec::new();
-    if let Body::Rollback(_) = manifest.body {
-        sentences.push("kind Rollback: this version carries out Restore manifests only".to_owned());
-    }
     let on_failure = manifest.options.on_failure.unwrap_or(config.policy.on_failure);
     if on_failure == OnFailure::Undo {
         sentences.push("on-failure Undo: this version does not undo; use Hold or Resume".to_owned());
@@ -117,8 +130,8 @@ pub async fn ask(
     ledger: LedgerFacts,
 ) -> Result<Asked, ObserveError> {
     let restore = placed.manifest.body.restore();
-    let name = restore.map(|restore| restore.backup_filename.as_str()).unwrap_or_default();
-    let backup_name = BackupName::new(name).map_err(|error| bad_location("backupFilename", error.to_string()))?;
+    let backup_name = restore.map(|restore| BackupName::new(&restore.backup_filename)).transpose();
+    let backup_name = backup_name.map_err(|error| bad_location("backupFilename", error.to_string()))?;
     let location = location(config, reader, restore).await;
     let own_secrets = own_secrets(config, restore);
     let opening = match restore.and_then(|restore| restore.encryption_config_secret_name.as_deref()) {
@@ -129,7 +142,14 @@ pub async fn ask(
         request: request(config, placed),
         backup_name,
         location,
-        known: Known { ledger, unfinished_runs: Vec::new(), own_secrets, other_cluster_as_begun: None, opening },
+        known: Known {
+            ledger,
+            unfinished_runs: Vec::new(),
+            own_secrets,
+            other_cluster_as_begun: None,
+            opening,
+            helm: None,
+        },
     })
 }
 
@@ -196,18 +216,28 @@ fn bad_location(field: &'static str, reason: String) -> ObserveError {
 }
 
 impl Asked {
+    /// Asks for the helm program where a version is to be set.
+    pub async fn ask_helm(&mut self, helm: &dyn Helm) {
+        if self.request.version.is_some() {
+            self.known.helm = helm.version().await;
+        }
+    }
+
     /// Fetches the backup.
     ///
     /// # Errors
     ///
     /// When the store does not answer, refuses us, or is none.
     pub async fn fetch(&mut self, stores: &dyn OpenStore, places: &Places) -> Result<Found, ObserveError> {
+        let Some(backup_name) = self.backup_name.clone() else {
+            return Ok(Found { seen: BackupSeen::NotNamed, spool: None });
+        };
         let location = std::mem::replace(&mut self.location, Err(StoreError::Stopped))?;
         make_spool_dir(places).await?;
         let opened = stores.open(&location).await;
         self.location = Ok(location);
         let store = opened?;
-        observe::fetch_backup(store.as_ref(), &self.backup_name, &self.known.opening, places).await
+        observe::fetch_backup(store.as_ref(), &backup_name, &self.known.opening, places).await
     }
 
     /// Looks at backup and cluster, and makes the plan.

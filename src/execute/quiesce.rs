@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::silence::Hooks;
-use super::{Executor, StepError, Work, stopped};
+use super::{Executor, StepError, Work, is_unread, stopped};
 use crate::cluster::{ReplicasAnnotation, Target, Waited, Watched, WriteError, selector_text};
-use crate::journal::{self, Entry, Step, WorkloadRef};
+use crate::journal::{Entry, Step, WorkloadRef};
 use crate::object::Resource;
 use crate::object::normal::REPLICAS_ANNOTATION;
 
@@ -43,8 +43,7 @@ impl Executor {
         // Not before nobody is there any more who would take a relabelled object for a converted one.
         self.silence_webhooks(Hooks::Conversion, work).await?;
         self.pause(work).await?;
-        if work.spool.is_none() && journal::has_operator(&work.recorder.status().journal) {
-            // Only the operator can read the backup.
+        if is_unread(work) {
             return Ok(());
         }
         self.lay_out(Step::Quiesce, work).await.map(drop)

@@ -99,6 +99,8 @@ impl Executor {
                 return Ok(());
             };
             let replicas = match (seen.recorded, seen.replicas) {
+                // Helm's stored manifest says how many of that version are to run, and has started them.
+                (Some(_), live) if live > 0 && self.is_started_by_helm(workload, work) => live,
                 (Some(recorded), _) => recorded,
                 // Given back already, by this run before it was broken off or by a person.
                 (None, live) if live > 0 => {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::{ExecuteError, Executor, StepError, Work};
+use super::{ExecuteError, Executor, StepError, Work, is_unread};
 use crate::agent::begin::chain;
 use crate::backup::{self, Encryption, Limits, ReadError, ResourceSet};
 use crate::cluster::{ClusterError, Target};
 use crate::collect::{self, Choice, CollectError};
-use crate::journal::{Entry, SafetyBackup, Step, has_operator, safety_backup};
+use crate::journal::{Entry, SafetyBackup, Step, safety_backup};
 use crate::object::Resource;
 use crate::object::protect::OPERATOR_GROUP;
 use crate::observe::Opening;
@@ -33,7 +33,7 @@ impl Executor {
         if !self.settings.safety_backup || safety_backup(&work.recorder.status().journal).is_some() {
             return Ok(());
         }
-        if work.spool.is_none() && has_operator(&work.recorder.status().journal) {
+        if is_unread(work) {
             return self.back_up_unread(work).await;
         }
         let laid_out = self.lay_out(Step::SafetyBackup, work).await?;
@@ -44,7 +44,7 @@ impl Executor {
         self.store(&choice(backup)?, cluster_uid, work).await
     }
 
-    /// What the run may change is not known where only the operator can read the backup: all that a ResourceSet of its chart chooses is
+    /// What the run may change is not known where only the operator can read the backup, or where none is named: all that a ResourceSet of its chart chooses is
     /// saved, where there is one, and where we have a place for it. Nobody promised more, so that its absence stops nothing.
     async fn back_up_unread(&self, work: &mut Work) -> Result<(), StepError> {
         let why = match self.choice_of_the_cluster(work).await? {

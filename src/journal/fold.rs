@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Entry, Event, Paused, PausedCluster, SafetyBackup, Step, StepTime, WorkloadRef};
+use super::{Entry, Event, Paused, PausedCluster, SafetyBackup, Step, StepTime, VersionHad, WorkloadRef};
 use crate::webhook::silence::{Silenced, SilencedWebhook};
 
 /// [`super::Journal::replicas`] of borrowed events.
@@ -92,6 +92,7 @@ pub fn step_times(events: &[Event]) -> Vec<StepTime> {
             | Entry::Unsilenced { .. }
             | Entry::SafetyBackup { .. }
             | Entry::Handed { .. }
+            | Entry::VersionHad { .. }
             | Entry::TakenOver { .. }
             | Entry::Recovered => {}
         }
@@ -112,6 +113,14 @@ pub fn handed(events: &[Event]) -> Option<(&str, &str)> {
     events.iter().find_map(|event| {
         let Entry::Handed { restore, uid } = &event.entry else { return None };
         Some((restore.as_str(), uid.as_str()))
+    })
+}
+
+/// What the run set Rancher's version back from.
+pub fn version_had(events: &[Event]) -> Option<&VersionHad> {
+    events.iter().find_map(|event| {
+        let Entry::VersionHad { had } = &event.entry else { return None };
+        Some(had)
     })
 }
 

@@ -46,6 +46,26 @@ fn handed_over() -> Entry {
     Entry::Handed { restore: "back-01234567".to_owned(), uid: "u-1".to_owned() }
 }
 
+fn version_had() -> Entry {
+    let had = VersionHad { image: Some("rancher/rancher:v2.10.1".to_owned()), revision: Some(3), removed: Vec::new() };
+    Entry::VersionHad { had }
+}
+
+/// The steps of a native run that sets a version.
+const SETTING: &[Step] = &[
+    Step::Preflight,
+    Step::Announce,
+    Step::Quiesce,
+    Step::SafetyBackup,
+    Step::Crds,
+    Step::ClusterScoped,
+    Step::Namespaced,
+    Step::Prune,
+    Step::SetVersion,
+    Step::Resume,
+    Step::Verify,
+];
+
 /// The steps of a run that the operator carries out, and we mend and prune.
 const OPERATED: &[Step] = &[
     Step::Preflight,
@@ -363,9 +383,13 @@ struct World {
 struct Died;
 
 impl World {
-    fn new(fails_in: Option<Step>) -> Self {
+    fn new(steps: &[Step], fails_in: Option<Step>) -> Self {
         let live = BTreeMap::from([(workload("rancher"), 3), (workload("rancher-webhook"), 1)]);
-        Self { lives: usize::MAX, live, stored: Journal::default(), fails_in }
+        let mut stored = Journal::default();
+        if steps != Step::NATIVE {
+            stored.append(at(0), Entry::Steps { steps: steps.to_vec() }).expect("the first entry");
+        }
+        Self { lives: usize::MAX, live, stored, fails_in }
     }
 
     fn effect(&mut self) -> Result<(), Died> {
@@ -404,6 +428,13 @@ impl World {
             }
             Step::SafetyBackup => self.record(stored("a.tar.gz"))?,
             Step::Operator => self.record(handed_over())?,
+            Step::SetVersion => {
+                self.record(version_had())?;
+                // As Helm's stored manifest does, where nothing is in its way.
+                if self.fails_in != Some(step) {
+                    self.scale(&workload("rancher"), 3)?;
+                }
+            }
             Step::Preflight | Step::Announce | Step::Verify => {}
         }
         if self.fails_in == Some(step) { self.record(failed(step, "Timeout")) } else { self.record(finished(step)) }
@@ -423,10 +454,16 @@ impl World {
 
 #[test]
 fn replicas_are_given_back_wherever_it_dies_and_fails_unless_it_is_to_hold() {
-    let failures = Step::NATIVE.iter().copied().filter(|step| *step != Step::Resume).map(Some).chain([None]);
+    for steps in [Step::NATIVE, SETTING] {
+        assert_given_back(steps);
+    }
+}
+
+fn assert_given_back(steps: &[Step]) {
+    let failures = steps.iter().copied().filter(|step| *step != Step::Resume).map(Some).chain([None]);
     for (fails_in, on_failure) in failures.flat_map(|step| OnFailure::ALL.iter().map(move |policy| (step, *policy))) {
         for (first_death, second_death) in (0..60).flat_map(|first| (0..30).step_by(7).map(move |then| (first, then))) {
-            let mut world = World::new(fails_in);
+            let mut world = World::new(steps, fails_in);
             world.lives = first_death;
             let ended = world.run(on_failure).or_else(|Died| {
                 world.lives = second_death;
@@ -444,7 +481,7 @@ fn replicas_are_given_back_wherever_it_dies_and_fails_unless_it_is_to_hold() {
                 }
                 Next::End { phase, .. } => {
                     assert_eq!(phase, if fails_in.is_some() { Phase::Failed } else { Phase::Succeeded }, "{case}");
-                    assert_eq!(world.live, World::new(None).live, "{case}");
+                    assert_eq!(world.live, World::new(steps, None).live, "{case}");
                 }
                 Next::Run(_) | Next::Again(_) | Next::GiveBack { .. } | Next::Resume { .. } => panic!("{case}"),
             }
@@ -638,4 +675,31 @@ fn the_replicas_of_the_operator_are_recorded_when_it_has_to_be_stopped() {
     assert!(recovered.append(at(9), of_operator.clone()).is_err());
     recovered.append(at(9), Entry::Recovered).expect("legal");
     recovered.append(at(9), of_operator).expect("anything may have begun");
+}
+
+#[test]
+fn a_version_that_nothing_was_changed_for_gives_replicas_back_and_one_that_was_begun_holds() {
+    let alone = [
+        Step::Preflight,
+        Step::Announce,
+        Step::Quiesce,
+        Step::SafetyBackup,
+        Step::SetVersion,
+        Step::Resume,
+        Step::Verify,
+    ];
+    let mut untouched = journal(operated(&alone, Step::SetVersion));
+    let mut begun = untouched.clone();
+    untouched.append(at(9), failed(Step::SetVersion, "SetVersionFailed")).expect("legal");
+    assert!(matches!(untouched.next(OnFailure::Hold), Next::GiveBack { .. }));
+    begun.append(at(8), version_had()).expect("legal");
+    begun.append(at(9), failed(Step::SetVersion, "SetVersionFailed")).expect("legal");
+    assert!(matches!(begun.next(OnFailure::Hold), Next::Hold { step: Step::SetVersion, .. }));
+    assert_eq!(version_had_of(&begun), Some(3));
+    let mut native = journal(up_to(Step::Prune));
+    assert!(native.append(at(9), version_had()).is_err(), "in its step only");
+}
+
+fn version_had_of(journal: &Journal) -> Option<u64> {
+    super::version_had(journal.events())?.revision
 }

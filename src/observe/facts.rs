@@ -64,6 +64,9 @@ pub async fn cluster(
         server_url: settings.server_url,
         server_version: settings.server_version,
         release_version,
+        releases: History::default(),
+        helm: None,
+        brought: Vec::new(),
         workloads,
         webhooks,
         restores,
@@ -163,13 +166,19 @@ pub(super) async fn all(
 }
 
 /// `appVersion` of the newest deployed Helm release of Rancher. Its name is on the Deployment that Helm made.
-async fn release_version(reader: &ClusterReader, places: &Places) -> Result<Option<String>, ObserveError> {
-    let namespace = Some(places.rancher_namespace.as_str());
+/// The Helm release that Rancher's Deployment says it is of, else one of its name.
+pub(super) async fn release_name(reader: &ClusterReader, places: &Places) -> Result<String, ObserveError> {
     let deployments = Resource::new("apps", "v1", "deployments");
+    let namespace = Some(places.rancher_namespace.as_str());
     let rancher = get(reader, &deployments, namespace, &places.rancher_deployment).await?;
     let annotations = rancher.as_ref().and_then(|rancher| rancher.pointer("/metadata/annotations"));
     let release = annotations.and_then(|all| all.get("meta.helm.sh/release-name")).and_then(Value::as_str);
-    let release = release.unwrap_or(&places.rancher_deployment);
+    Ok(release.unwrap_or(&places.rancher_deployment).to_owned())
+}
+
+async fn release_version(reader: &ClusterReader, places: &Places) -> Result<Option<String>, ObserveError> {
+    let namespace = Some(places.rancher_namespace.as_str());
+    let release = release_name(reader, places).await?;
     let secrets = Resource::new("", "v1", "secrets");
     let labels = format!("owner=helm,status=deployed,name={release}");
     let options = ListOptions { namespace, label_selector: &labels, ..ListOptions::default() };

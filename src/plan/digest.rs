@@ -7,7 +7,7 @@ use super::{Change, Handover, Plan};
 use crate::object::Resource;
 use crate::observed::{BackupSeen, Observed};
 
-/// `sha256:…` over key, backup, engine, deletions, CRD changes, accepted gates and silenced webhooks.
+/// `sha256:…` over key, backup, engine, deletions, CRD changes, accepted gates, silenced webhooks and how the version is set.
 ///
 /// Of what a deletion takes along, short-lived objects (Pods, events) are left out.
 /// Which writes can be skipped is not in it: a running Rancher changes that by the minute.
@@ -30,6 +30,9 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
     // Left out where there is none, so that plans that were approved before there was such a thing stay approved.
     if !plan.silences.is_empty() {
         covered["silences"] = json!(plan.silences);
+    }
+    if let Some(version) = &plan.version {
+        covered["setsVersion"] = json!({ "to": version.to, "way": version.way, "removes": version.removes });
     }
     if let Some(Handover { restore: _, prune, native_prune: _, repair, unreadable, overwrites: _, stuck: _ }) =
         &plan.handover

@@ -9,6 +9,7 @@ mod downstream;
 mod objects;
 mod operator;
 pub(super) mod source;
+mod version;
 mod webhooks;
 
 use super::Plan;
@@ -41,6 +42,10 @@ const RULES: &[Rule] = &[
     source::different_server_url,
     source::version_mismatch,
     source::version_boundary,
+    version::release_not_found,
+    version::release_pending,
+    version::helm_missing,
+    version::kubernetes_too_new,
     source::ambiguous,
     source::already_run,
     source::ledger_mismatch,
@@ -85,7 +90,8 @@ pub fn evaluate(plan: &Plan, observed: &Observed) -> Vec<Gate> {
 /// Nothing is judged for a run that is under way, or without a whole backup that somebody is to restore: what would be
 /// approved is not known then.
 pub fn judge_approval(plan: &mut Plan) {
-    if plan.request.resuming || plan.backup.is_none() && plan.unreadable().is_none() {
+    let unknown = !plan.request.backup_name.is_empty() && plan.backup.is_none() && plan.unreadable().is_none();
+    if plan.request.resuming || unknown {
         return;
     }
     let raised = match &plan.request.approved_plan {

@@ -24,6 +24,7 @@ pub const OPERATOR: &str = "operator";
 pub fn engine(request: &Request, observed: &Observed) -> &'static str {
     let unreadable = matches!(observed.backup, BackupSeen::Unreadable { .. });
     match request.engine.as_str() {
+        _ if matches!(observed.backup, BackupSeen::NotNamed) => NATIVE,
         OPERATOR => OPERATOR,
         "auto" if unreadable => OPERATOR,
         _ => NATIVE,

@@ -89,6 +89,7 @@ impl<'a> Report<'a> {
             spared,
             prunes,
             handover,
+            version,
             other_cluster: _, // the gate DifferentCluster says so
             quiesce,
             stays_up,
@@ -112,6 +113,7 @@ impl<'a> Report<'a> {
         let mut facts = vec![("engine", format!("{engine}; prune {}", if *prunes { "on" } else { "off" }))];
         let about = backup.map(|backup| self::facts(backup, observed, *at));
         facts.splice(0..0, about.or_else(|| unread_facts(plan, observed)).unwrap_or_default());
+        facts.extend(version.as_ref().map(|change| ("version", change.to_string())));
         facts.extend(handover.as_ref().map(|handover| ("hands over", handed(handover))));
         if stays_up.iter().any(|workload| is_cluster_api(&workload.reference)) {
             facts.push(("pauses", "every cluster of Cluster API, until Rancher is started again".to_owned()));
@@ -239,11 +241,19 @@ fn outcome(plan: &Plan) -> String {
         1 => "; held by 1 gate".to_owned(),
         more => format!("; held by {more} gates"),
     };
+    let sets = plan.version.as_ref().filter(|change| change.sets()).map(|change| format!("Rancher to {}", change.to));
     if plan.unreadable().is_some() {
-        return format!("the operator restores it; what that changes is not known{held}");
+        let sets = sets.map(|sets| format!(", then {sets}")).unwrap_or_default();
+        return format!("the operator restores it; what that changes is not known{sets}{held}");
     }
     if plan.backup.is_none() {
-        return format!("nothing can be planned without a whole backup{held}");
+        let is_named = !plan.request.backup_name.is_empty();
+        return match sets {
+            _ if is_named => format!("nothing can be planned without a whole backup{held}"),
+            Some(sets) => format!("{sets}{held}"),
+            None if plan.version.is_some() => format!("nothing to do: the declared version runs{held}"),
+            None => format!("nothing can be planned without a way to set the version{held}"),
+        };
     }
     if plan.is_empty() {
         return format!("nothing to do: the cluster has what the backup has{held}");
@@ -256,8 +266,8 @@ fn outcome(plan: &Plan) -> String {
         (counts.recreated, "to delete and make anew".to_owned()),
         (counts.deleted, if along == 0 { "to delete".to_owned() } else { format!("to delete, and {along} with them") }),
     ];
-    let parts: Vec<String> =
-        parts.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")).collect();
+    let parts = parts.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}"));
+    let parts: Vec<String> = parts.chain(sets).collect();
     format!("{}{held}", parts.join(", "))
 }
 

@@ -290,6 +290,7 @@ impl World {
         };
         let backup = match &self.seen {
             None => whole(),
+            Some(BackupSeen::NotNamed) => BackupSeen::NotNamed,
             Some(BackupSeen::Missing { place }) => BackupSeen::Missing { place: place.clone() },
             Some(BackupSeen::Corrupt { message }) => BackupSeen::Corrupt { message: message.clone() },
             Some(BackupSeen::Encrypted(closed)) => BackupSeen::Encrypted(closed.clone()),

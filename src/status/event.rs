@@ -60,6 +60,8 @@ fn failure(step: Step) -> &'static str {
     match step {
         Step::Verify => "HealthCheckFailed",
         Step::Prune => "PruneFailed",
+        // What Flux says of a Helm release that could not be rolled back.
+        Step::SetVersion => "RollbackFailed",
         Step::Preflight
         | Step::Announce
         | Step::Quiesce
@@ -83,6 +85,7 @@ fn action(step: Step) -> &'static str {
         Step::ClusterScoped => "WriteClusterScoped",
         Step::Namespaced => "WriteNamespaced",
         Step::Prune => "Prune",
+        Step::SetVersion => "SetVersion",
         Step::Resume => "Resume",
         Step::Verify => "Verify",
     }

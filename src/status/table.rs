@@ -146,12 +146,18 @@ fn plan_fields(plan: &PlanRecord, field: &mut impl FnMut(&str, &str)) {
         other_cluster: _,
         quiesce: _,
         silences: _,
+        version,
         accepted,
     } = plan;
     field("Plan", &format!("{digest}, engine {engine}"));
+    if let Some(version) = version {
+        field("Version", &clean(&version.to_string()));
+    }
     let version = backup.rancher_version.as_ref().map_or_else(String::new, |version| format!(", Rancher {version}"));
-    field("Backup", &format!("{}{version}", backup.name));
-    field("", &backup.sha256);
+    if !backup.name.is_empty() {
+        field("Backup", &format!("{}{version}", backup.name));
+        field("", &backup.sha256);
+    }
     if !accepted.is_empty() {
         field("Accepted", &accepted.join(", "));
     }

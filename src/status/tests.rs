@@ -125,6 +125,7 @@ fn plan() -> PlanRecord {
         other_cluster: false,
         quiesce: Vec::new(),
         silences: Vec::new(),
+        version: None,
         accepted: vec!["CrdVersionsKept".to_owned()],
     }
 }

@@ -27,10 +27,20 @@ struct End {
     effects: Vec<String>,
 }
 
-/// A restore that dies at each of `deaths`, one process after the other, and is gone on with.
-fn story(deaths: &[Death]) -> End {
+/// What is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Merged {
+    Restore,
+    Rollback,
+}
+
+/// A run that dies at each of `deaths`, one process after the other, and is gone on with.
+fn story(merged: Merged, deaths: &[Death]) -> End {
     simulated(async {
-        let stage = Stage::new(SEED).await;
+        let stage = match merged {
+            Merged::Restore => Stage::new(SEED).await,
+            Merged::Rollback => Stage::rolling_back(SEED).await,
+        };
         let watchdog = Watchdog::new(&stage);
         // In the second in which the run is made.
         stage.put_setting("made-at-the-last-moment").await;
@@ -69,30 +79,51 @@ fn assert_same(end: &End, undisturbed: &End) {
 
 #[test]
 fn killed_before_or_after_any_of_its_effects_a_restore_comes_to_the_same_end() {
-    let undisturbed = story(&[]);
+    let undisturbed = story(Merged::Restore, &[]);
     let count = undisturbed.effects.len();
     assert!(count > 60, "{count} effects");
     assert_restored(&undisturbed);
     assert_webhooks_come_last(&undisturbed.effects);
     let deaths = (0..count).flat_map(|at| [Moment::Before, Moment::After].map(|moment| vec![Death { at, moment }]));
-    die_each(&undisturbed, &deaths.collect::<Vec<_>>());
+    die_each(Merged::Restore, &undisturbed, &deaths.collect::<Vec<_>>());
+}
+
+/// From where it is another run than a restore: prune is its last step before.
+#[test]
+fn killed_before_or_after_any_effect_that_sets_the_version_a_rollback_comes_to_the_same_end() {
+    let undisturbed = story(Merged::Rollback, &[]);
+    let effects = &undisturbed.effects;
+    let is_image = |effect: &&String| *effect == "PATCH /apis/apps/v1/namespaces/cattle-system/deployments/rancher";
+    let patches = (0..effects.len()).filter(|at| is_image(&&effects[*at])).collect::<Vec<_>>();
+    let [_, image, _, ..] = patches[..] else { panic!("scaled, set and given back: {patches:?} of {effects:#?}") };
+    assert_eq!(rancher_image(&undisturbed), "rancher/rancher:v2.9.3");
+    assert_restored(&undisturbed);
+    let from = image - 12;
+    let deaths =
+        (from..effects.len()).flat_map(|at| [Moment::Before, Moment::After].map(|moment| vec![Death { at, moment }]));
+    die_each(Merged::Rollback, &undisturbed, &deaths.collect::<Vec<_>>());
+}
+
+fn rancher_image(end: &End) -> &str {
+    let rancher = &end.picture["deployments.apps/cattle-system/rancher"];
+    rancher["spec"]["template"]["spec"]["containers"][0]["image"].as_str().expect("an image")
 }
 
 #[test]
 fn killed_twice_a_restore_comes_to_the_same_end() {
-    let undisturbed = story(&[]);
+    let undisturbed = story(Merged::Restore, &[]);
     let mut rng = StdRng::seed_from_u64(SEED);
     let mut death = || {
         let moment = *[Moment::Before, Moment::After].choose(&mut rng).expect("there are two");
         Death { at: rng.random_range(0..undisturbed.effects.len()), moment }
     };
     let pairs: Vec<Vec<Death>> = (0..TWICE).map(|_| vec![death(), death()]).collect();
-    die_each(&undisturbed, &pairs);
+    die_each(Merged::Restore, &undisturbed, &pairs);
 }
 
 #[test]
 fn robbed_of_its_run_and_reverted_while_nobody_looks_it_leaves_rancher_up() {
-    let undisturbed = story(&[]);
+    let undisturbed = story(Merged::Restore, &[]);
     for at in (0..undisturbed.effects.len()).step_by(4) {
         println!("{at}: {}", undisturbed.effects[at]);
         simulated(async {
@@ -143,7 +174,7 @@ fn assert_restored(end: &End) {
     }
 }
 
-fn die_each(undisturbed: &End, stories: &[Vec<Death>]) {
+fn die_each(merged: Merged, undisturbed: &End, stories: &[Vec<Death>]) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..crate::threads() {
@@ -151,7 +182,7 @@ fn die_each(undisturbed: &End, stories: &[Vec<Death>]) {
                 while let Some(deaths) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let first = deaths[0].at;
                     println!("{deaths:?}: {}", undisturbed.effects[first]);
-                    let end = story(deaths);
+                    let end = story(merged, deaths);
                     let same = end.effects[..=first] == undisturbed.effects[..=first];
                     assert!(same, "the same seed, another run: {:#?}", end.effects);
                     assert_same(&end, undisturbed);

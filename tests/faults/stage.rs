@@ -13,6 +13,7 @@ use reinback::backup::{CONFIGURATION_KEY, Encryption};
 use reinback::cluster::{Cluster, LeaseTimes, Limits, Preconditions, Target};
 use reinback::config::Config;
 use reinback::demo::{past, scene};
+use reinback::execute::NoHelm;
 use reinback::git::FileEdit;
 use reinback::object::Resource;
 use reinback::sim::{API_URL, Sim, SimOptions};
@@ -59,6 +60,8 @@ pub struct Stage {
     pub backup: String,
     /// What is in the backup, as [`Stage::picture`] shows it.
     pub saved: BTreeMap<String, Value>,
+    /// What is merged is a `Rollback`, which brings data and version back, instead of a `Restore`.
+    pub rolls_back: bool,
     folder: TempDir,
     play: Play,
     encryption: Option<Arc<Encryption>>,
@@ -133,6 +136,11 @@ impl Stage {
         Self::of(seed, Play::Native).await
     }
 
+    /// [`Stage::new`], and what is merged is a `Rollback`.
+    pub async fn rolling_back(seed: u64) -> Self {
+        Self { rolls_back: true, ..Self::new(seed).await }
+    }
+
     /// With all that the rancher-backup operator needs, and without it.
     pub async fn operated(seed: u64) -> Self {
         Self::of(seed, Play::Operated).await
@@ -160,7 +168,7 @@ impl Stage {
             Config::parse(Some(("reinback.yaml", play.config().as_bytes())), &[], &data).expect("a configuration");
         let git = Git::default();
         let stop = watch::Sender::new(false);
-        let stage = Self { sim, git, backup, saved, folder, play, encryption, config, stop };
+        let stage = Self { sim, git, backup, saved, rolls_back: false, folder, play, encryption, config, stop };
         stage.push("README.md", Some("manifests\n"));
         let ended = stage.once(&Process::calm(None)).await.expect("the first look ends");
         assert!(matches!(ended, Ended::Passed(_)), "{ended:?}");
@@ -178,19 +186,34 @@ impl Stage {
         self.git.commit(SOURCE, "ada", &format!("Change {path}"), self.now(), &[edit]);
     }
 
-    /// A `Restore` of the backup, merged, whose author accepts the gates that it raises.
+    /// A manifest of the backup, merged, whose author accepts the gates that it raises.
     pub fn merge(&self, name: &str, annotations: &str) {
         self.merge_accepting(name, "VersionMismatch, PruneShare, DownstreamReverts, WebhookUnavailable", annotations);
     }
 
     pub fn merge_accepting(&self, name: &str, accepted: &str, annotations: &str) {
-        let text = format!(
-            "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata:\n  name: {name}\n  annotations:\n    \
-             reinback.io/accept: \"{accepted}\"\n{annotations}spec:\n  backupFilename: {}\n  prune: true\n  \
-             deleteTimeoutSeconds: 5\n{}",
-            self.backup,
-            if self.encryption.is_some() { "  encryptionConfigSecretName: key\n" } else { "" },
+        let (api_version, kind) = match self.rolls_back {
+            true => ("reinback.io/v1alpha1", "Rollback"),
+            false => ("resources.cattle.io/v1", "Restore"),
+        };
+        let mut text = format!(
+            "apiVersion: {api_version}\nkind: {kind}\nmetadata:\n  name: {name}\n  annotations:\n    \
+             reinback.io/accept: \"{accepted}\"\n{annotations}spec:\n"
         );
+        let indent = match self.rolls_back {
+            true => {
+                text.push_str(&format!("  toVersion: {}\n  versionMethod: image\n  restore:\n", scene::BEFORE));
+                "    "
+            }
+            false => "  ",
+        };
+        text.push_str(&format!(
+            "{indent}backupFilename: {}\n{indent}prune: true\n{indent}deleteTimeoutSeconds: 5\n",
+            self.backup
+        ));
+        if self.encryption.is_some() {
+            text.push_str(&format!("{indent}encryptionConfigSecretName: key\n"));
+        }
         self.push(&format!("clusters/sim/{name}.yaml"), Some(&text));
     }
 
@@ -202,6 +225,7 @@ impl Stage {
             source: Source::over(MortalBranch { process: process.clone(), branch: self.git.reader() }),
             status: Box::new(MortalBranch { process: process.clone(), branch: self.git.writer() }),
             stores: Arc::new(MortalStores { process: process.clone(), folder: self.folder.path().to_owned() }),
+            helm: Arc::new(NoHelm),
         };
         let options = Options { install_crd: true, lease: LeaseTimes::default() };
         Agent::over(self.config.clone(), cluster, parts, options, self.stop.subscribe())
@@ -300,6 +324,12 @@ impl Stage {
         let target = Target::new(&resource, Some("cattle-system"), "rancher");
         let patch = json!({"spec": {"replicas": 3}});
         let _ = self.sim.cluster(Limits::default()).writer().merge_patch(&target, &patch).await;
+    }
+
+    /// What its Deployment says now.
+    pub fn rancher_image(&self) -> String {
+        let rancher = self.sim.object("deployments.apps", Some("cattle-system"), "rancher").expect("it is there");
+        text(&rancher["spec"]["template"]["spec"]["containers"][0]["image"])
     }
 
     /// Another backup is put under the name of the one that is asked for.

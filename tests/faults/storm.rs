@@ -127,7 +127,8 @@ async fn story(seed: u64) -> String {
         tracing::subscriber::set_default(builder.finish())
     });
     let mut rng = StdRng::seed_from_u64(seed);
-    let stage = Arc::new(Stage::new(seed).await);
+    let rolls_back = seed % 3 == 2;
+    let stage = Arc::new(if rolls_back { Stage::rolling_back(seed).await } else { Stage::new(seed).await });
     let climate = Climate {
         cluster: *[0, 5, 20, 60].choose(&mut rng).expect("there are some"),
         git: *[0, 50, 200].choose(&mut rng).expect("there are some"),
@@ -153,6 +154,9 @@ async fn story(seed: u64) -> String {
     watchdog.check("the end");
     assert_status_is_truthful(&stage);
     println!("seed {seed} ended: {}", stage.told());
+    if stage.rolls_back && stage.runs().iter().any(|run| outcome(run).0 == "Succeeded") {
+        assert_eq!(stage.rancher_image(), "rancher/rancher:v2.9.3");
+    }
     watchdog.assert_ended_well(&incidents.iter().map(|(_, incident)| format!("{incident:?}")).collect::<Vec<_>>());
     ended
 }

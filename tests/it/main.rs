@@ -29,6 +29,7 @@ mod process;
 mod proxy;
 mod prune;
 mod restore;
+mod rollback;
 mod rounds;
 mod s3_restore;
 mod s3_server;

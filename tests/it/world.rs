@@ -227,6 +227,20 @@ impl World {
         commit
     }
 
+    /// Commits a `Rollback` and pushes it; `spec` is indented by two.
+    pub fn commit_rollback(&self, name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
+        let annotations: String =
+            annotations.iter().map(|(key, value)| format!("    reinback.io/{key}: \"{value}\"\n")).collect();
+        let annotations = if annotations.is_empty() { String::new() } else { format!("  annotations:\n{annotations}") };
+        let text = format!(
+            "apiVersion: reinback.io/v1alpha1\nkind: Rollback\nmetadata:\n  name: {name}\n{annotations}spec:\n{spec}"
+        );
+        self.work.write(&format!("clusters/test/{name}.yaml"), &text);
+        let commit = self.work.commit(&format!("Rollback {name}"));
+        self.work.push(&["origin", "HEAD:main"]);
+        commit
+    }
+
     /// The first look is over: what is committed from now on runs.
     pub async fn settle(&self) {
         let said = self.once().await;

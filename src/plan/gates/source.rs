@@ -1,6 +1,6 @@
 //! Gates about what is asked for, the backup, and what ran before.
 
-use super::{View, count, listed, operator};
+use super::{View, count, listed, operator, version};
 use crate::backup::CONFIGURATION_KEY;
 use crate::object::ObjectKey;
 use crate::observed::{BackupSeen, Closed, ClusterFacts, OpenEntries};
@@ -100,11 +100,15 @@ pub(super) fn not_supported(view: &View<'_>) -> Option<Gate> {
         asked.push(sentence);
         remedies.push(remedy);
     }
+    if let Some((sentence, remedy)) = version::not_supported(view) {
+        asked.push(sentence);
+        remedies.push(remedy);
+    }
     (!asked.is_empty()).then(|| Gate::new(GateCode::NotSupported, asked.join("; "), remedies.join("; ")))
 }
 
 pub(super) fn unsupported_version(view: &View<'_>) -> Option<Gate> {
-    old_rancher(view).or_else(|| old_definitions(view))
+    version::unsupported_version(view).or_else(|| old_rancher(view)).or_else(|| old_definitions(view))
 }
 
 fn old_rancher(view: &View<'_>) -> Option<Gate> {
@@ -199,6 +203,9 @@ pub fn shown_url(text: &str) -> String {
 }
 
 pub(super) fn version_mismatch(view: &View<'_>) -> Option<Gate> {
+    if let Some(declared) = &view.plan.request.version {
+        return version::version_mismatch(view, &declared.to);
+    }
     let backup = view.backup?;
     let running = running(&view.observed.cluster)?;
     let there = backup.facts.rancher_version.as_deref();
@@ -223,16 +230,15 @@ pub(super) fn version_mismatch(view: &View<'_>) -> Option<Gate> {
 }
 
 pub(super) fn version_boundary(view: &View<'_>) -> Option<Gate> {
-    let backup: Version = view.backup?.facts.rancher_version.as_ref()?.parse().ok()?;
+    let declared = view.plan.request.version.as_ref().map(|declared| declared.to.as_str());
+    let data = view.backup.and_then(|backup| backup.facts.rancher_version.as_deref());
+    let goal: Version = data.or(declared)?.parse().ok()?;
     let live: Version = running(&view.observed.cluster)?.text.parse().ok()?;
-    let boundary = rancher::crosses_boundary(&live, &backup)?;
+    let boundary = rancher::crosses_boundary(&live, &goal)?;
     let (major, minor, patch) = boundary.first_newer;
     Some(view.acceptable(
         GateCode::VersionBoundary,
-        format!(
-            "from Rancher {live} to data of {backup} lies a boundary at v{major}.{minor}.{patch}: {}",
-            boundary.what
-        ),
+        format!("from Rancher {live} to data of {goal} lies a boundary at v{major}.{minor}.{patch}: {}", boundary.what),
         "restore into a cluster that was cleaned of Rancher (rancher-cleanup), as for a migration",
         "tries it in place, where objects of the newer form may be refused or mangled",
     ))

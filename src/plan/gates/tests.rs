@@ -12,6 +12,7 @@ use crate::plan::testing::{World, crd, key, owner, uid_of, workload};
 mod backup;
 mod operator;
 mod prune;
+mod version;
 mod webhooks;
 
 /// What a person reads of the one gate that holds this world.

@@ -20,6 +20,7 @@ use crate::plan::{Change, Deletion, Handover, is_same_cluster, printable};
 /// prunes      prune happens
 /// operator    null, or {restore, prune, nativePrune, repair, unreadable: text or null, overwrites: [{object, reason}],
 ///             stuck: [{object, why}]}: what the operator is handed
+/// version     null, or {from?, to, method: keep, helm or image, release?, namespace?, revision?, newest?, image?, had?, removes?}
 /// backup      null, or {name, sha256, sizeBytes, rancherVersion?, clusterUid?, takenAt?, sameCluster}
 /// cluster     {uid, rancherVersion: text or null}
 /// gates       [{code, class, message, remedy, accepted}]
@@ -48,6 +49,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
         spared,
         prunes,
         handover,
+        version,
         other_cluster: _, // `backup.sameCluster`
         quiesce,
         stays_up,
@@ -74,6 +76,7 @@ pub fn json(plan: &Plan, observed: &Observed, verbosity: Verbosity) -> Value {
         "held": plan.holding().next().is_some(),
         "prunes": prunes,
         "operator": handover.as_ref().map(handed),
+        "version": version,
         "backup": backup,
         "cluster": {
             "uid": observed.cluster.uid,

@@ -457,6 +457,7 @@ fn machines_get_a_stable_shape() {
       "staysUp": [
         "deployments/cattle-system/rancher-webhook"
       ],
+      "version": null,
       "warnings": []
     }
     "#);

@@ -1,0 +1,74 @@
+//! What setting Rancher's version stands on: its Helm release, and what only a newer Rancher serves.
+
+use serde_json::Value;
+
+use super::facts::{get, release_name};
+use super::{ObserveError, Places, visible};
+use crate::cluster::{Catalog, ClusterReader, ListOptions};
+use crate::object::Resource;
+use crate::observed::ClusterFacts;
+use crate::plan::version::{Brought, ObjectRef};
+use crate::rancher::API_SERVICES;
+use crate::release::History;
+
+/// Adds it to what is known of the cluster.
+///
+/// # Errors
+///
+/// When the API server does not answer; what we may not see counts as not there.
+pub async fn read(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    places: &Places,
+    cluster: &mut ClusterFacts,
+) -> Result<(), ObserveError> {
+    cluster.releases = releases(reader, places).await?;
+    cluster.brought = brought(reader, catalog).await?;
+    Ok(())
+}
+
+/// Every revision of Rancher's Helm release that Helm still has.
+///
+/// # Errors
+///
+/// As [`read`].
+pub async fn releases(reader: &ClusterReader, places: &Places) -> Result<History, ObserveError> {
+    let name = release_name(reader, places).await?;
+    let secrets = Resource::new("", "v1", "secrets");
+    let labels = format!("owner=helm,name={name}");
+    let namespace = Some(places.rancher_namespace.as_str());
+    let options = ListOptions { namespace, label_selector: &labels, ..ListOptions::default() };
+    let listed = reader.list(&secrets, options, |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?))).await;
+    Ok(History::read(&visible(listed.map(|listed| listed.items))?))
+}
+
+async fn brought(reader: &ClusterReader, catalog: &Catalog) -> Result<Vec<Brought>, ObserveError> {
+    let api_services = Resource::new("apiregistration.k8s.io", "v1", "apiservices");
+    if catalog.find(&api_services).is_none() {
+        return Ok(Vec::new());
+    }
+    let services = Resource::new("", "v1", "services");
+    let mut found = Vec::new();
+    for (name, since) in API_SERVICES {
+        let Some(value) = get(reader, &api_services, None, name).await? else { continue };
+        let part = |field: &str| value.pointer(&format!("/spec/service/{field}")).and_then(Value::as_str);
+        let service = part("namespace").zip(part("name"));
+        found.push(brought_by(*since, &api_services, None, name));
+        if let Some((namespace, name)) = service
+            && get(reader, &services, Some(namespace), name).await?.is_some()
+        {
+            found.push(brought_by(*since, &services, Some(namespace), name));
+        }
+    }
+    Ok(found)
+}
+
+fn brought_by(since: (u64, u64, u64), resource: &Resource, namespace: Option<&str>, name: &str) -> Brought {
+    let object = ObjectRef {
+        api_version: resource.api_version(),
+        resource: resource.plural.clone(),
+        namespace: namespace.map(str::to_owned),
+        name: name.to_owned(),
+    };
+    Brought { object, since }
+}

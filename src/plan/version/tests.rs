@@ -1,0 +1,170 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::plan::gate::GateCode;
+use crate::plan::testing::World;
+
+/// A revision as Helm stores it.
+pub fn stored(number: u64, status: &str, version: &str, more: &Value) -> Value {
+    let mut release = json!({
+        "name": "rancher", "namespace": "cattle-system", "version": number,
+        "info": {"status": status, "description": "Upgrade complete"},
+        "chart": {"metadata": {"name": "rancher", "version": version.trim_start_matches('v'), "appVersion": version}},
+        "manifest": "",
+    });
+    crate::plan::testing::merge(&mut release, more.clone());
+    let data = BASE64.encode(BASE64.encode(release.to_string()));
+    json!({"metadata": {"name": format!("sh.helm.release.v1.rancher.v{number}")}, "data": {"release": data}})
+}
+
+/// A Rancher that was upgraded from v2.9.3 to v2.10.1 by Helm, and a Rollback to v2.9.3 with the backup of that.
+pub fn upgraded(more: &[Value]) -> World {
+    let mut world = World::quiet();
+    world.rancher().image = Some("rancher/rancher:v2.10.1".to_owned());
+    let mut revisions = vec![
+        stored(1, "superseded", "v2.8.0", &json!({})),
+        stored(2, "superseded", "v2.9.3", &json!({})),
+        stored(3, "deployed", "v2.10.1", &json!({})),
+    ];
+    revisions.extend(more.iter().cloned());
+    world.cluster.releases = History::read(&revisions);
+    world.cluster.helm = Some("v3.22.0".to_owned());
+    world.cluster.kubernetes_version = Some("v1.36.2+k3s1".to_owned());
+    world.request.kind = "Rollback".to_owned();
+    world.request.version = Some(VersionRequest { to: "v2.9.3".to_owned(), ..VersionRequest::default() });
+    world
+}
+
+fn asked(world: &mut World) -> &mut VersionRequest {
+    world.request.version.as_mut().expect("a Rollback")
+}
+
+fn told(world: &World) -> String {
+    match decide(world.request.version.as_ref().expect("a Rollback"), &world.observed()) {
+        Ok(change) => change.to_string(),
+        Err(NoWay::Release { problem, remedy }) => format!("{problem} -> {remedy}"),
+        Err(NoWay::Image { problem }) => problem,
+    }
+}
+
+#[test]
+fn the_newest_revision_of_the_declared_version_is_gone_back_to() {
+    let world = upgraded(&[]);
+    insta::assert_snapshot!(told(&world), @"from v2.10.1 to v2.9.3 by helm rollback of release cattle-system/rancher to revision 2 (now at 3)");
+    let mut named = upgraded(&[]);
+    asked(&mut named).revision = Some(2);
+    assert_eq!(told(&named), told(&world));
+}
+
+#[test]
+fn a_revision_that_is_not_there_or_of_another_version_is_no_way() {
+    let mut world = upgraded(&[]);
+    asked(&mut world).revision = Some(7);
+    insta::assert_snapshot!(told(&world), @"the Helm release has no revision 7; it has 3 (v2.10.1, deployed), 2 (v2.9.3, superseded), 1 (v2.8.0, superseded) -> name a revision that is there, or none");
+    asked(&mut world).revision = Some(1);
+    insta::assert_snapshot!(told(&world), @"revision 1 of the Helm release is of v2.8.0, and the manifest declares v2.9.3 -> name a revision of the declared version, or none; or declare the version of that revision");
+    let mut trimmed = upgraded(&[]);
+    asked(&mut trimmed).to = "v2.7.5".to_owned();
+    insta::assert_snapshot!(told(&trimmed), @"no revision of the Helm release rancher that was deployed is of v2.7.5; it has 3 (v2.10.1, deployed), 2 (v2.9.3, superseded), 1 (v2.8.0, superseded) -> write `versionMethod: image`, or bring Rancher to that version by Helm yourself and commit a Restore");
+}
+
+#[test]
+fn without_a_release_auto_sets_the_image_and_helm_has_no_way() {
+    let mut world = upgraded(&[]);
+    world.cluster.releases = History::default();
+    world.rancher().image = Some("reg.example.org:5000/rancher/rancher:v2.10.1@sha256:aa".to_owned());
+    insta::assert_snapshot!(told(&world), @"from v2.10.1 to v2.9.3 by image reg.example.org:5000/rancher/rancher:v2.9.3, now reg.example.org:5000/rancher/rancher:v2.10.1@sha256:aa");
+    asked(&mut world).method = VersionMethod::Helm;
+    insta::assert_snapshot!(told(&world), @"there is no Helm release of Rancher in its namespace -> write `versionMethod: image`, or install Rancher by Helm");
+    asked(&mut world).method = VersionMethod::Image;
+    world.cluster.workloads.clear();
+    insta::assert_snapshot!(told(&world), @"there is no Deployment of Rancher with an image whose tag could be set");
+}
+
+#[test]
+fn what_runs_already_stays_and_the_run_has_no_step_for_it() {
+    let mut world = upgraded(&[]);
+    world.rancher().image = Some("rancher/rancher:v2.9.3".to_owned());
+    world.cluster.releases = History::read(&[stored(2, "deployed", "v2.9.3", &json!({}))]);
+    insta::assert_snapshot!(told(&world), @"v2.9.3 runs already, and stays");
+    assert_eq!(world.plan().own_steps(), None);
+    // Somebody set the image by hand: the release is still of the newer version, and is gone back, too.
+    let mut by_hand = upgraded(&[]);
+    by_hand.rancher().image = Some("rancher/rancher:v2.9.3".to_owned());
+    assert!(told(&by_hand).contains("revision 2"), "{}", told(&by_hand));
+}
+
+#[test]
+fn the_version_is_set_between_the_data_and_the_replicas() {
+    let steps = upgraded(&[]).plan().own_steps().expect("steps of its own");
+    assert_eq!(steps[steps.len() - 4..], [Step::Prune, Step::SetVersion, Step::Resume, Step::Verify]);
+    let mut alone = upgraded(&[]);
+    alone.request.backup_name = String::new();
+    alone.seen = Some(BackupSeen::NotNamed);
+    alone.accept(GateCode::VersionMismatch);
+    let plan = alone.plan();
+    assert_eq!(plan.holding().count(), 0, "{:?}", plan.gates);
+    let steps = plan.own_steps().expect("steps of its own");
+    let of_version = [
+        Step::Preflight,
+        Step::Announce,
+        Step::Quiesce,
+        Step::SafetyBackup,
+        Step::SetVersion,
+        Step::Resume,
+        Step::Verify,
+    ];
+    assert_eq!(steps, of_version);
+    assert!(!plan.quiesce.is_empty());
+}
+
+#[test]
+fn only_what_the_older_version_does_not_serve_is_removed() {
+    let extension = |since| Brought {
+        object: ObjectRef {
+            api_version: "apiregistration.k8s.io/v1".to_owned(),
+            resource: "apiservices".to_owned(),
+            namespace: None,
+            name: "v1.ext.cattle.io".to_owned(),
+        },
+        since,
+    };
+    let mut world = upgraded(&[]);
+    world.cluster.brought = vec![extension((2, 11, 0))];
+    let plan = world.plan();
+    let change = plan.version.as_ref().expect("a way");
+    assert_eq!(change.removes.iter().map(ToString::to_string).collect::<Vec<_>>(), ["apiservices/v1.ext.cattle.io"]);
+    world.cluster.brought = vec![extension((2, 9, 0))];
+    assert_eq!(world.plan().version.expect("a way").removes, []);
+}
+
+#[test]
+fn a_reader_is_told_of_jumps_upgrades_and_of_what_helm_does_not_know() {
+    let warned = |change: &dyn Fn(&mut World)| {
+        let mut world = upgraded(&[]);
+        change(&mut world);
+        world.plan().warnings.join("\n")
+    };
+    assert_eq!(warned(&|_| {}), "");
+    insta::assert_snapshot!(warned(&|world| asked(world).to = "v2.8.0".to_owned()), @"from v2.10.1 to v2.8.0 are 2 minor versions: Rancher is only tested over one");
+    insta::assert_snapshot!(warned(&|world| {
+        asked(world).to = "v2.11.0".to_owned();
+        asked(world).method = VersionMethod::Image;
+    }), @"
+    v2.11.0 is newer than v2.10.1, which runs: this is an upgrade, not a rollback
+    Helm will not know: its release rancher stays at revision 3 of v2.10.1, and the next `helm upgrade` brings that back
+    ");
+}
+
+#[test]
+fn how_it_is_set_is_part_of_what_is_approved_and_kept() {
+    let (by_helm, mut by_image) = (upgraded(&[]), upgraded(&[]));
+    asked(&mut by_image).method = VersionMethod::Image;
+    assert_ne!(by_helm.plan().digest, by_image.plan().digest);
+    let change = by_helm.plan().record().version.expect("it is kept");
+    let json = serde_json::to_value(&change).expect("JSON");
+    assert_eq!(json["method"], "helm");
+    assert_eq!(serde_json::from_value::<VersionChange>(json).expect("it reads"), change);
+}
