@@ -38,6 +38,7 @@
 //! - [`store`]: where backups lie: a directory or a bucket; a fetched one is spooled into an unlinked file
 //! - [`cluster`]: requests to an API server: discovery, lists, watches, writes, and the Lease that fences them
 //! - [`observe`]: one pass of reads over backup and cluster
+//! - [`helm`]: the helm program: rollback and upgrade, what they leave behind, and a revision that stayed pending
 //! - [`collect`]: backups of our own, in the operator's format
 //! - [`execute`]: carries out one run: what is next, record it, do it, record it
 //! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
@@ -89,6 +90,7 @@ pub mod demo;
 pub mod desired;
 pub mod execute;
 pub mod git;
+pub mod helm;
 pub mod journal;
 pub mod manifest;
 pub mod object;

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 pub use constraint::{Constraint, NotAConstraint};
 pub use history::{History, leftovers};
-pub use objects::{DeploymentShape, ReleaseObject};
+pub use objects::{DeploymentShape, ReleaseObject, says_keep};
 
 use crate::rancher::Version;
 
@@ -29,6 +29,8 @@ use crate::rancher::Version;
 const MAX_RELEASE_BYTES: u64 = 32 << 20;
 /// What a gzip stream begins with, with the only method that there is (RFC 1952, 2.3.1); Helm asks for these three.
 const GZIP: &[u8] = &[0x1f, 0x8b, 0x08];
+
+const NOT_A_RELEASE: &str = "its JSON is not that of a release";
 
 /// One revision of a release, without what is large in it (templates, files) and what may be secret.
 ///
@@ -181,14 +183,27 @@ pub struct Unread {
 /// `Unread` for one that is not as Helm writes it, is larger than any that fits into a Secret would sensibly be, or whose
 /// manifest is not YAML.
 pub fn read(secret: &Value) -> Result<Revision, Unread> {
-    let of = |problem| {
-        let name = secret.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let number = name.rsplit_once(".v").and_then(|(_, number)| number.parse().ok());
-        Unread { secret: name.to_owned(), number, problem }
-    };
-    let release: Release = serde_json::from_slice(&unpack(secret).map_err(of)?)
-        .map_err(|_may_quote_a_secret| of("its JSON is not that of a release"))?;
+    let of = |problem| unread(secret, problem);
+    let release: Release =
+        serde_json::from_slice(&unpack(secret).map_err(of)?).map_err(|_may_quote_a_secret| of(NOT_A_RELEASE))?;
     revision(release).map_err(of)
+}
+
+/// The name of the Secret, or of the ConfigMap, that holds a revision (`pkg/storage/storage.go`).
+pub fn secret_name(release: &str, number: u64) -> String {
+    format!("sh.helm.release.v1.{release}.v{number}")
+}
+
+/// The JSON of a release as it is. It holds values, and so what may be secret.
+pub(crate) fn body(secret: &Value) -> Result<Value, Unread> {
+    let of = |problem| unread(secret, problem);
+    serde_json::from_slice(&unpack(secret).map_err(of)?).map_err(|_may_quote_a_secret| of(NOT_A_RELEASE))
+}
+
+fn unread(secret: &Value, problem: &'static str) -> Unread {
+    let name = secret.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let number = name.rsplit_once(".v").and_then(|(_, number)| number.parse().ok());
+    Unread { secret: name.to_owned(), number, problem }
 }
 
 /// The JSON of a release.

@@ -84,7 +84,7 @@ impl Manifest {
 }
 
 /// Whether the value of the annotation keeps an object. Helm compares it without case and spaces.
-pub(super) fn says_keep(policy: &str) -> bool {
+pub fn says_keep(policy: &str) -> bool {
     policy.trim().eq_ignore_ascii_case("keep")
 }
 

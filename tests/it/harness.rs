@@ -3,6 +3,7 @@
 //! - [`Cluster`]: etcd, kube-apiserver, controller manager, scheduler and KWOK, with kubectl and helm.
 //! - [`S3Server`]: an S3 server over HTTP or HTTPS.
 //! - [`WebhookServer`]: an admission webhook.
+//! - [`chart`]: a chart with the shape of Rancher's.
 //! - [`rancher`]: fills a cluster with the objects of a backup, and disturbs them.
 //!
 //! The first use builds the binaries (`tests/control-plane/build`); later ones find them in the cache.
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 mod audit;
 mod authority;
+pub mod chart;
 mod cluster;
 pub mod rancher;
 mod s3;

@@ -17,6 +17,7 @@ mod gates;
 mod git;
 mod git_server;
 mod harness;
+mod helm;
 mod hostile;
 mod killed;
 mod migration;

@@ -131,9 +131,14 @@ impl Cluster {
         self.tool("kubectl", args, stdin)
     }
 
-    /// What helm prints. Blocks.
+    /// What helm, of version 3, prints. Blocks.
     pub fn helm(&self, args: &[&str]) -> Result<String> {
-        self.tool("helm", args, "")
+        self.helm_of("helm", args)
+    }
+
+    /// What `helm` or `helm4` prints. Blocks.
+    pub fn helm_of(&self, program: &str, args: &[&str]) -> Result<String> {
+        self.tool(program, args, "")
     }
 
     /// Every request whose response is complete. A client may have its answer a moment before the line is written, so look
