@@ -100,6 +100,8 @@ pub enum RefusalKind {
     /// Another field manager owns a field that the release sets.
     Conflict,
     Hook,
+    /// It waited for something longer than it might, as a rule for the Job of a hook.
+    TimedOut,
     Unreachable,
     Other,
 }
@@ -110,7 +112,7 @@ impl HelmError {
         match self {
             Self::TimedOut { .. } | Self::Folder { .. } => true,
             Self::Refused { refusal, .. } => match refusal.kind {
-                RefusalKind::Hook | RefusalKind::Unreachable | RefusalKind::Other => true,
+                RefusalKind::Hook | RefusalKind::TimedOut | RefusalKind::Unreachable | RefusalKind::Other => true,
                 RefusalKind::ReleaseNotFound
                 | RefusalKind::RevisionNotFound
                 | RefusalKind::Pending
@@ -146,6 +148,7 @@ impl fmt::Display for Refusal {
             }
             RefusalKind::Conflict => "somebody else owns a field that it sets: see `metadata.managedFields`",
             RefusalKind::Hook => "a hook of its chart failed: see its Job and pods",
+            RefusalKind::TimedOut => "helm gave up waiting: see the Jobs of the chart's hooks, and their pods",
             RefusalKind::Unreachable => "helm does not reach the API server",
             RefusalKind::Other => "helm failed: see `helm history`",
         })?;

@@ -4,6 +4,7 @@
 //! (Helm 3 and 4, `pkg/storage/driver`); with `HELM_DRIVER=configmap` in a ConfigMap, which is not. Releases of before
 //! Helm compressed them are plain JSON inside. What is read here is never written back by us: that is Helm's.
 
+mod archive;
 mod constraint;
 mod history;
 mod objects;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+pub use archive::{ChartArchive, MAX_ARCHIVE_BYTES, NotAChart};
 pub use constraint::{Constraint, NotAConstraint};
 pub use history::{History, leftovers};
 pub use objects::{DeploymentShape, ReleaseObject, says_keep};
