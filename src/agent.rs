@@ -10,6 +10,7 @@ pub mod look;
 mod retain;
 mod setup;
 pub mod source;
+mod undo;
 mod wake;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -281,7 +282,8 @@ impl Agent {
             () = stopped(stop) => return Ok(Passed::default()),
         };
         let look = Look { first: books.first_look(), whole: view.is_whole };
-        let desired = decide(view.placed.clone(), &books.ledger, look);
+        let placed = self.with_undo(&view, &books, look);
+        let desired = decide(placed, &books.ledger, look);
         let invalid = view.problems.len();
         if is_settled(&desired) {
             self.tell_git(&view, &books, &desired);
@@ -429,7 +431,7 @@ impl Agent {
             // Whoever it was may have come to the end.
             return Ok(Passed { again: true, ..Passed::default() });
         }
-        let desired = decide(view.placed.clone(), &books.ledger, look);
+        let desired = decide(self.with_undo(view, &books, look), &books.ledger, look);
         if let Some(problem) = problem.filter(|_| is_settled(&desired)) {
             return Err(PassError::Status(problem));
         }
@@ -460,6 +462,14 @@ impl Agent {
             passed.count(Box::pin(self.begin(&writer, &books, candidate)).await?);
         }
         Ok(passed)
+    }
+
+    /// What lies in Git, and the undo that a failure asks for.
+    fn with_undo(&self, view: &View, books: &Books, look: Look) -> Vec<Placed> {
+        match look.first {
+            true => view.placed.clone(),
+            false => undo::with_undo(view.placed.clone(), books, &self.config),
+        }
     }
 
     async fn take_lease(&mut self) -> Result<Option<LeaseGuard>, PassError> {

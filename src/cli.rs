@@ -8,6 +8,7 @@ pub mod demo;
 pub mod plan;
 pub mod run;
 pub mod status;
+pub mod undo;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Check(check::CheckArgs),
     Run(run::RunArgs),
+    Undo(undo::UndoArgs),
     Status(status::StatusArgs),
     Backups(backups::BackupsArgs),
     Crd(crd::CrdArgs),
@@ -132,6 +134,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Plan(args) => with_runtime(plan::plan(args)),
         Command::Run(args) => with_runtime(run::run(args)),
         Command::Status(args) => with_runtime(status::status(args)),
+        Command::Undo(args) => with_runtime(undo::undo(args)),
         Command::Backups(args) => with_runtime(backups::backups(args)),
         Command::Check(args) => {
             let checked = check::run(&args, &mut io::stdin(), &mut io::stdout(), &mut io::stderr())?;

@@ -40,6 +40,7 @@ use crate::plan::{self, Plan, Request};
 use crate::publish::Publisher;
 use crate::run::{Counts, Phase, PlannedDeletions, Run};
 use crate::store::{Location, OpenStore, Spool};
+use crate::undo::{self, NoUndo};
 use crate::webhook::silence::WebhookRef;
 pub use level::Level;
 use owners::{Owners, Place};
@@ -252,10 +253,15 @@ impl Executor {
                     self.unsilence_for_good(work).await?;
                     let mut left = work.recorder.replicas();
                     left.retain(|workload, _| !self.is_own_operator(workload, work));
-                    let message = held_message(step, &message, work.counts, &left);
-                    return self.end(work, Phase::Failed, &reason, &message).await;
+                    let way = self.way_back(work);
+                    let message = held_message(step, &message, work.counts, &left, &way);
+                    return self.end(work, Phase::Failed, &reason, &message, way.undone_by()).await;
                 }
-                Next::End { phase, reason, message } => return self.end(work, phase, &reason, &message).await,
+                Next::End { phase, reason, message } => {
+                    let way = if phase == Phase::Failed { self.way_back(work) } else { WayBack::None };
+                    let message = format!("{message}{}", way.told());
+                    return self.end(work, phase, &reason, &message, way.undone_by()).await;
+                }
             };
             match outcome {
                 Ok(()) => {}
@@ -370,10 +376,34 @@ impl Executor {
         }
     }
 
-    async fn end(&self, work: &mut Work, phase: Phase, reason: &str, message: &str) -> Result<Ended, ExecuteError> {
+    /// By what the run can be undone, once it has failed.
+    fn way_back(&self, work: &Work) -> WayBack {
+        let (run, status) = (work.recorder.run(), work.recorder.status());
+        let asked = match self.settings.on_failure {
+            OnFailure::Undo => undo::Asked::ByPolicy,
+            OnFailure::Hold | OnFailure::Resume => undo::Asked::ByHand,
+        };
+        match undo::made(run, &status, asked) {
+            Ok(manifest) if asked == undo::Asked::ByPolicy => WayBack::Follows(manifest.id.name),
+            Ok(_) => WayBack::ByHand(run.spec.manifest.name.clone()),
+            Err(NoUndo::NothingChanged { .. } | NoUndo::NotEnded { .. }) => WayBack::None,
+            Err(why) if asked == undo::Asked::ByPolicy => WayBack::Barred(why.to_string()),
+            Err(_) => WayBack::None,
+        }
+    }
+
+    async fn end(
+        &self,
+        work: &mut Work,
+        phase: Phase,
+        reason: &str,
+        message: &str,
+        undone_by: Option<String>,
+    ) -> Result<Ended, ExecuteError> {
         let (counts, now) = (work.counts, self.now());
         let finish = |run: &mut Run| {
             let status = run.status.get_or_insert_default();
+            status.undone_by.clone_from(&undone_by);
             status.phase = phase;
             status.reason = reason.to_owned();
             status.message = message.to_owned();
@@ -543,14 +573,51 @@ fn always_runs(step: Step) -> bool {
     matches!(step, Step::Resume | Step::Verify)
 }
 
+/// How a run that failed is undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum WayBack {
+    /// There is nothing to undo, or nothing to do it by.
+    None,
+    /// By the command, with the name of the manifest.
+    ByHand(String),
+    /// By itself: the manifest of this name.
+    Follows(String),
+    /// It is asked for, and cannot be.
+    Barred(String),
+}
+
+impl WayBack {
+    fn undone_by(&self) -> Option<String> {
+        if let Self::Follows(name) = self { Some(name.clone()) } else { None }
+    }
+
+    /// What is added to the sentence of a run that ended.
+    fn told(&self) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::ByHand(name) => format!("; `reinback undo {name}` goes back to what was before it"),
+            Self::Follows(name) => format!("; {name} follows, and undoes it"),
+            Self::Barred(why) => format!("; it is not undone: {why}"),
+        }
+    }
+}
+
 /// In which state a run that stops in the middle leaves all, and what a person can do.
-fn held_message(step: Step, message: &str, counts: Counts, replicas: &Replicas) -> String {
+fn held_message(step: Step, message: &str, counts: Counts, replicas: &Replicas, way: &WayBack) -> String {
     let Counts { created, updated, recreated, deleted, skipped: _, protected: _, failed } = counts;
     let at_zero: Vec<String> = replicas.iter().map(|(workload, had)| format!("{workload} (had {had})")).collect();
+    let first = match way {
+        WayBack::ByHand(name) => format!("`reinback undo {name}` goes back to what was before it, "),
+        WayBack::None | WayBack::Follows(_) | WayBack::Barred(_) => String::new(),
+    };
+    let follows = match way {
+        WayBack::Follows(_) | WayBack::Barred(_) => way.told(),
+        WayBack::None | WayBack::ByHand(_) => String::new(),
+    };
     format!(
         "{message}; {step} did not end: {created} objects were created, {updated} updated, {recreated} recreated, \
-         {deleted} deleted, {failed} failed; Rancher stays at 0, so that it does not run on half of a backup; at 0: {}; \
-         ways on: change reinback.io/requested-at to run it again, commit a newer manifest, or scale up by hand to the \
+         {deleted} deleted, {failed} failed; Rancher stays at 0, so that it does not run on half of a backup; at 0: {}\
+         {follows}; ways on: {first}change reinback.io/requested-at to run it again, commit a newer manifest, or scale up by hand to the \
          number in the annotation reinback.io/replicas",
         at_zero.join(", ")
     )
@@ -619,7 +686,8 @@ mod tests {
             (workload("cattle-fleet-system", "fleet-controller"), 1),
         ]);
         let counts = Counts { created: 4, updated: 12, failed: 1, ..Counts::default() };
-        let told = held_message(Step::Namespaced, "1 objects could not be written in namespaced", counts, &replicas);
-        insta::assert_snapshot!(told, @"1 objects could not be written in namespaced; namespaced did not end: 4 objects were created, 12 updated, 0 recreated, 0 deleted, 1 failed; Rancher stays at 0, so that it does not run on half of a backup; at 0: deployments/cattle-fleet-system/fleet-controller (had 1), deployments/cattle-system/rancher (had 3); ways on: change reinback.io/requested-at to run it again, commit a newer manifest, or scale up by hand to the number in the annotation reinback.io/replicas");
+        let failed = "1 objects could not be written in namespaced";
+        let told = held_message(Step::Namespaced, failed, counts, &replicas, &WayBack::ByHand("back".to_owned()));
+        insta::assert_snapshot!(told, @"1 objects could not be written in namespaced; namespaced did not end: 4 objects were created, 12 updated, 0 recreated, 0 deleted, 1 failed; Rancher stays at 0, so that it does not run on half of a backup; at 0: deployments/cattle-fleet-system/fleet-controller (had 1), deployments/cattle-system/rancher (had 3); ways on: `reinback undo back` goes back to what was before it, change reinback.io/requested-at to run it again, commit a newer manifest, or scale up by hand to the number in the annotation reinback.io/replicas");
     }
 }

@@ -28,6 +28,7 @@
 //! - [`plan`]: [`plan::plan`] from what is asked and what was seen; gates, order, prune, digest, and how a plan is shown
 //! - [`journal`]: what is recorded of a run, which events are legal, and what is next
 //! - [`run`]: the object `Run`: a run's key, pinned manifest, journal and result
+//! - [`undo`]: the manifest that goes back to what was before a run
 //! - [`safety`]: how safety backups are called, and which of them may go
 //! - [`status`]: status file, dashboard, commit message, terminal: the same `Run` gives the same bytes
 //!
@@ -107,4 +108,5 @@ pub mod sim;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod undo;
 pub mod webhook;

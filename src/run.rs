@@ -175,6 +175,9 @@ pub struct RunStatus {
     #[schemars(schema_with = "any_value")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub safety_backup: Option<SafetyBackup>,
+    /// Name of the manifest that undoes this run, where the failure asks for that (`on-failure: Undo`): it is begun by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<String>,
     /// Where the operator writes the objects: its Restore, and what it said last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorRecord>,

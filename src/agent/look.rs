@@ -109,12 +109,10 @@ fn version(manifest: &Manifest) -> Option<VersionRequest> {
 
 /// What is asked for and this version cannot do.
 fn not_supported(config: &Config, manifest: &Manifest) -> Vec<String> {
-    let mut sentences = Vec::new();
     let on_failure = manifest.options.on_failure.unwrap_or(config.policy.on_failure);
-    if on_failure == OnFailure::Undo {
-        sentences.push("on-failure Undo: this version does not undo; use Hold or Resume".to_owned());
-    }
-    sentences
+    let without = on_failure == OnFailure::Undo && !config.policy.safety_backup && manifest.body.restore().is_some();
+    let undo = "on-failure Undo goes back by a safety backup, and policy.safetyBackup is off";
+    without.then(|| undo.to_owned()).into_iter().collect()
 }
 
 /// Where the backup of a manifest lies, with the credentials for it, and what opens it.

@@ -18,7 +18,7 @@ use tar::{EntryType, Header};
 
 use super::{Encryption, go_json};
 use crate::object::ObjectKey;
-use crate::object::normal::REPLICAS_ANNOTATION;
+use crate::object::normal::{PAUSED_ANNOTATION, REPLICAS_ANNOTATION};
 
 /// Entry of the ResourceSet, as rancher-backup names it.
 pub const FILTERS: &str = "filters/filters.json";
@@ -52,7 +52,18 @@ pub fn saved(object: &mut Value) -> bool {
     }
     LEFT_OUT.iter().for_each(|field| drop(metadata.remove(*field)));
     give_replicas_back(object);
+    unpause(object);
     true
+}
+
+/// Nor is a cluster of Cluster API saved paused that a run has paused.
+fn unpause(object: &mut Value) {
+    let annotations = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+    let recorded = annotations.and_then(|annotations| annotations.remove(PAUSED_ANNOTATION));
+    let had = recorded.as_ref().and_then(Value::as_str).and_then(|text| text.parse::<bool>().ok());
+    if let (Some(false), Some(spec)) = (had, object.get_mut("spec").and_then(Value::as_object_mut)) {
+        spec.remove("paused");
+    }
 }
 
 /// A workload that a run has scaled to 0 is saved with the replicas that it had: whoever restores it gets one that runs.
@@ -403,6 +414,21 @@ mod tests {
         assert!(saved(&mut object));
         assert_eq!(object["spec"], json!({"replicas": 3, "x": 1}));
         assert_eq!(object["metadata"]["annotations"], json!({"other": "kept"}));
+    }
+
+    #[test]
+    fn a_cluster_that_a_run_keeps_paused_is_saved_as_it_was() {
+        let saved_of = |had: &str| {
+            let mut object = json!({
+                "kind": "Cluster", "spec": {"paused": true, "x": 1},
+                "metadata": {"name": "a", "annotations": {PAUSED_ANNOTATION: had}},
+            });
+            assert!(saved(&mut object));
+            assert_eq!(object["metadata"]["annotations"], json!({}));
+            object["spec"].take()
+        };
+        assert_eq!(saved_of("false"), json!({"x": 1}));
+        assert_eq!(saved_of("true"), json!({"paused": true, "x": 1}));
     }
 
     #[test]

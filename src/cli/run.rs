@@ -15,7 +15,7 @@ use crate::agent::{Agent, Options, hold::held_unseen, look};
 use crate::cluster::ClusterReader;
 use crate::config::{Config, ConfigArgs};
 use crate::desired::{CommitPlace, LOCAL, Look, Placed, decide};
-use crate::manifest::{Limits, SourceFile, Tree};
+use crate::manifest::{Limits, Manifest, SourceFile, Tree};
 use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
 use crate::run::{Phase, Run};
@@ -30,10 +30,17 @@ use crate::store::Stores;
 /// error.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
     /// File with one Restore or Rollback
     file: PathBuf,
+    #[command(flatten)]
+    here: HereArgs,
+}
+
+/// What a command is told that carries out a run in the foreground.
+#[derive(Debug, clap::Args)]
+pub struct HereArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -51,17 +58,61 @@ pub struct RunArgs {
 ///
 /// When the manifest, the configuration, Git, the store or the cluster cannot be used.
 pub async fn run(args: RunArgs) -> anyhow::Result<Exit> {
-    let RunArgs { config, file, yes, context, install_crd, lease } = args;
-    let mut config = Config::load(&config)?;
-    let folder = tempfile::Builder::new().prefix("reinback-run-").tempdir().context("cannot make a folder")?;
-    folder.path().clone_into(&mut config.data_dir);
-    let placed = read(&file, &config)?;
-    let options = Options { install_crd, lease: lease.times()? };
-    let cluster = reach(context.as_deref(), Some(&config)).await?;
-    let reader = cluster.reader();
-    let stop = stop_signal()?;
-    let mut agent = Agent::open(config.clone(), cluster, options, stop)?;
-    let books = Books::read_or_new(&reader, agent.publisher(), &config).await?;
+    let RunArgs { file, here } = args;
+    // What is wrong in the file is told before anybody else is asked.
+    let placed = read(&file, &Config::load(&here.config)?)?;
+    Here::open(here).await?.run(|_, _| Ok(placed)).await
+}
+
+/// A foreground in which one manifest is carried out.
+pub struct Here {
+    config: Config,
+    reader: ClusterReader,
+    agent: Agent,
+    yes: bool,
+    /// Removed at the end.
+    _folder: tempfile::TempDir,
+}
+
+impl Here {
+    /// # Errors
+    ///
+    /// When the configuration, Git or the cluster cannot be used.
+    pub async fn open(args: HereArgs) -> anyhow::Result<Self> {
+        let HereArgs { config, yes, context, install_crd, lease } = args;
+        let mut config = Config::load(&config)?;
+        let folder = tempfile::Builder::new().prefix("reinback-run-").tempdir().context("cannot make a folder")?;
+        folder.path().clone_into(&mut config.data_dir);
+        let options = Options { install_crd, lease: lease.times()? };
+        let cluster = reach(context.as_deref(), Some(&config)).await?;
+        let reader = cluster.reader();
+        let agent = Agent::open(config.clone(), cluster, options, stop_signal()?)?;
+        Ok(Self { config, reader, agent, yes, _folder: folder })
+    }
+
+    /// What is known of runs.
+    ///
+    /// # Errors
+    ///
+    /// When cluster or Git do not answer.
+    pub async fn books(&self) -> anyhow::Result<Books> {
+        Ok(Books::read_or_new(&self.reader, self.agent.publisher(), &self.config).await?)
+    }
+
+    /// The plan of the manifest that `choose` gives, a question, and the run.
+    ///
+    /// # Errors
+    ///
+    /// Of `choose`, and when the store, Git or the cluster cannot be used.
+    pub async fn run(self, choose: impl FnOnce(&Config, &Books) -> anyhow::Result<Placed>) -> anyhow::Result<Exit> {
+        let books = self.books().await?;
+        let placed = choose(&self.config, &books)?;
+        carry_out(self, books, placed).await
+    }
+}
+
+async fn carry_out(here: Here, books: Books, placed: Placed) -> anyhow::Result<Exit> {
+    let Here { config, reader, mut agent, yes, _folder } = here;
     if books.ledger.entries.get(&placed.key).is_some_and(|entry| entry.phase.is_terminal()) {
         writeln!(
             io::stderr(),
@@ -113,8 +164,13 @@ fn read(file: &PathBuf, config: &Config) -> anyhow::Result<Placed> {
     let mut manifests: Vec<_> = tree.manifests().cloned().collect();
     anyhow::ensure!(manifests.len() == 1, "{name} holds {} manifests; give a file with one", manifests.len());
     let manifest = manifests.remove(0);
+    Ok(placed_here(manifest, config))
+}
+
+/// A manifest that is newer than every commit.
+pub fn placed_here(manifest: Manifest, config: &Config) -> Placed {
     let commit = CommitPlace { id: LOCAL.to_owned(), position: 0, author: user(), time: Timestamp::now() };
-    Ok(Placed::new(manifest, config.store.as_ref(), commit))
+    Placed::new(manifest, config.store.as_ref(), commit)
 }
 
 fn user() -> String {

@@ -88,7 +88,7 @@ fn render(runs: &[Run], name: Option<&str>, output: Output) -> anyhow::Result<St
 }
 
 /// A run by its own name, else the newest of a manifest.
-fn find<'a>(newest_first: &[&'a Run], name: &str) -> Option<&'a Run> {
+pub(super) fn find<'a>(newest_first: &[&'a Run], name: &str) -> Option<&'a Run> {
     let own = newest_first.iter().find(|run| run.metadata.name.as_deref() == Some(name));
     own.or_else(|| newest_first.iter().find(|run| run.spec.manifest.name == name)).copied()
 }

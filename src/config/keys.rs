@@ -75,7 +75,7 @@ keys! {
     "policy.timeout" "policy-timeout" "POLICY_TIMEOUT" Text "Longest run [default: 45m]";
     "policy.maxHold" "policy-max-hold" "POLICY_MAX_HOLD" Text "Longest wait of a held run before it fails [default: 24h]";
     "policy.maxPruneShare" "policy-max-prune-share" "POLICY_MAX_PRUNE_SHARE" Word "Percent of objects that a run may delete unasked [default: 20]";
-    "policy.onFailure" "policy-on-failure" "POLICY_ON_FAILURE" Text "After a failure: Hold or Resume (Undo is not built yet) [default: Hold]";
+    "policy.onFailure" "policy-on-failure" "POLICY_ON_FAILURE" Text "After a failure: Hold, Resume or Undo [default: Hold]";
     "policy.safetyBackup" "policy-safety-backup" "POLICY_SAFETY_BACKUP" Word "Back up what a run may change, before its first change [default: true]";
     "policy.safetyBackups.count" "policy-safety-backups-count" "POLICY_SAFETY_BACKUPS_COUNT" Word "Safety backups to keep, whatever their age [default: 5]";
     "policy.safetyBackups.days" "policy-safety-backups-days" "POLICY_SAFETY_BACKUPS_DAYS" Word "Days to keep safety backups, however many [default: 30]";

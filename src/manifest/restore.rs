@@ -8,7 +8,7 @@ use super::text::quoted;
 pub const MAX_DELETE_TIMEOUT_SECONDS: u8 = 10;
 
 /// What to bring back.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreSpec {
     /// The file in the store; no path.

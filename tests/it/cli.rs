@@ -74,6 +74,7 @@ fn the_help_names_every_command_and_no_more() {
       plan        Show what each manifest would do now, without doing it
       check       Read manifests as the agent would, without a cluster
       run         Carry out one manifest now, in the foreground
+      undo        Go back to what was before a run, by its safety backup
       status      Show runs, newest first, or one run whole
       backups     Look at backups, compare them and make one
       crd         Print the CustomResourceDefinition of Run, for `kubectl apply -f -`
@@ -100,7 +101,7 @@ fn each_command_says_its_exit_codes_in_its_help() {
         let (about, _) = help.split_once("\n\nUsage:").expect("a usage");
         about.to_owned()
     };
-    let all: Vec<String> = ["demo", "agent", "plan", "check", "run", "status"].map(codes).to_vec();
+    let all: Vec<String> = ["demo", "agent", "plan", "check", "run", "undo", "status"].map(codes).to_vec();
     assert_snapshot!(all.join("\n\n"), @"
     Show a restore from the merge to the end, on a simulated cluster
 
@@ -126,6 +127,13 @@ fn each_command_says_its_exit_codes_in_its_help() {
     The plan, a question, then the run; the same ledger and the same status as the agent's. It counts as
     newer than every commit. Exits 0 when it succeeded or had ended before, 3 when it is held or was not
     confirmed, 1 when it failed or on an error.
+
+    Go back to what was before a run, by its safety backup
+
+    The plan, a question, then the run, as with `reinback run`; a version that the run set is set back,
+    too. It counts as newer than every commit. What came into the cluster after the run goes as well, so
+    that its gates hold until they are accepted here. Exits 0 when it succeeded or had ended before, 3
+    when it is held or was not confirmed, 1 when it failed or on an error.
 
     Show runs, newest first, or one run whole
 
@@ -373,15 +381,15 @@ fn a_reader_that_has_read_enough_ends_a_command_quietly() {
 fn there_is_a_manual_page_and_a_completion_for_every_command() {
     let desk = Desk::new();
     let page = desk.says(&["man"]);
-    for command in ["demo", "agent", "plan", "check", "run", "status", "crd", "completion", "man"] {
+    for command in ["demo", "agent", "plan", "check", "run", "undo", "status", "crd", "completion", "man"] {
         assert!(page.contains(&format!("reinback\\-{command}(1)")), "{command}");
         let own = desk.says(&["man", command]);
         assert!(own.contains(&format!(".TH reinback-{command} 1")), "{own}");
         let script = desk.says(&["completion", "bash"]);
         assert!(script.contains(&format!("reinback__subcmd__{command}")), "{command}");
     }
-    assert_snapshot!(desk.says(&["man", "undo"]), @r#"
-    ! reinback: there is no command "undo"; `reinback help` lists all
+    assert_snapshot!(desk.says(&["man", "redo"]), @r#"
+    ! reinback: there is no command "redo"; `reinback help` lists all
     exit 1
     "#);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

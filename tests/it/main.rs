@@ -44,5 +44,6 @@ mod stand_in;
 mod status_branch;
 mod store;
 mod stored;
+mod undo;
 mod webhooks;
 mod world;

@@ -8,7 +8,7 @@ use crate::process::run_of;
 use crate::world::World;
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 10, deleted_percent: 3, added: 10, seed: 11 };
-const ACCEPT: (&str, &str) = ("accept", "PruneShare, DownstreamReverts");
+pub const ACCEPT: (&str, &str) = ("accept", "PruneShare, DownstreamReverts");
 
 /// What a Rancher since 2.11 makes when it runs.
 const EXTENSION: &str = "\
@@ -18,7 +18,7 @@ const EXTENSION: &str = "\
 ";
 
 /// A Rancher that was upgraded to v2.12.1 after a backup of v2.9.3, whose name is given.
-async fn upgraded(world: &World) -> String {
+pub async fn upgraded(world: &World) -> String {
     let backup = world.repack("of-2-9-3", |entries| {
         let (_, version) = entries
             .iter_mut()
@@ -28,6 +28,10 @@ async fn upgraded(world: &World) -> String {
     });
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     let kubectl = |args: &[&str], stdin: &str| world.cluster.kubectl(args, stdin).expect("kubectl does it");
+    kubectl(
+        &["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", r#"{"value": "v2.12.1"}"#],
+        "",
+    );
     kubectl(&["set", "image", "-n", "cattle-system", "deployment/rancher", "rancher=rancher/rancher:v2.12.1"], "");
     kubectl(&["apply", "-f", "-"], EXTENSION);
     let rollout = ["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"];
@@ -35,7 +39,7 @@ async fn upgraded(world: &World) -> String {
     backup
 }
 
-fn image(world: &World) -> String {
+pub fn image(world: &World) -> String {
     let path = "jsonpath={.spec.template.spec.containers[0].image}";
     world
         .cluster

@@ -50,7 +50,7 @@ async fn a_pass_that_leaves_something_held_exits_3_and_writes_nothing_whatever_t
             ask.backup(&ancient).annotated("reinback.io/accept", "VersionMismatch, VersionBoundary"),
         ),
         ("ResourceNotServed", ask.backup(&unserved)),
-        ("NotSupported", ask.annotated("reinback.io/on-failure", "Undo")),
+        ("NotSupported", ask.annotated("reinback.io/on-failure", "Undo").flag("--policy-safety-backup=false")),
         ("OperatorMissing", ask.annotated("reinback.io/engine", "operator")),
         ("AccessThroughRancher", ask.flag(&format!("--rancher-url={server}"))),
         ("ApprovalMissing", ask.flag("--policy-require-approval=Restore")),

@@ -70,9 +70,11 @@ async fn a_backup_of_another_cluster_url_or_version_is_held_until_its_author_tak
 async fn what_this_version_cannot_do_is_refused_by_name_and_a_selector_with_unknown_fields_prunes_only_when_accepted() {
     let world = World::start().await;
     let ask = Asked::of(&world);
-    let refused = ask.annotated("reinback.io/on-failure", "Undo").plan().await;
+    ask.annotated("reinback.io/on-failure", "Undo").plan().await.assert_held_by(&[]);
+    let without = ask.annotated("reinback.io/on-failure", "Undo").flag("--policy-safety-backup=false");
+    let refused = without.plan().await;
     refused.assert_held_by(&["NotSupported"]);
-    insta::assert_snapshot!(refused.message("NotSupported"), @"on-failure Undo: this version does not undo; use Hold or Resume");
+    insta::assert_snapshot!(refused.message("NotSupported"), @"on-failure Undo goes back by a safety backup, and policy.safetyBackup is off");
     insta::assert_snapshot!(refused.remedy("NotSupported"), @"take it out of the manifest, or install a version of reinback that can do it");
     ask.plan().await.assert_held_by(&[]);
 
