@@ -3,7 +3,7 @@
 //!
 //! Whoever calls this holds the Lease and has recorded what comes, for a helm that is under way is fenced by nothing but its
 //! end: it is killed with its process group when the caller's `stop` comes, when its time is over, and when the future is
-//! dropped. What it leaves then is a revision that is `pending-…` ([`mend`]) and, once it was tried again, objects that
+//! dropped, and alone when we die. What it leaves then is a revision that is `pending-…` ([`mend`]) and, once it was tried again, objects that
 //! the target does not have ([`leftovers`]). Its manifest carries the replicas of Rancher, so that it is the resume.
 //!
 //! Both calls may be repeated: each try makes a revision of its own, with the same objects.
@@ -71,7 +71,9 @@ pub enum HelmError {
     Stopped { what: String },
     #[error("cannot {what}: {refusal}")]
     Refused { what: String, refusal: Refusal },
-    #[error("cannot {what}: no private folder for helm can be made ({kind})")]
+    #[error(
+        "cannot {what}: no private folder for helm can be made ({kind}): let `TMPDIR` name one that can be written"
+    )]
     Folder { what: String, kind: ErrorKind },
 }
 

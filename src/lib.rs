@@ -73,7 +73,7 @@
 //! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion, and before the operator
 //!    is handed anything (`plan/operator`); tests of `object`, `tests/it/fidelity/protected.rs`.
 //! 7. **No secret leaves.** Secrets are `secrecy` types; an API server's text is cut down where it is read
-//!    (`cluster/failure`), the operator's but for known forms (`operator/told`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
+//!    (`cluster/failure`), the operator's and helm's but for known forms (`operator/told`, `helm/told`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
 //!    show paths; `tests/it/secrets.rs` and `tests/it/git/leaks.rs` search everything that was said.
 //! 8. **No loop, no lost status.** A view is read anew only when manifests changed (`agent/source`), pushes are built on
 //!    the fetched tip and never forced (`git/commit`), and wait for nobody ([`publish`]); `tests/it/status_branch.rs`.

@@ -37,6 +37,7 @@ pub(super) async fn run(
 ) -> Result<Ended, Broken> {
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    die_with_us(&mut command);
     let mut child = command.spawn().map_err(|error| Broken::NotStarted(error.kind()))?;
     let mut group = Group::of(&child);
     let stdin = child.stdin.take();
@@ -69,6 +70,29 @@ pub(super) async fn run(
     group.is_over();
     Err(why)
 }
+
+/// The child is killed when the thread that starts it ends, and so when we are killed: nothing would fence it then.
+///
+/// The threads of a runtime end with it, and with all that waits for the child.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "only the child itself can ask for it, between fork and exec")]
+fn die_with_us(command: &mut Command) {
+    let us = rustix::process::getpid();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // We may have died before it asked.
+        match rustix::process::getppid() == Some(us) {
+            true => Ok(()),
+            false => Err(std::io::Error::from(ErrorKind::BrokenPipe)),
+        }
+    };
+    // SAFETY: the closure makes two system calls, and neither allocates nor takes a lock: an error of the system and one of
+    // an `ErrorKind` are plain numbers.
+    unsafe { command.pre_exec(ask) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn die_with_us(_command: &mut Command) {}
 
 async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {
     let Some(mut stream) = stream else { return String::new() };
@@ -179,6 +203,33 @@ mod tests {
         std::fs::remove_file(folder.path().join("child")).unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!folder.path().join("child").exists());
+    }
+
+    /// A process that dies ends all its threads, and none of them hears of it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn it_dies_with_who_started_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("own");
+        let mut command = shell("while :; do echo > own; sleep 0.05; done");
+        command.current_dir(folder.path());
+        let starter = std::thread::spawn({
+            let file = file.clone();
+            move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let mut running = Box::pin(run(command, None, LONG, std::future::pending()));
+                while !file.exists() {
+                    let wait = async { tokio::time::timeout(Duration::from_millis(20), &mut running).await.is_ok() };
+                    assert!(!runtime.block_on(wait), "it ended by itself");
+                }
+                std::mem::forget((running, runtime));
+            }
+        });
+        starter.join().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        std::fs::remove_file(&file).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!file.exists());
     }
 
     #[tokio::test]

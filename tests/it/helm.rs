@@ -218,6 +218,7 @@ by_both!(
     a_rollback_brings_the_older_version_back_with_its_replicas,
     a_rollback_that_was_killed_is_done_again_and_leaves_nothing_behind,
     a_rollback_that_was_killed_after_its_writes_is_done_again,
+    a_rollback_that_was_refused_in_the_middle_is_done_again,
     a_release_without_the_revision_goes_back_by_the_chart_and_its_old_values,
     what_helm_refuses_is_told_with_a_remedy_and_without_a_value,
 );
@@ -326,6 +327,39 @@ async fn a_rollback_that_was_killed_after_its_writes_is_done_again(program: &'st
     world.let_hooks_run();
     world.helm.rollback(target, LONG, std::future::pending()).await.unwrap();
     assert_eq!(world.left(2, target).await, []);
+    world.goes_on().await;
+}
+
+async fn a_rollback_that_was_refused_in_the_middle_is_done_again(program: &'static str) {
+    let world = World::upgraded(program, &[]).await;
+    let history = world.history().await;
+    let target = history.newest_of(&old()).unwrap();
+    let user = world.cluster.user(&format!("half-{}", world.namespace));
+    let subject = format!("--user={}", user.name);
+    // All but Deployments, which stay as they are.
+    let kinds = "--resource=secrets,configmaps,services,serviceaccounts";
+    world.kubectl(&["create", "role", "half", "--verb=*", kinds]);
+    world.kubectl(&["create", "role", "sees", "--verb=get", "--resource=deployments.apps"]);
+    for role in ["half", "sees"] {
+        world.kubectl(&["create", "rolebinding", role, &format!("--role={role}"), &subject]);
+    }
+    let powerless = found(program, &user.kubeconfig).await;
+    let refused = powerless.rollback(target, LONG, std::future::pending()).await.unwrap_err();
+    let refused = refused.to_string();
+    assert!(refused.contains(r#"deployments.apps "rancher" is forbidden"#), "{refused}");
+    assert!(refused.contains("a right is missing that its objects need"), "{refused}");
+    // No revision is called deployed now, and still it is known which one was.
+    let history = world.history().await;
+    let statuses: Vec<Status> = history.revisions().iter().map(|revision| revision.status).collect();
+    assert_eq!(statuses, [Status::Superseded, Status::Superseded, Status::Failed]);
+    assert_eq!(history.deployed().map(|revision| revision.number), Some(2));
+    assert_eq!(history.newest_of(&old()).map(|revision| revision.number), Some(1));
+
+    world.helm.rollback(target, LONG, std::future::pending()).await.unwrap();
+    let left = world.left(2, target).await;
+    assert_eq!(left.iter().map(|left| left.key.name.as_ref()).collect::<Vec<_>>(), ["rancher-newer"]);
+    let writer = world.api.writer();
+    assert_eq!(leftovers::delete(&left, |_| &writer).await.unwrap(), 1);
     world.goes_on().await;
 }
 
