@@ -26,8 +26,9 @@ use crate::cluster::{
 };
 use crate::config::Config;
 use crate::desired::{Desired, Look, Placed, decide};
-use crate::execute::{ExecuteError, Helm, NoHelm, RecordError, stopped};
+use crate::execute::{ExecuteError, Helm, Program, RecordError, stopped};
 use crate::git::{Author, GitError, Remote, StatusBranch, WriteBranch};
+use crate::helm::Access;
 use crate::manifest::Severity;
 use crate::observe::ObserveError;
 use crate::publish::{NotPushed, Publisher, Surroundings};
@@ -115,6 +116,8 @@ impl Passed {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub install_crd: bool,
+    /// Which cluster helm changes: the agent's own.
+    pub helm: Access,
     pub lease: LeaseTimes,
 }
 
@@ -132,10 +135,10 @@ impl Parts {
     /// # Errors
     ///
     /// When an address cannot be used, or a cache folder not be written or is in use.
-    pub fn of(config: &Config) -> Result<Self, GitError> {
+    pub fn of(config: &Config, helm: Access) -> Result<Self, GitError> {
         let source = Source::open(config)?;
         let status = Box::new(status_branch(config)?);
-        Ok(Self { source, status, stores: Arc::new(Stores), helm: Arc::new(NoHelm) })
+        Ok(Self { source, status, stores: Arc::new(Stores), helm: Arc::new(Program(helm)) })
     }
 }
 
@@ -170,7 +173,7 @@ impl Agent {
         options: Options,
         stop: watch::Receiver<bool>,
     ) -> Result<Self, GitError> {
-        let parts = Parts::of(&config)?;
+        let parts = Parts::of(&config, options.helm.clone())?;
         Ok(Self::over(config, cluster, parts, options, stop))
     }
 

@@ -45,7 +45,7 @@ use crate::webhook::silence::WebhookRef;
 pub use level::Level;
 use owners::{Owners, Place};
 pub use record::{RecordError, Recorder, runs};
-pub use version::{Helm, NoHelm, Rollback};
+pub use version::{Helm, NoHelm, Program};
 
 /// What a run is told beside its plan.
 #[derive(Debug, Clone)]

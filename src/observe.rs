@@ -96,8 +96,8 @@ pub struct Known {
     pub other_cluster_as_begun: Option<bool>,
     /// What opens the entries of its backup.
     pub opening: Opening,
-    /// Version of the helm program, where there is one and a version is to be set.
-    pub helm: Option<String>,
+    /// Version of the helm program, or why there is none that runs; only asked where a version is to be set.
+    pub helm: Option<Result<String, String>>,
 }
 
 /// Looks at the cluster as far as the backup, its selectors and the gates ask for, and gives the outline that said for what.

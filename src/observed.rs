@@ -235,8 +235,8 @@ pub struct ClusterFacts {
     pub release_version: Option<String>,
     /// Revisions of Rancher's Helm release; only looked at where a version is to be set.
     pub releases: History,
-    /// Version of the helm program, such as `v3.22.0`, where there is one; only asked where a version is to be set.
-    pub helm: Option<String>,
+    /// Version of the helm program, such as `v3.22.0`, or why there is none that runs; only asked where a version is to be set.
+    pub helm: Option<Result<String, String>>,
     /// What a newer Rancher makes when it runs and an older one does not serve; only looked at where a version is to be set.
     pub brought: Vec<Brought>,
     /// Rancher's own Deployment and the controllers that write beside it, Rancher first.

@@ -217,7 +217,7 @@ impl Asked {
     /// Asks for the helm program where a version is to be set.
     pub async fn ask_helm(&mut self, helm: &dyn Helm) {
         if self.request.version.is_some() {
-            self.known.helm = helm.version().await;
+            self.known.helm = Some(helm.version().await.map_err(|why| why.to_string()));
         }
     }
 

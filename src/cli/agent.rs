@@ -8,6 +8,7 @@ use super::{Exit, connect, stop_signal};
 use crate::agent::{Agent, Options, Passed};
 use crate::cluster::LeaseTimes;
 use crate::config::{Config, ConfigArgs};
+use crate::helm::Access;
 
 /// How long stopping may take; whatever it interrupts is gone on with by the next start.
 const STOP_WITHIN: Duration = Duration::from_secs(9);
@@ -72,7 +73,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn agent(args: AgentArgs) -> anyhow::Result<Exit> {
     let AgentArgs { config, once, context, install_crd, lease } = args;
     let config = Config::load(&config)?;
-    let options = Options { install_crd, lease: lease.times()? };
+    let helm = Access { kubeconfig: None, context: context.clone() };
+    let options = Options { install_crd, helm, lease: lease.times()? };
     let stop = stop_signal()?;
     let cluster = connect(context.as_deref(), Some(&config)).await?;
     tracing::info!("watching {} for cluster {} at {}", config.source.url, config.cluster, cluster.api_url());

@@ -9,6 +9,8 @@ use crate::agent::source::{Source, View};
 use crate::agent::{hold::held_unseen, ledger::Books, look};
 use crate::config::{Config, ConfigArgs};
 use crate::desired::{Look, Placed, decide};
+use crate::execute::Program;
+use crate::helm::Access;
 use crate::manifest::ManifestId;
 use crate::observed::{LedgerFacts, Observed};
 use crate::plan::Plan;
@@ -60,6 +62,7 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     let view = source.at(&config, rev.as_deref()).await?;
     let publisher = Publisher::start(Box::new(crate::agent::status_branch(&config)?), cluster.clock());
     let books = Books::read_or_new(&cluster.reader(), &publisher, &config).await?;
+    let helm = Program(Access { kubeconfig: None, context });
     let verbosity = if verbose { Verbosity::Objects } else { Verbosity::Summary };
     let printer = Printer { output, verbosity };
     let mut exit = if view.problems.is_empty() { Exit::Done } else { Exit::Failed };
@@ -85,6 +88,7 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         }
         let mut asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
         asked.known.unfinished_runs = unfinished(&books);
+        asked.ask_helm(&helm).await;
         let looked = asked.look(&cluster.reader(), &Stores, &look::places(&config)).await?;
         exit = exit.max(exit_of(&looked.plan));
         printer.tell(&looked.plan, &looked.observed, &mut told)?;

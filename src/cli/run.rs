@@ -15,6 +15,8 @@ use crate::agent::{Agent, Options, hold::held_unseen, look};
 use crate::cluster::ClusterReader;
 use crate::config::{Config, ConfigArgs};
 use crate::desired::{CommitPlace, LOCAL, Look, Placed, decide};
+use crate::execute::Program;
+use crate::helm::Access;
 use crate::manifest::{Limits, Manifest, SourceFile, Tree};
 use crate::plan::gate::Gate;
 use crate::plan::render::{self, Verbosity};
@@ -69,6 +71,7 @@ pub struct Here {
     config: Config,
     reader: ClusterReader,
     agent: Agent,
+    helm: Program,
     yes: bool,
     /// Removed at the end.
     _folder: tempfile::TempDir,
@@ -83,11 +86,12 @@ impl Here {
         let mut config = Config::load(&config)?;
         let folder = tempfile::Builder::new().prefix("reinback-run-").tempdir().context("cannot make a folder")?;
         folder.path().clone_into(&mut config.data_dir);
-        let options = Options { install_crd, lease: lease.times()? };
+        let helm = Access { kubeconfig: None, context: context.clone() };
+        let options = Options { install_crd, helm: helm.clone(), lease: lease.times()? };
         let cluster = reach(context.as_deref(), Some(&config)).await?;
         let reader = cluster.reader();
         let agent = Agent::open(config.clone(), cluster, options, stop_signal()?)?;
-        Ok(Self { config, reader, agent, yes, _folder: folder })
+        Ok(Self { config, reader, agent, helm: Program(helm), yes, _folder: folder })
     }
 
     /// What is known of runs.
@@ -112,7 +116,7 @@ impl Here {
 }
 
 async fn carry_out(here: Here, books: Books, placed: Placed) -> anyhow::Result<Exit> {
-    let Here { config, reader, mut agent, yes, _folder } = here;
+    let Here { config, reader, mut agent, helm, yes, _folder } = here;
     if books.ledger.entries.get(&placed.key).is_some_and(|entry| entry.phase.is_terminal()) {
         writeln!(
             io::stderr(),
@@ -121,7 +125,7 @@ async fn carry_out(here: Here, books: Books, placed: Placed) -> anyhow::Result<E
         )?;
         return Ok(Exit::Done);
     }
-    if !show_plan(&config, &reader, &placed, &books).await? || !(yes || confirmed()?) {
+    if !show_plan(&config, &reader, &helm, &placed, &books).await? || !(yes || confirmed()?) {
         writeln!(io::stderr(), "nothing was done")?;
         return Ok(Exit::Held);
     }
@@ -180,14 +184,21 @@ fn user() -> String {
 }
 
 /// Prints the plan; false when a gate holds it.
-async fn show_plan(config: &Config, reader: &ClusterReader, placed: &Placed, books: &Books) -> anyhow::Result<bool> {
+async fn show_plan(
+    config: &Config,
+    reader: &ClusterReader,
+    helm: &Program,
+    placed: &Placed,
+    books: &Books,
+) -> anyhow::Result<bool> {
     if let Some(Gate { code, message, remedy, .. }) = held_unseen(placed, books) {
         writeln!(io::stdout(), "{}: held by {}: {message}\n  {remedy}", placed.manifest.id, code.as_str())?;
         return Ok(false);
     }
     let alone = decide(vec![placed.clone()], &books.ledger, Look { first: false, whole: false });
     let already_run = alone.runnable.or(alone.waiting).and_then(|candidate| candidate.already_run);
-    let asked = look::ask(config, reader, placed, books.facts_of(already_run, Vec::new())).await?;
+    let mut asked = look::ask(config, reader, placed, books.facts_of(already_run, Vec::new())).await?;
+    asked.ask_helm(helm).await;
     let looked = asked.look(reader, &Stores, &look::places(config)).await?;
     let text = render::text(&looked.plan, &looked.observed, Verbosity::Summary);
     writeln!(io::stdout(), "{}", text.trim_end())?;

@@ -20,6 +20,7 @@ use tower::Service;
 use crate::agent::{Agent, Options, Parts};
 use crate::cluster::{Cluster, Limits};
 use crate::config::Config;
+use crate::helm::Access;
 use crate::sim::{API_URL, ResponseBody, Sim, SimService};
 
 /// A push that is under way in a thread cannot be dropped; it is waited for, so that nobody writes to the folder later.
@@ -47,7 +48,7 @@ impl Process {
     ///
     /// When its folders cannot be opened, or no thread be started.
     pub fn start(sim: Sim, config: Config, options: Options, seed: u64, fate: Arc<Fate>) -> anyhow::Result<Self> {
-        let parts = Parts::of(&config).context("cannot open the agent's folders")?;
+        let parts = Parts::of(&config, Access::default()).context("cannot open the agent's folders")?;
         let runtime = Builder::new_current_thread().enable_all().build().context("cannot start an agent")?;
         let (kill, killed) = oneshot::channel();
         let (stop, stopping) = watch::channel(false);

@@ -17,6 +17,7 @@ use crate::agent::source::Source;
 use crate::agent::{self, Options};
 use crate::cluster::{LeaseTimes, Limits};
 use crate::config::Config;
+use crate::helm::Access;
 use crate::journal::Step;
 use crate::publish::Publisher;
 use crate::run::{NAMESPACE, Run};
@@ -139,7 +140,7 @@ impl Stage {
     pub fn start_agent(&mut self, until: Option<Step>) -> anyhow::Result<Process> {
         self.agents += 1;
         let config = self.config(&format!("agent-{}", self.agents))?;
-        let options = Options { install_crd: true, lease: LEASE };
+        let options = Options { install_crd: true, helm: Access::default(), lease: LEASE };
         let sim = self.sim.clone();
         let fate = move || until.is_some_and(|until| step_of(&sim) == Some(until));
         Process::start(self.sim.clone(), config, options, self.seed.wrapping_add(self.agents), Arc::new(fate))

@@ -15,7 +15,7 @@ use crate::cluster::{FailureKind, Preconditions, Target};
 use crate::journal::{Entry, Step, VersionHad, WorkloadRef, version_had};
 use crate::plan::version::{ObjectRef, VersionChange, Way};
 use crate::rancher;
-pub use helm::{Helm, NoHelm, Rollback};
+pub use helm::{Helm, NoHelm, Program};
 
 const CONFLICT_TRIES: usize = 5;
 const FAILED: &str = "SetVersionFailed";
@@ -35,7 +35,7 @@ impl Executor {
         match &change.way {
             Way::Keep => Ok(()),
             Way::Image { image, had } => self.set_image(image, had, work).await,
-            Way::Helm { .. } => self.set_by_helm(&change).await,
+            Way::Helm { .. } => self.set_by_helm(&change, work).await,
         }
     }
 

@@ -330,4 +330,4 @@ pub fn warnings(change: &VersionChange, request: &VersionRequest, observed: &Obs
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

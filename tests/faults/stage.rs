@@ -15,6 +15,7 @@ use reinback::config::Config;
 use reinback::demo::{past, scene};
 use reinback::execute::NoHelm;
 use reinback::git::FileEdit;
+use reinback::helm::Access;
 use reinback::object::Resource;
 use reinback::sim::{API_URL, Sim, SimOptions};
 use serde_json::{Value, json};
@@ -227,7 +228,7 @@ impl Stage {
             stores: Arc::new(MortalStores { process: process.clone(), folder: self.folder.path().to_owned() }),
             helm: Arc::new(NoHelm),
         };
-        let options = Options { install_crd: true, lease: LeaseTimes::default() };
+        let options = Options { install_crd: true, helm: Access::default(), lease: LeaseTimes::default() };
         Agent::over(self.config.clone(), cluster, parts, options, self.stop.subscribe())
     }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::harness::AuditEvent;
+use crate::harness::chart::{packaged, path};
 use crate::harness::rancher::{self, Disturbance};
 use crate::process::run_of;
 use crate::world::World;
@@ -17,15 +18,15 @@ const EXTENSION: &str = "\
 {apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.ext.cattle.io}, spec: {group: ext.cattle.io, version: v1, groupPriorityMinimum: 100, versionPriority: 100, insecureSkipTLSVerify: true, service: {name: api-extension, namespace: cattle-system, port: 6666}}}
 ";
 
+fn set_server_version(entries: &mut [(String, Value)], version: &str) {
+    let of_it = |(path, _): &&mut (String, Value)| path == "settings.management.cattle.io#v3/server-version";
+    let (_, setting) = entries.iter_mut().find(of_it).expect("every Rancher has it");
+    setting["value"] = version.into();
+}
+
 /// A Rancher that was upgraded to v2.12.1 after a backup of v2.9.3, whose name is given.
 pub async fn upgraded(world: &World) -> String {
-    let backup = world.repack("of-2-9-3", |entries| {
-        let (_, version) = entries
-            .iter_mut()
-            .find(|(path, _)| path == "settings.management.cattle.io#v3/server-version")
-            .expect("every Rancher has it");
-        version["value"] = "v2.9.3".into();
-    });
+    let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     let kubectl = |args: &[&str], stdin: &str| world.cluster.kubectl(args, stdin).expect("kubectl does it");
     kubectl(
@@ -132,4 +133,157 @@ async fn a_version_alone_is_held_until_somebody_accepts_that_data_stays() {
     assert_eq!(world.differences().await, differences);
     let told = world.reinback(&["status", "version-only"]).await;
     assert!(told.stdout.contains("by image rancher/rancher:v2.9.3"), "{}", told.stdout);
+}
+
+/// Rancher by Helm: installed at v2.9.3, backed up, and upgraded to v2.10.1. Gives the name of the backup.
+async fn by_helm(world: &mut World, program: &'static str) -> String {
+    world.helm = Some(program);
+    let kubectl = |args: &[&str]| world.cluster.kubectl(args, "").expect("kubectl does it");
+    kubectl(&["delete", "deployment", "-n", "cattle-system", "rancher"]);
+    let helm = |args: &[&str]| {
+        let args: Vec<&str> = args.iter().copied().chain(["-n", "cattle-system"]).collect();
+        world.cluster.helm_of(program, &args).unwrap_or_else(|error| panic!("{error:?}"))
+    };
+    let old = packaged(&world.cluster, world.folder(), "2.9.3");
+    helm(&["install", "rancher", path(&old), "--take-ownership", "--set", "bootstrapPassword=hunter2"]);
+    let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
+    rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
+    let new = packaged(&world.cluster, world.folder(), "2.10.1");
+    helm(&["upgrade", "rancher", path(&new), "--reuse-values", "--take-ownership"]);
+    let version =
+        ["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", r#"{"value": "v2.10.1"}"#];
+    kubectl(&version);
+    kubectl(&["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]);
+    backup
+}
+
+/// Revisions by number, with version and state.
+fn revisions(world: &World, program: &str) -> Vec<(u64, String, String)> {
+    let history = ["history", "rancher", "-n", "cattle-system", "-o", "json"];
+    let history = world.cluster.helm_of(program, &history).expect("helm reads what we left");
+    let history: Vec<Value> = serde_json::from_str(&history).expect("JSON");
+    let text = |revision: &Value, field: &str| revision[field].as_str().unwrap_or_default().to_owned();
+    let revision =
+        |of: &Value| (of["revision"].as_u64().unwrap_or_default(), text(of, "app_version"), text(of, "status"));
+    history.iter().map(revision).collect()
+}
+
+async fn comes_back_by(program: &'static str) {
+    let mut world = World::start().await;
+    world.settle().await;
+    let backup = by_helm(&mut world, program).await;
+    let mark = world.cluster.audit_mark();
+    let spec = format!("  toVersion: v2.9.3\n  restore: {{backupFilename: {backup}, prune: true}}\n");
+    world.commit_rollback("back-to-2-9-3", &[ACCEPT], &spec);
+    let planned = world.reinback(&["plan"]).await;
+    assert_eq!(planned.code, Some(2), "{}{}", planned.stdout, planned.stderr);
+    let sentence = "by helm rollback of release cattle-system/rancher to revision 1 (now at 2)";
+    assert!(planned.stdout.contains(sentence), "{}", planned.stdout);
+
+    let said = world.once().await;
+
+    assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
+    assert_eq!(image(&world), "rancher/rancher:v2.9.3");
+    assert_eq!(world.replicas("cattle-system", "rancher").await.expect("it is there"), (3, 3));
+    let annotation = ["get", "deployment", "-n", "cattle-system", "rancher", "-o", "jsonpath={.metadata.annotations}"];
+    let annotations = world.cluster.kubectl(&annotation, "").expect("it is there");
+    assert!(!annotations.contains("reinback.io/replicas"), "{annotations}");
+    let state = |number, version: &str, state: &str| (number, version.to_owned(), state.to_owned());
+    assert_eq!(
+        revisions(&world, program),
+        [state(1, "v2.9.3", "superseded"), state(2, "v2.10.1", "superseded"), state(3, "v2.9.3", "deployed")]
+    );
+    let newer = ["get", "configmap", "-n", "cattle-system", "rancher-newer", "--ignore-not-found"];
+    assert_eq!(world.cluster.kubectl(&newer, "").expect("kubectl answers"), "");
+    assert_helm_started_it(&world, mark);
+    assert!(!said.stderr.contains("hunter2"), "{}", said.stderr);
+    // Helm goes on from what we leave.
+    let new = packaged(&world.cluster, world.folder(), "2.10.1");
+    let upgrade = ["upgrade", "rancher", path(&new), "--reuse-values", "-n", "cattle-system"];
+    world.cluster.helm_of(program, &upgrade).unwrap_or_else(|error| panic!("{error:?}"));
+}
+
+/// Nobody but Helm sets Rancher's replicas above 0, and before the data is back nobody does.
+fn assert_helm_started_it(world: &World, mark: usize) {
+    let events = world.cluster.audit_since(mark);
+    let is_rancher = |event: &&AuditEvent| {
+        let object = &event.object_ref;
+        object.resource == "deployments"
+            && object.name == "rancher"
+            && object.namespace == "cattle-system"
+            && event.writes()
+    };
+    let writes: Vec<_> = events.iter().filter(is_rancher).filter(|event| event.user_agent.contains("elm")).collect();
+    assert!(!writes.is_empty(), "helm wrote it");
+    let started = writes.iter().map(|event| event.request_received_timestamp).min().expect("one");
+    let pods = events.iter().filter(|event| {
+        event.verb == "create"
+            && event.object_ref.resource == "pods"
+            && event.object_ref.namespace == "cattle-system"
+            && event.request_received_timestamp < started
+    });
+    assert_eq!(pods.count(), 0);
+    let objects = events.iter().filter(|event| {
+        event.user_agent.starts_with("reinback/") && event.object_ref.resource == "settings" && event.writes()
+    });
+    let last = objects.map(|event| event.request_received_timestamp).max().expect("settings were disturbed");
+    assert!(last < started, "{last} {started}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_helm_3_comes_back_with_its_data() {
+    comes_back_by("helm").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_helm_4_comes_back_with_its_data() {
+    comes_back_by("helm4").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_helm_would_have_to_set_back_waits_for_a_helm_and_for_who_is_at_it() {
+    let mut world = World::start().await;
+    world.settle().await;
+    let backup = by_helm(&mut world, "helm").await;
+    let spec = format!("  toVersion: v2.9.3\n  restore: {{backupFilename: {backup}, prune: true}}\n");
+    world.commit_rollback("back", &[ACCEPT], &spec);
+    let gates = |stdout: &str| {
+        let plan: Value = serde_json::from_str(stdout).expect("JSON");
+        let gates = plan["plans"][0]["gates"].as_array().or(plan[0]["gates"].as_array()).cloned().expect("gates");
+        let holding = gates.into_iter().filter(|gate| gate["accepted"] == false);
+        holding.map(|gate| gate["code"].as_str().expect("a code").to_owned()).collect::<Vec<_>>()
+    };
+    world.helm = None;
+    let said = world.reinback(&["plan", "-o", "json"]).await;
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert_eq!(gates(&said.stdout), ["HelmMissing"]);
+    world.helm = Some("helm");
+    // As helm leaves it when it is killed.
+    let secret =
+        ["get", "secret", "-n", "cattle-system", "sh.helm.release.v1.rancher.v2", "-o", "jsonpath={.data.release}"];
+    let release = world.cluster.kubectl(&secret, "").expect("it is there");
+    let pending = as_pending(&release);
+    let patch =
+        serde_json::json!({"data": {"release": pending}, "metadata": {"labels": {"status": "pending-upgrade"}}});
+    let patch = patch.to_string();
+    let args =
+        ["patch", "secret", "-n", "cattle-system", "sh.helm.release.v1.rancher.v2", "--type=merge", "-p", &patch];
+    world.cluster.kubectl(&args, "").expect("patched");
+    let said = world.reinback(&["plan", "-o", "json"]).await;
+    assert_eq!(gates(&said.stdout), ["ReleasePending"], "{}", said.stdout);
+}
+
+/// The same release, pending.
+fn as_pending(data: &str) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use std::io::{Read as _, Write as _};
+    let inner = STANDARD.decode(STANDARD.decode(data).expect("base64")).expect("base64 in it");
+    let mut json = String::new();
+    flate2::read::GzDecoder::new(inner.as_slice()).read_to_string(&mut json).expect("gzip");
+    let json = json.replacen("\"status\":\"deployed\"", "\"status\":\"pending-upgrade\"", 1);
+    assert!(json.contains("pending-upgrade"));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(json.as_bytes()).expect("written");
+    STANDARD.encode(STANDARD.encode(gzip.finish().expect("finished")))
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::git_server::{Work, git, make_bare};
 use crate::harness::rancher::{self, Item};
-use crate::harness::{Cluster, Options, REINBACK, fixture, temp_dir};
+use crate::harness::{Cluster, Options, REINBACK, binaries, fixture, temp_dir};
 
 /// The plain fixture: 464 objects.
 pub const PLAIN: &str = "plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz";
@@ -35,6 +35,8 @@ pub struct World {
     pub has_store: bool,
     /// Fields of `policy`, in one line.
     pub policy: String,
+    /// Which of the helm programs reinback finds on its `PATH`, as `helm` or `helm4`.
+    pub helm: Option<&'static str>,
     folder: TempDir,
     _room: SemaphorePermit<'static>,
 }
@@ -93,8 +95,8 @@ impl World {
         let work = Work::clone(&bare);
         work.write("README.md", "manifests\n").commit("Begin");
         work.push(&["-u", "origin", "HEAD:main"]);
-        let (has_store, policy) = (true, String::new());
-        Self { cluster, client, backup, items, work, has_store, policy, folder, _room: room }
+        let (has_store, policy, helm) = (true, String::new(), None);
+        Self { cluster, client, backup, items, work, has_store, policy, helm, folder, _room: room }
     }
 
     pub fn folder(&self) -> &Path {
@@ -169,7 +171,22 @@ impl World {
         let mut command = Command::new(REINBACK);
         command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", kubeconfig);
         command.env_remove("RUST_LOG").stdin(Stdio::null());
+        command.env("PATH", self.path());
         command
+    }
+
+    /// The tests' own, with one helm in front, or with none.
+    fn path(&self) -> std::ffi::OsString {
+        let folder = self.folder.path().join("bin");
+        let helm = folder.join("helm");
+        if let (Some(program), false) = (self.helm, helm.exists()) {
+            std::fs::create_dir_all(&folder).expect("the folder is ours");
+            std::os::unix::fs::symlink(binaries().expect("they are built").join(program), &helm).expect("a link");
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let has_none = |folder: &PathBuf| !folder.join("helm").exists();
+        let folders = std::env::split_paths(&path).filter(has_none);
+        std::env::join_paths(self.helm.map(|_| folder).into_iter().chain(folders)).expect("folders of a PATH")
     }
 
     /// Runs a command to its end.

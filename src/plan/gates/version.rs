@@ -49,13 +49,18 @@ pub(super) fn release_pending(view: &View<'_>) -> Option<Gate> {
 
 pub(super) fn helm_missing(view: &View<'_>) -> Option<Gate> {
     let change = view.plan.version.as_ref()?;
-    (change.by_helm() && view.observed.cluster.helm.is_none()).then(|| {
-        Gate::new(
-            GateCode::HelmMissing,
-            format!("{} is to be set by Helm, and there is no helm program that runs", change.to),
-            "put helm 3 or 4 on the PATH of reinback, or write `versionMethod: image`",
-        )
-    })
+    let why = match &view.observed.cluster.helm {
+        // What began with it goes on with it, or fails by its words.
+        _ if !change.by_helm() || view.resuming() => return None,
+        Some(Ok(_)) => return None,
+        Some(Err(why)) => why.as_str(),
+        None => "it was not looked for",
+    };
+    Some(Gate::new(
+        GateCode::HelmMissing,
+        format!("{} is to be set by Helm: {why}", change.to),
+        "put helm 3 or 4 on the PATH of reinback, or write `versionMethod: image`",
+    ))
 }
 
 /// `helm rollback` does not look at the range of the chart; Rancher would come up on a Kubernetes that it does not know.

@@ -30,7 +30,7 @@ pub fn upgraded(more: &[Value]) -> World {
     ];
     revisions.extend(more.iter().cloned());
     world.cluster.releases = History::read(&revisions);
-    world.cluster.helm = Some("v3.22.0".to_owned());
+    world.cluster.helm = Some(Ok("v3.22.0".to_owned()));
     world.cluster.kubernetes_version = Some("v1.36.2+k3s1".to_owned());
     world.request.kind = "Rollback".to_owned();
     world.request.version = Some(VersionRequest { to: "v2.9.3".to_owned(), ..VersionRequest::default() });

@@ -39,9 +39,9 @@ fn a_release_that_somebody_is_at_is_waited_for() {
 #[test]
 fn helm_is_asked_for_only_where_it_is_needed() {
     let mut world = upgraded(&[]);
-    world.cluster.helm = None;
+    world.cluster.helm = Some(Err("there is no program helm".to_owned()));
     assert_snapshot!(held(&world), @"
-    HelmMissing: v2.9.3 is to be set by Helm, and there is no helm program that runs
+    HelmMissing: v2.9.3 is to be set by Helm: there is no program helm
     -> put helm 3 or 4 on the PATH of reinback, or write `versionMethod: image`
     ");
     world.request.version.as_mut().expect("a Rollback").method = VersionMethod::Image;
