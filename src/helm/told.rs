@@ -16,7 +16,7 @@ const FORMS: &[&str] = &[
     r#"\b[A-Za-z][A-Za-z0-9.-]* "NAME" is invalid(?:: [a-z][A-Za-z0-9.\[\]-]*: (?:Invalid value|Forbidden|Required value|Unsupported value|Duplicate value|Too long))?"#,
     r#"Operation cannot be fulfilled on [a-z][a-z0-9.-]* "NAME""#,
     r#"cannot patch "NAME" with kind [A-Za-z]+"#,
-    r#"conflicts? with "NAME"(?: (?:with subresource "[a-z]+" )?using [a-z0-9./-]+)?"#,
+    r#"conflicts? with "NAME"(?: (?:with subresource "[a-z]+" )?using [a-z0-9./-]+(?:: \.[A-Za-z.]+)?)?"#,
     r#"conflict occurred while applying object NAME/NAME [A-Za-z0-9./, =]+"#,
     r#"unable to build kubernetes objects from (?:current|new) release manifest"#,
     r#"no matches for kind "[A-Za-z]+" in version "[a-z0-9./-]+""#,
@@ -108,4 +108,39 @@ pub(super) fn refusal(stderr: &str) -> Refusal {
         }
     }
     Refusal { kind, told: cut_message(&parts.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(stderr: &str) -> String {
+        let Refusal { kind, told } = refusal(stderr);
+        format!("{kind:?}: {told}")
+    }
+
+    #[test]
+    fn a_conflict_is_told_with_whom_and_over_which_field() {
+        // As Helm 4.3 says it, in its log and as its error.
+        let said = r#"level=WARN msg="Rollback \"rancher\" failed: conflict occurred while applying object cattle-system/rancher apps/v1, Kind=Deployment: Apply failed with 1 conflict: conflict with \"reinback\" using apps/v1: .spec.replicas"
+Error: conflict occurred while applying object cattle-system/rancher apps/v1, Kind=Deployment: Apply failed with 1 conflict: conflict with "reinback" using apps/v1: .spec.replicas"#;
+        insta::assert_snapshot!(told(said), @r#"Conflict: conflict occurred while applying object cattle-system/rancher apps/v1, Kind=Deployment, conflict with "reinback" using apps/v1: .spec.replicas"#);
+    }
+
+    #[test]
+    fn what_it_quotes_of_values_and_objects_is_dropped() {
+        let invalid = r#"Error: UPGRADE FAILED: cannot patch "tls-rancher" with kind Secret: Secret "tls-rancher" is invalid: data[tls.key]: Invalid value: "hunter2": must be valid"#;
+        insta::assert_snapshot!(told(invalid), @r#"Other: cannot patch "tls-rancher" with kind Secret, Secret "tls-rancher" is invalid: data[tls.key]: Invalid value"#);
+        let yaml = "Error: UPGRADE FAILED: YAML parse error on rancher/templates/secret.yaml: error converting YAML to JSON: yaml: line 3: could not find expected ':' near hunter2";
+        insta::assert_snapshot!(told(yaml), @"Chart: YAML parse error on rancher/templates/secret.yaml, error converting YAML to JSON");
+        let values = "Error: failed to parse hunter2: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal string hunter2";
+        insta::assert_snapshot!(told(values), @"Other: ");
+        let webhook = r#"Error: UPGRADE FAILED: cannot patch "rancher" with kind Deployment: admission webhook "deny.example.org" denied the request: the token hunter2 is known"#;
+        insta::assert_snapshot!(told(webhook), @r#"Other: cannot patch "rancher" with kind Deployment, admission webhook "deny.example.org" denied the request"#);
+        let hook = "Error: UPGRADE FAILED: pre-upgrade hooks failed: 1 error occurred:\n\t* job rancher-pre-upgrade failed: BackoffLimitExceeded\n\nhunter2";
+        insta::assert_snapshot!(told(hook), @"Hook: pre-upgrade hooks failed, job rancher-pre-upgrade failed, BackoffLimitExceeded");
+        let long =
+            format!("Error: {}", (0..500).map(|n| format!("configmaps \"a{n}\" not found ")).collect::<String>());
+        assert!(refusal(&long).told.len() < 2000);
+    }
 }

@@ -505,3 +505,19 @@ fn ranges_of_kubernetes_versions_are_judged_as_helm_judges_them() {
         }
     }
 }
+
+/// Why [`Helm::rollback`] forces conflicts: this is what it meets otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_4_stops_where_we_scaled_rancher_to_0_unless_it_is_told_to_go_on() {
+    let world = World::upgraded("helm4", &[]).await;
+    world.scale_to_0().await;
+    let rollback = ["rollback", "rancher", "1", "-n", &world.namespace];
+    let refused = world.cluster.helm_of("helm4", &rollback).unwrap_err().to_string();
+    assert!(refused.contains("conflict") && refused.contains(".spec.replicas"), "{refused}");
+    let history = world.history().await;
+    assert_eq!(history.newest().unwrap().status, Status::Failed);
+    assert_eq!(history.deployed().unwrap().number, 2);
+    let target = history.newest_of(&old()).unwrap();
+    world.helm.rollback(target, LONG, std::future::pending()).await.unwrap();
+    assert_eq!(world.rancher(), "rancher/rancher:v2.9.3 3");
+}
