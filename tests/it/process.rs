@@ -48,7 +48,7 @@ impl Process {
         let log = std::fs::File::options().create(true).append(true).open(&path);
         let mut command = Command::new(REINBACK);
         command.args(["agent", "--source-interval", "5s"]).args(args).arg("--config").arg(world.config());
-        command.env("KUBECONFIG", kubeconfig).env_remove("RUST_LOG");
+        command.env("KUBECONFIG", kubeconfig).env("PATH", world.path()).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("the folder is writable"));
         Self { child: command.spawn().expect("the agent starts"), log: path }
     }

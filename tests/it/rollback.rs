@@ -1,11 +1,14 @@
 //! Data and version of Rancher brought back by one manifest.
 
+use std::time::Duration;
+
+use anyhow::ensure;
 use serde_json::Value;
 
-use crate::harness::AuditEvent;
 use crate::harness::chart::{packaged, path};
 use crate::harness::rancher::{self, Disturbance};
-use crate::process::run_of;
+use crate::harness::{AuditEvent, eventually};
+use crate::process::{Process, forget_holder, phase, run_of};
 use crate::world::World;
 
 const DISTURBED: Disturbance = Disturbance { changed_percent: 10, deleted_percent: 3, added: 10, seed: 11 };
@@ -136,7 +139,7 @@ async fn a_version_alone_is_held_until_somebody_accepts_that_data_stays() {
 }
 
 /// Rancher by Helm: installed at v2.9.3, backed up, and upgraded to v2.10.1. Gives the name of the backup.
-async fn by_helm(world: &mut World, program: &'static str) -> String {
+async fn by_helm(world: &mut World, program: &'static str, values: &str) -> String {
     world.helm = Some(program);
     let kubectl = |args: &[&str]| world.cluster.kubectl(args, "").expect("kubectl does it");
     kubectl(&["delete", "deployment", "-n", "cattle-system", "rancher"]);
@@ -145,7 +148,7 @@ async fn by_helm(world: &mut World, program: &'static str) -> String {
         world.cluster.helm_of(program, &args).unwrap_or_else(|error| panic!("{error:?}"))
     };
     let old = packaged(&world.cluster, world.folder(), "2.9.3");
-    helm(&["install", "rancher", path(&old), "--take-ownership", "--set", "bootstrapPassword=hunter2"]);
+    helm(&["install", "rancher", path(&old), "--take-ownership", "--set", values]);
     let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     let new = packaged(&world.cluster, world.folder(), "2.10.1");
@@ -171,7 +174,7 @@ fn revisions(world: &World, program: &str) -> Vec<(u64, String, String)> {
 async fn comes_back_by(program: &'static str) {
     let mut world = World::start().await;
     world.settle().await;
-    let backup = by_helm(&mut world, program).await;
+    let backup = by_helm(&mut world, program, "bootstrapPassword=hunter2").await;
     let mark = world.cluster.audit_mark();
     let spec = format!("  toVersion: v2.9.3\n  restore: {{backupFilename: {backup}, prune: true}}\n");
     world.commit_rollback("back-to-2-9-3", &[ACCEPT], &spec);
@@ -244,7 +247,7 @@ async fn a_release_of_helm_4_comes_back_with_its_data() {
 async fn a_release_that_helm_would_have_to_set_back_waits_for_a_helm_and_for_who_is_at_it() {
     let mut world = World::start().await;
     world.settle().await;
-    let backup = by_helm(&mut world, "helm").await;
+    let backup = by_helm(&mut world, "helm", "replicas=3").await;
     let spec = format!("  toVersion: v2.9.3\n  restore: {{backupFilename: {backup}, prune: true}}\n");
     world.commit_rollback("back", &[ACCEPT], &spec);
     let gates = |stdout: &str| {
@@ -286,4 +289,58 @@ fn as_pending(data: &str) -> String {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(json.as_bytes()).expect("written");
     STANDARD.encode(STANDARD.encode(gzip.finish().expect("finished")))
+}
+
+/// Helm waits for a hook of the chart when both are killed: what it left is a revision that is pending, and the next try would leave
+/// behind what only the newer release had.
+async fn killed_in_a_hook(program: &'static str) {
+    let mut world = World::start().await;
+    world.settle().await;
+    let backup = by_helm(&mut world, program, "hookJob=post-rollback").await;
+    let spec = format!("  toVersion: v2.9.3\n  restore: {{backupFilename: {backup}, prune: false}}\n");
+    world.commit_rollback("back", &[ACCEPT], &spec);
+    let agent = Process::start(&world, &[]);
+    eventually(Duration::from_secs(120), async || {
+        let revisions = revisions(&world, program);
+        ensure!(revisions.last().is_some_and(|(_, _, state)| state == "pending-rollback"), "{revisions:?}");
+        Ok(())
+    })
+    .await;
+    agent.kill();
+    forget_holder(&world).await;
+    // The hook may run from now on.
+    world.cluster.kubectl(&["label", "nodes", "--all", "cattle-system/hook=yes"], "").expect("labelled");
+
+    let agent = Process::start(&world, &[]);
+    eventually(Duration::from_secs(240), async || {
+        let run = run_of(&world, "back").await?;
+        ensure!(phase(&run) != "Running", "{:?}", revisions(&world, program));
+        Ok(())
+    })
+    .await;
+    agent.kill();
+
+    let ended = |phase: &str| ("back".to_owned(), phase.to_owned(), phase.to_owned());
+    assert_eq!(world.runs().await, [ended("Succeeded")]);
+    let state = |number, version: &str, state: &str| (number, version.to_owned(), state.to_owned());
+    assert_eq!(revisions(&world, program)[2..], [state(3, "v2.9.3", "failed"), state(4, "v2.9.3", "deployed")]);
+    assert_eq!(world.replicas("cattle-system", "rancher").await.expect("it is there"), (3, 3));
+    let of_the_newer = |name: &str| {
+        let args = ["get", "configmap", "-n", "cattle-system", name, "--ignore-not-found", "-o", "name"];
+        world.cluster.kubectl(&args, "").expect("kubectl answers")
+    };
+    assert_eq!(
+        (of_the_newer("rancher-newer").as_str(), of_the_newer("rancher-kept").trim()),
+        ("", "configmap/rancher-kept")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_with_helm_3_in_a_hook_a_rollback_comes_to_the_same_end() {
+    killed_in_a_hook("helm").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_with_helm_4_in_a_hook_a_rollback_comes_to_the_same_end() {
+    killed_in_a_hook("helm4").await;
 }

@@ -176,7 +176,7 @@ impl World {
     }
 
     /// The tests' own, with one helm in front, or with none.
-    fn path(&self) -> std::ffi::OsString {
+    pub fn path(&self) -> std::ffi::OsString {
         let folder = self.folder.path().join("bin");
         let helm = folder.join("helm");
         if let (Some(program), false) = (self.helm, helm.exists()) {

@@ -21,8 +21,9 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(5);
 /// Helm's own time-out. Without waiting for pods it is done in seconds, and for a hook of the chart in minutes.
 const HELM_WITHIN: Duration = Duration::from_secs(300);
-/// How long a helm that outlived us may still be at work before what it left counts as given up.
-const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+/// How long a helm of another agent may still be at work before what it left counts as given up: it ends with the Lease of that
+/// agent, and so before we begin; a request that it has sent may be carried out a little later.
+const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The helm program, or what stands in for it.
