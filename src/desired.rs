@@ -81,12 +81,20 @@ pub struct Placed {
     pub key: RunKey,
     pub content: ContentKey,
     pub commit: CommitPlace,
+    /// It goes back to what was before a run that failed, and was made of that run.
+    pub undoes: bool,
 }
 
 impl Placed {
     /// `store` is the agent's own, for manifests that name none.
     pub fn new(manifest: Manifest, store: Option<&StoreDefault>, commit: CommitPlace) -> Self {
-        Self { key: run_key(&manifest, store), content: content_key(&manifest, store), manifest, commit }
+        Self { key: run_key(&manifest, store), content: content_key(&manifest, store), manifest, commit, undoes: false }
+    }
+
+    /// The same, made of a run that it undoes.
+    #[must_use]
+    pub fn undoing(self) -> Self {
+        Self { undoes: true, ..self }
     }
 }
 

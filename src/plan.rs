@@ -58,6 +58,8 @@ pub struct Request {
     pub approval_required: bool,
     /// Share of the selected live objects that prune may delete without being asked, in percent.
     pub max_prune_share_percent: u8,
+    /// It undoes a run: that Rancher does not come up is why.
+    pub undoes: bool,
     /// Of a Rollback: the version that it declares.
     pub version: Option<VersionRequest>,
     /// `rancher.url` of the configuration.

@@ -74,7 +74,8 @@ fn pinned(run: &Run, key: RunKey) -> Result<Placed, PassError> {
     let content = content_key.parse().map_err(|_| bad("its content key is not one".to_owned()))?;
     let time = run.status.as_ref().and_then(|status| status.started_at).unwrap_or(Timestamp::UNIX_EPOCH);
     let commit = CommitPlace { id: source.commit.clone(), position: 0, author: source.author.clone(), time };
-    Ok(Placed { manifest: read, key, content, commit })
+    // What it may take was judged when it began.
+    Ok(Placed { manifest: read, key, content, commit, undoes: false })
 }
 
 impl Agent {

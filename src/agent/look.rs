@@ -67,6 +67,7 @@ pub fn request(config: &Config, placed: &Placed) -> Request {
         approval_required: approval_required(config, manifest),
         max_prune_share_percent: config.policy.max_prune_share,
         rancher_url: config.rancher.url.as_ref().map(ToString::to_string),
+        undoes: placed.undoes,
         version: version(manifest),
         not_supported: not_supported(config, manifest),
         resuming: false,

@@ -25,7 +25,7 @@ pub fn with_undo(mut placed: Vec<Placed>, books: &Books, config: &Config) -> Vec
         author: undone.spec.source.author.clone(),
         time: undone.status.as_ref().and_then(|status| status.ended_at).unwrap_or_default(),
     };
-    placed.push(Placed::new(manifest, config.store.as_ref(), commit));
+    placed.push(Placed::new(manifest, config.store.as_ref(), commit).undoing());
     placed
 }
 

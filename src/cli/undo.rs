@@ -48,7 +48,7 @@ pub async fn undo(args: UndoArgs) -> anyhow::Result<Exit> {
         io::stdout().lock().write_all(text.as_bytes())?;
         return Ok(Exit::Done);
     }
-    here.run(|config, books| Ok(placed_here(undone(books, &name, &accept)?, config))).await
+    here.run(|config, books| Ok(placed_here(undone(books, &name, &accept)?, config).undoing())).await
 }
 
 fn acceptable(codes: Vec<GateCode>) -> anyhow::Result<BTreeSet<GateCode>> {

@@ -15,6 +15,7 @@ mod stage;
 #[path = "../stand_in/stand_in.rs"]
 mod stand_in;
 mod storm;
+mod undo;
 mod weather;
 
 /// Runs a future on a runtime of its own whose time is simulated.

@@ -327,6 +327,25 @@ impl Stage {
         let _ = self.sim.cluster(Limits::default()).writer().merge_patch(&target, &patch).await;
     }
 
+    /// Pods of the older version do not come up: somebody takes each away before it is Ready.
+    pub async fn refuse_older_pods(sim: Sim) {
+        let pods = Resource::new("", "v1", "pods");
+        let writer = sim.cluster(Limits::default()).writer();
+        let older = format!("rancher/rancher:{}", scene::BEFORE);
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for (key, pod) in sim.objects() {
+                let is_older = pod["spec"]["containers"][0]["image"] == older.as_str();
+                if key.starts_with("pods/cattle-system/rancher-") && is_older {
+                    let name = text(&pod["metadata"]["name"]);
+                    let target = Target::new(&pods, Some("cattle-system"), &name);
+                    // What is gone already is as good.
+                    let _ = writer.delete(&target, Preconditions::default(), None, Some(0)).await;
+                }
+            }
+        }
+    }
+
     /// What its Deployment says now.
     pub fn rancher_image(&self) -> String {
         let rancher = self.sim.object("deployments.apps", Some("cattle-system"), "rancher").expect("it is there");

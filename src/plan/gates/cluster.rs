@@ -165,7 +165,9 @@ fn verb(number: usize, one: &str, more: &str) -> String {
 
 pub(super) fn rancher_updating(view: &View<'_>) -> Option<Gate> {
     let rancher = rancher(view)?;
-    (rancher.rolling && !view.resuming()).then(|| {
+    // A version that never comes up is what an undo takes away.
+    let waits = !view.resuming() && !view.plan.request.undoes;
+    (rancher.rolling && waits).then(|| {
         Gate::new(
             GateCode::RancherUpdating,
             format!(
