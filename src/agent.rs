@@ -21,18 +21,18 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use crate::cluster::{
-    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, Events, LeaseError, LeaseGuard, LeaseName,
-    LeaseTimes, holder_identity,
+    Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, Events, FailureKind, LeaseError, LeaseGuard,
+    LeaseName, LeaseTimes, Target, holder_identity,
 };
 use crate::config::Config;
-use crate::desired::{Desired, Look, Placed, decide};
-use crate::execute::{ExecuteError, Helm, Program, RecordError, stopped};
+use crate::desired::{CancelReason, Desired, Look, Placed, decide};
+use crate::execute::{ExecuteError, Helm, Program, RecordError, runs, stopped};
 use crate::git::{Author, GitError, Remote, StatusBranch, WriteBranch};
 use crate::helm::Access;
 use crate::manifest::Severity;
 use crate::observe::ObserveError;
 use crate::publish::{NotPushed, Publisher, Surroundings};
-use crate::run::{NAMESPACE, Phase, Run};
+use crate::run::{CANCEL_ANNOTATION, NAMESPACE, Phase, Run};
 use crate::status::Problem;
 use crate::store::{KeepingStores, OpenStore, Stores};
 use begin::Begun;
@@ -332,6 +332,40 @@ impl Agent {
         self.publisher.settle_events(EVENTS_WITHIN).await;
         self.publisher.flush(FLUSH_WITHIN).await?;
         Ok(passed)
+    }
+
+    /// Ends a run that has not written anything, or, where another reinback is at work, asks it to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::pass`].
+    pub async fn cancel_local(&mut self, run: &Run, by: &str) -> Result<(), PassError> {
+        self.make_ready().await?;
+        let name = run.metadata.name.clone().unwrap_or_default();
+        let (Some(guard), Ok(key)) = (self.take_lease().await?, run.spec.key.parse()) else {
+            let resource = runs();
+            let target = Target::new(&resource, Some(NAMESPACE), &name);
+            let patch = serde_json::json!({"metadata": {"annotations": {CANCEL_ANNOTATION: by}}});
+            return match self.cluster.writer().merge_patch(&target, &patch).await {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == Some(FailureKind::NotFound) => Ok(()),
+                Err(error) => Err(PassError::Setup(error)),
+            };
+        };
+        let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await?;
+        let writer = self.cluster.writer().fenced(&guard);
+        let reason = CancelReason::Asked { by: by.to_owned() };
+        let is_open =
+            books.ledger.entries.get(&key).is_some_and(|entry| !entry.phase.is_terminal() && !entry.first_write);
+        if is_open {
+            Box::pin(self.cancel(&writer, &books, key, &reason)).await?;
+        }
+        drop(writer);
+        if let Err(problem) = guard.release().await {
+            warn!("the lease was not given back, it runs out by itself: {problem}");
+        }
+        self.publisher.flush(FLUSH_WITHIN).await?;
+        Ok(())
     }
 
     /// Git gone does not stop a run that is under way (invariant 8).

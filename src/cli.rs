@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backups;
+pub mod cancel;
 pub mod check;
 pub mod crd;
 pub mod demo;
@@ -54,6 +55,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Check(check::CheckArgs),
     Run(run::RunArgs),
+    Cancel(cancel::CancelArgs),
     Undo(undo::UndoArgs),
     Status(status::StatusArgs),
     Backups(backups::BackupsArgs),
@@ -133,6 +135,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Agent(args) => with_runtime(agent::agent(args)),
         Command::Plan(args) => with_runtime(plan::plan(args)),
         Command::Run(args) => with_runtime(run::run(args)),
+        Command::Cancel(args) => with_runtime(cancel::cancel(args)),
         Command::Status(args) => with_runtime(status::status(args)),
         Command::Undo(args) => with_runtime(undo::undo(args)),
         Command::Backups(args) => with_runtime(backups::backups(args)),

@@ -10,6 +10,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::journal::CANCELLED;
 use crate::manifest::{Digest, Kind, Manifest, ManifestId};
 use crate::run::Phase;
 
@@ -135,6 +136,7 @@ impl CancelReason {
         match self {
             Self::Removed => "ManifestRemoved",
             Self::Edited { .. } => "ManifestEdited",
+            Self::Asked { .. } => CANCELLED,
         }
     }
 }
@@ -150,13 +152,15 @@ impl fmt::Display for SupersededBy {
     }
 }
 
-/// Why a run ends `Cancelled` without a person's word.
+/// Why a run ends `Cancelled`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CancelReason {
     /// The manifest is no longer in Git.
     Removed,
     /// The manifest now asks for something else, under another key.
     Edited { by: RunKey },
+    /// A person asked for it.
+    Asked { by: String },
 }
 
 /// The manifest that may run, or wait.

@@ -31,14 +31,14 @@ use tokio::sync::watch;
 use tracing::{info, instrument, warn};
 
 use crate::backup::BackupName;
-use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, WriteError};
-use crate::journal::{Entry, Next, OnFailure, Step, WorkloadRef, has_operator, next};
+use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, Target, WriteError};
+use crate::journal::{CANCELLED, Entry, Event, Journal, Next, OnFailure, Step, WorkloadRef, has_operator, next};
 use crate::object::owner::OwnerId;
 use crate::observe::{self, Known, ObserveError, Places};
 use crate::observed::{BackupSeen, Observed, OwnerUids};
 use crate::plan::{self, Plan, Request};
 use crate::publish::Publisher;
-use crate::run::{Counts, Phase, PlannedDeletions, Run};
+use crate::run::{CANCEL_ANNOTATION, Counts, NAMESPACE, Phase, PlannedDeletions, Run, cut_message};
 use crate::store::{Location, OpenStore, Spool};
 use crate::undo::{self, NoUndo};
 use crate::webhook::silence::WebhookRef;
@@ -242,7 +242,11 @@ impl Executor {
             }
             let journal = work.recorder.status().journal.clone();
             let outcome = match next(&journal, self.settings.on_failure) {
-                Next::Run(step) | Next::Again(step) => self.step(step, work).await,
+                Next::Run(step) | Next::Again(step) => match self.cancelled_by(&journal, work).await {
+                    Ok(Some(by)) => self.cancel(step, &by, work).await,
+                    Ok(None) => self.step(step, work).await,
+                    Err(error) => Err(error),
+                },
                 Next::GiveBack { reason, message } | Next::Resume { reason, message } => {
                     warn!(run.reason = reason, "giving replicas back: {message}");
                     self.step(Step::Resume, work).await
@@ -274,6 +278,45 @@ impl Executor {
         }
     }
 
+    /// Who asks the run to stop; nobody is heard after the first write.
+    async fn cancelled_by(&self, journal: &[Event], work: &Work) -> Result<Option<String>, StepError> {
+        if Journal::from(journal.to_vec()).first_write_begun() {
+            return Ok(None);
+        }
+        self.asked_to_cancel(&work.recorder.name()).await
+    }
+
+    /// Who the annotation of the run names.
+    async fn asked_to_cancel(&self, run: &str) -> Result<Option<String>, StepError> {
+        let resource = runs();
+        let live = self.reader.get(&Target::new(&resource, Some(NAMESPACE), run)).await?;
+        let live = live.and_then(|answer| answer.value().ok()).unwrap_or_default();
+        let annotations = live.pointer("/metadata/annotations");
+        let by = annotations.and_then(|all| all.get(CANCEL_ANNOTATION)).and_then(serde_json::Value::as_str);
+        Ok(by.map(cut_message))
+    }
+
+    /// Who asks a run to stop while it waits: for pods to go, or for a store.
+    async fn until_cancelled(&self, run: &str) -> String {
+        loop {
+            tokio::time::sleep(CANCEL_LOOK_EVERY).await;
+            // What does not answer now is asked again before the next step.
+            if let Ok(Some(by)) = self.asked_to_cancel(run).await {
+                return by;
+            }
+        }
+    }
+
+    /// The step fails before it has done anything.
+    async fn cancel(&self, step: Step, by: &str, work: &mut Work) -> Result<(), StepError> {
+        info!(run.step = step.as_str(), "{by} cancels the run before step {step}");
+        work.recorder.append(&self.writer, Entry::Started { step }).await?;
+        let message = cancelled_by(by);
+        let failed = Entry::Failed { step, reason: CANCELLED.to_owned(), message: message.clone() };
+        work.recorder.append(&self.writer, failed).await?;
+        Err(StepError::failed(CANCELLED, message))
+    }
+
     /// One step between its two entries.
     async fn step(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
         info!(run.step = step.as_str(), "step {step} begins");
@@ -281,8 +324,15 @@ impl Executor {
         if step != Step::Preflight && step != Step::Announce {
             self.publisher.submit(work.recorder.run());
         }
+        let name = work.recorder.name();
         let outcome = match self.overdue(step, work) {
             Some(failure) => Err(StepError::Failed(failure)),
+            None if step < Step::Operator => tokio::select! {
+                biased;
+                outcome = self.effects_in_time(step, work) => outcome,
+                // As good as being killed here, which every step bears.
+                by = self.until_cancelled(&name) => Err(StepError::failed(CANCELLED, cancelled_by(&by))),
+            },
             None => self.effects_in_time(step, work).await,
         };
         work.record_counts();
@@ -561,6 +611,12 @@ fn is_unread(work: &Work) -> bool {
     work.spool.is_none() && (has_operator(&journal) || work.backup_name.is_none())
 }
 
+fn cancelled_by(by: &str) -> String {
+    format!("{by} cancelled it before the first write")
+}
+
+/// How often a run that waits looks whether somebody has cancelled it.
+const CANCEL_LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long the remote may take to have the `started` commit.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long writes in flight may take to end when no further one may begin.

@@ -544,7 +544,10 @@ impl State {
             let of_step = |failure: &Failure| failure.step == step && failure.reason == NOT_HANDED_OVER;
             let not_handed = step == Step::Operator && !self.handed && self.failure.as_ref().is_some_and(of_step);
             let not_begun = step == Step::SetVersion && !self.has_version;
-            not_handed || not_begun && self.failure.as_ref().is_some_and(|failure| failure.step == step)
+            // A person's word comes before the step has done anything.
+            let is_cancelled =
+                self.failure.as_ref().is_some_and(|failure| failure.step == step && failure.reason == CANCELLED);
+            is_cancelled || not_handed || not_begun && self.failure.as_ref().is_some_and(|failure| failure.step == step)
         };
         self.recovered || self.started.iter().any(|step| step.writes_objects() && !is_refused(*step))
     }

@@ -19,6 +19,9 @@ pub use planned::PlannedDeletions;
 /// Namespace of everything that reinback owns in a cluster; outside every pattern of the ResourceSets (invariant 6).
 pub const NAMESPACE: &str = "reinback-system";
 
+/// Annotation of a `Run` by which a person asks whoever carries it out to stop before its first write; its value says who.
+pub const CANCEL_ANNOTATION: &str = "reinback.io/cancel";
+
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {

@@ -128,6 +128,7 @@ impl Agent {
         let message = match reason {
             CancelReason::Removed => "the manifest was removed from Git before the first write".to_owned(),
             CancelReason::Edited { by } => format!("the manifest now asks for something else (run key {})", by.short()),
+            CancelReason::Asked { by } => format!("{by} cancelled it before the first write"),
         };
         info!("run {} is cancelled: {message}", run.metadata.name.as_deref().unwrap_or_default());
         let reader = self.cluster.reader();

@@ -42,18 +42,18 @@ pub struct RunArgs {
 #[derive(Debug, clap::Args)]
 pub struct HereArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    pub config: ConfigArgs,
     /// Do not ask
     #[arg(short, long)]
-    yes: bool,
+    pub yes: bool,
     /// Context of the kubeconfig
     #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    pub context: Option<String>,
     /// Install or update the definition of Run
     #[arg(long)]
-    install_crd: bool,
+    pub install_crd: bool,
     #[command(flatten)]
-    lease: LeaseArgs,
+    pub lease: LeaseArgs,
 }
 
 /// # Errors
@@ -101,6 +101,15 @@ impl Here {
     /// When cluster or Git do not answer.
     pub async fn books(&self) -> anyhow::Result<Books> {
         Ok(Books::read_or_new(&self.reader, self.agent.publisher(), &self.config).await?)
+    }
+
+    /// Ends a run that nobody is at, or asks whoever carries it out to.
+    ///
+    /// # Errors
+    ///
+    /// When Git or the cluster do not answer.
+    pub async fn cancel(&mut self, run: &Run, by: &str) -> anyhow::Result<()> {
+        Ok(self.agent.cancel_local(run, by).await?)
     }
 
     /// The plan of the manifest that `choose` gives, a question, and the run.
@@ -177,7 +186,7 @@ pub fn placed_here(manifest: Manifest, config: &Config) -> Placed {
     Placed::new(manifest, config.store.as_ref(), commit)
 }
 
-fn user() -> String {
+pub fn user() -> String {
     let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
     let host = std::fs::read_to_string("/etc/hostname").map(|host| host.trim().to_owned());
     host.map_or_else(|_| name.clone(), |host| format!("{name}@{host}"))

@@ -85,6 +85,7 @@ fn told(desired: &Desired, names: &[&Placed]) -> String {
     lines.extend(cancelled.iter().map(|(key, reason)| match reason {
         CancelReason::Removed => format!("cancelled {}: removed", name(key)),
         CancelReason::Edited { .. } => format!("cancelled {}: edited", name(key)),
+        CancelReason::Asked { by } => format!("cancelled {}: by {by}", name(key)),
     }));
     lines.extend(done.iter().map(|(p, phase)| format!("done {}: {phase:?}", name(&p.key))));
     lines.extend(rules.iter().map(|key| format!("rules {}", name(key))));

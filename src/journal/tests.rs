@@ -703,3 +703,15 @@ fn a_version_that_nothing_was_changed_for_gives_replicas_back_and_one_that_was_b
 fn version_had_of(journal: &Journal) -> Option<u64> {
     super::version_had(journal.events())?.revision
 }
+
+#[test]
+fn a_run_that_is_cancelled_at_the_edge_of_its_first_write_has_not_written() {
+    let mut run = journal(up_to(Step::Crds));
+    assert!(run.first_write_begun(), "nobody can tell");
+    run.append(at(9), failed(Step::Crds, CANCELLED)).expect("legal");
+    assert!(!run.first_write_begun());
+    assert!(matches!(run.next(OnFailure::Hold), Next::GiveBack { .. }));
+    run.append(at(10), started(Step::Resume)).expect("legal");
+    run.append(at(11), finished(Step::Resume)).expect("legal");
+    assert!(matches!(run.next(OnFailure::Hold), Next::End { phase: Phase::Cancelled, .. }));
+}

@@ -74,6 +74,7 @@ fn the_help_names_every_command_and_no_more() {
       plan        Show what each manifest would do now, without doing it
       check       Read manifests as the agent would, without a cluster
       run         Carry out one manifest now, in the foreground
+      cancel      Stop a run before its first write, and give replicas back
       undo        Go back to what was before a run, by its safety backup
       status      Show runs, newest first, or one run whole
       backups     Look at backups, compare them and make one
@@ -101,7 +102,7 @@ fn each_command_says_its_exit_codes_in_its_help() {
         let (about, _) = help.split_once("\n\nUsage:").expect("a usage");
         about.to_owned()
     };
-    let all: Vec<String> = ["demo", "agent", "plan", "check", "run", "undo", "status"].map(codes).to_vec();
+    let all: Vec<String> = ["demo", "agent", "plan", "check", "run", "cancel", "undo", "status"].map(codes).to_vec();
     assert_snapshot!(all.join("\n\n"), @"
     Show a restore from the merge to the end, on a simulated cluster
 
@@ -127,6 +128,12 @@ fn each_command_says_its_exit_codes_in_its_help() {
     The plan, a question, then the run; the same ledger and the same status as the agent's. It counts as
     newer than every commit. Exits 0 when it succeeded or had ended before, 3 when it is held or was not
     confirmed, 1 when it failed or on an error.
+
+    Stop a run before its first write, and give replicas back
+
+    A run that an agent carries out hears of it at its next step; one that is held, or that nobody is at,
+    is ended here. After the first write a run goes on to its end: half of it is no state to stop in.
+    Exits 0 when it is cancelled, 1 when it cannot be any more or on an error.
 
     Go back to what was before a run, by its safety backup
 
@@ -381,7 +388,7 @@ fn a_reader_that_has_read_enough_ends_a_command_quietly() {
 fn there_is_a_manual_page_and_a_completion_for_every_command() {
     let desk = Desk::new();
     let page = desk.says(&["man"]);
-    for command in ["demo", "agent", "plan", "check", "run", "undo", "status", "crd", "completion", "man"] {
+    for command in ["demo", "agent", "plan", "check", "run", "cancel", "undo", "status", "crd", "completion", "man"] {
         assert!(page.contains(&format!("reinback\\-{command}(1)")), "{command}");
         let own = desk.says(&["man", command]);
         assert!(own.contains(&format!(".TH reinback-{command} 1")), "{own}");

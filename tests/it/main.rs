@@ -2,6 +2,7 @@
 
 mod backups;
 mod binary;
+mod cancel;
 mod cli;
 mod cluster;
 mod contract;
