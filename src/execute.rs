@@ -310,7 +310,6 @@ impl Executor {
     /// The step fails before it has done anything.
     async fn cancel(&self, step: Step, by: &str, work: &mut Work) -> Result<(), StepError> {
         info!(run.step = step.as_str(), "{by} cancels the run before step {step}");
-        work.recorder.append(&self.writer, Entry::Started { step }).await?;
         let message = cancelled_by(by);
         let failed = Entry::Failed { step, reason: CANCELLED.to_owned(), message: message.clone() };
         work.recorder.append(&self.writer, failed).await?;

@@ -544,10 +544,7 @@ impl State {
             let of_step = |failure: &Failure| failure.step == step && failure.reason == NOT_HANDED_OVER;
             let not_handed = step == Step::Operator && !self.handed && self.failure.as_ref().is_some_and(of_step);
             let not_begun = step == Step::SetVersion && !self.has_version;
-            // A person's word comes before the step has done anything.
-            let is_cancelled =
-                self.failure.as_ref().is_some_and(|failure| failure.step == step && failure.reason == CANCELLED);
-            is_cancelled || not_handed || not_begun && self.failure.as_ref().is_some_and(|failure| failure.step == step)
+            not_handed || not_begun && self.failure.as_ref().is_some_and(|failure| failure.step == step)
         };
         self.recovered || self.started.iter().any(|step| step.writes_objects() && !is_refused(*step))
     }
@@ -584,6 +581,12 @@ impl State {
             }
             Entry::Started { step } => self.permits_start(*step),
             Entry::Finished { step } | Entry::Failed { step, .. } if self.open() == Some(*step) => Ok(()),
+            // A person's word may come between two steps: the next one is not begun then.
+            Entry::Failed { step, reason, .. }
+                if reason == CANCELLED && self.failure.is_none() && self.permits_start(*step).is_ok() =>
+            {
+                Ok(())
+            }
             Entry::Finished { step } | Entry::Failed { step, .. } => Err(format!("{step} is not running")),
             // That of the operator itself is scaled down where it does not let go of what it was handed.
             Entry::Replicas { .. } if self.open() != Some(Step::Quiesce) && !self.may_be_handed() => {

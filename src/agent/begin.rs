@@ -139,13 +139,11 @@ impl Agent {
             self.publisher.submit(recorder.run());
             return Ok(true);
         }
-        let step = match journal::next(&recorder.status().journal, OnFailure::Hold) {
-            Next::Run(step) | Next::Again(step) => step,
-            _ => Step::Resume,
-        };
-        let failed = Entry::Failed { step, reason: journal::CANCELLED.to_owned(), message };
-        recorder.append(writer, Entry::Started { step }).await?;
-        recorder.append(writer, failed).await?;
+        // One that has failed by itself is on its way to give replicas back, which nothing may stop.
+        if let Next::Run(step) | Next::Again(step) = journal::next(&recorder.status().journal, OnFailure::Hold) {
+            let failed = Entry::Failed { step, reason: journal::CANCELLED.to_owned(), message };
+            recorder.append(writer, failed).await?;
+        }
         let placed = pinned(run, key)?;
         let ended = Box::pin(self.execute(writer, books, recorder, &placed, Prepared::default())).await?;
         Ok(matches!(ended, Begun::Ended(_)))

@@ -706,8 +706,10 @@ fn version_had_of(journal: &Journal) -> Option<u64> {
 
 #[test]
 fn a_run_that_is_cancelled_at_the_edge_of_its_first_write_has_not_written() {
-    let mut run = journal(up_to(Step::Crds));
-    assert!(run.first_write_begun(), "nobody can tell");
+    let mut entries = up_to(Step::Crds);
+    entries.pop();
+    let mut run = journal(entries);
+    assert!(run.append(at(9), failed(Step::Namespaced, CANCELLED)).is_err(), "it is not the next");
     run.append(at(9), failed(Step::Crds, CANCELLED)).expect("legal");
     assert!(!run.first_write_begun());
     assert!(matches!(run.next(OnFailure::Hold), Next::GiveBack { .. }));

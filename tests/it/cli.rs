@@ -131,9 +131,9 @@ fn each_command_says_its_exit_codes_in_its_help() {
 
     Stop a run before its first write, and give replicas back
 
-    A run that an agent carries out hears of it at its next step; one that is held, or that nobody is at,
-    is ended here. After the first write a run goes on to its end: half of it is no state to stop in.
-    Exits 0 when it is cancelled, 1 when it cannot be any more or on an error.
+    A run that an agent carries out hears of it at its next step; one that is held, or that nobody is
+    at, is ended here. After the first write a run goes on to its end: half of it is no state to stop
+    in. Exits 0 when it is cancelled, 1 when it cannot be any more or on an error.
 
     Go back to what was before a run, by its safety backup
 
