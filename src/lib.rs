@@ -35,6 +35,7 @@
 //! # Shell
 //!
 //! - [`config`]: `reinback.yaml`, environment and flags
+//! - [`dial`]: the way to an HTTP server, through a proxy and TLS
 //! - [`git`]: the source that is watched, and the branch that status goes to
 //! - [`store`]: where backups lie: a directory or a bucket; a fetched one is spooled into an unlinked file
 //! - [`cluster`]: requests to an API server: discovery, lists, watches, writes, and the Lease that fences them
@@ -89,6 +90,7 @@ pub mod collect;
 pub mod config;
 pub mod demo;
 pub mod desired;
+pub mod dial;
 pub mod execute;
 pub mod git;
 pub mod helm;

@@ -22,10 +22,7 @@ use url::Url;
 use super::auth::Credentials;
 use super::error::GitError;
 use super::remote::{Timeouts, shown};
-
-mod connect;
-
-use connect::Dial;
+use crate::dial::{Dial, DialError, TlsProblem, chain};
 
 /// The scheme by which libgit2 knows this transport.
 pub(super) const SCHEME: &str = "reinback";
@@ -244,14 +241,26 @@ impl Client {
     }
 
     fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, GitError> {
-        let dial = Dial::new(&self.base, &self.credentials.authorities)?;
+        let dial = Dial::new(&self.base, &self.credentials.authorities).map_err(|error| self.undialled(error))?;
         let limit = self.timeouts.connect;
         let connected = self.runtime.block_on(async { tokio::time::timeout(limit, dial.connect()).await });
         self.dial = Some(dial);
-        connected.unwrap_or_else(|_| {
-            let detail = format!("no connection within {} s", limit.as_secs_f32());
-            Err(GitError::Unreachable { url: shown(&self.base), detail })
-        })
+        match connected {
+            Ok(connected) => connected.map_err(|error| self.undialled(error)),
+            Err(_elapsed) => {
+                let detail = format!("no connection within {} s", limit.as_secs_f32());
+                Err(GitError::Unreachable { url: shown(&self.base), detail })
+            }
+        }
+    }
+
+    fn undialled(&self, error: DialError) -> GitError {
+        let url = shown(&self.base);
+        match error {
+            DialError::NoHost => GitError::Url { url, problem: "has no host".to_owned() },
+            DialError::Unreachable(detail) => GitError::Unreachable { url, detail },
+            DialError::Tls(problem) => GitError::Tls { url, detail: tls_detail(problem) },
+        }
     }
 
     fn request(&self, call: &Call, body: Bytes) -> Result<Request<Full<Bytes>>, GitError> {
@@ -454,8 +463,13 @@ impl Call {
     }
 }
 
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// What is wrong with TLS, and what takes it away.
+fn tls_detail(problem: TlsProblem) -> String {
+    match problem {
+        TlsProblem::Expired => format!("{problem}; renew it on the server"),
+        TlsProblem::UnknownAuthority => format!("{problem}; put the authority's certificate into secretDir as ca.crt"),
+        TlsProblem::OtherName => format!("{problem}; use the name it was made for"),
+        TlsProblem::BadAuthority(error) => format!("ca.crt holds what is not a certificate: {error}"),
+        TlsProblem::Other(error) => error,
+    }
 }
