@@ -27,6 +27,7 @@
 //! - [`observed`]: plain data: what backup, cluster and ledger said
 //! - [`plan`]: [`plan::plan`] from what is asked and what was seen; gates, order, prune, digest, and how a plan is shown
 //! - [`journal`]: what is recorded of a run, which events are legal, and what is next
+//! - [`health`]: whether Rancher is well after its version was set, judged from what was asked of it
 //! - [`run`]: the object `Run`: a run's key, pinned manifest, journal and result
 //! - [`undo`]: the manifest that goes back to what was before a run
 //! - [`safety`]: how safety backups are called, and which of them may go
@@ -94,6 +95,7 @@ pub mod dial;
 pub mod execute;
 pub mod git;
 pub mod helm;
+pub mod health;
 pub mod journal;
 pub mod manifest;
 pub mod object;

@@ -96,6 +96,20 @@ const fn all_deployments(namespace: &'static str) -> Writer {
 /// From Rancher's `pkg/ext/aggregation.go` at 59bd052e (2026-08-21) and its release notes of 2.11.
 pub const API_SERVICES: &[(&str, (u64, u64, u64))] = &[("v1.ext.cattle.io", (2, 11, 0))];
 
+/// Charts that Rancher installs at the version that a setting names, and sets back to it: setting and chart.
+///
+/// From Rancher's `pkg/controllers/dashboard/{systemcharts,fleetcharts}`, as [`WRITERS`]. Rancher looks when a setting or its
+/// chart repository changes, which it refreshes every 6 hours.
+pub const SYSTEM_CHARTS: &[(&str, &str)] = &[
+    ("rancher-webhook-version", "rancher-webhook"),
+    ("fleet-version", "fleet"),
+    ("fleet-version", "fleet-crd"),
+    ("rancher-provisioning-capi-version", "rancher-provisioning-capi"),
+    ("rancher-turtles-version", "rancher-turtles"),
+    ("system-upgrade-controller-chart-version", "system-upgrade-controller"),
+    ("remotedialer-proxy-version", "remotedialer-proxy"),
+];
+
 /// Types whose deletion destroys a cluster or cuts it off, by group; an empty list names all of a group.
 ///
 /// Their finalizers take virtual machines, node groups and registrations away while Rancher runs. Prune deletes with Rancher

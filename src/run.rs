@@ -227,7 +227,8 @@ pub(crate) fn steers(character: char) -> bool {
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn cut(text: &str, max_bytes: usize) -> String {
+/// As [`cut_message`], within `max_bytes`.
+pub(crate) fn cut(text: &str, max_bytes: usize) -> String {
     let mut kept = String::with_capacity(text.len().min(max_bytes));
     let (mut written, mut end) = (0, 0);
     for character in text.chars().map(|c| if steers(c) { ' ' } else { c }) {

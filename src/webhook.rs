@@ -47,7 +47,7 @@ impl fmt::Display for ServiceRef {
 }
 
 /// Whether a Service leads anywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answered {
     /// It has an endpoint that is ready.
     Ready,
