@@ -14,6 +14,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::desired::StoreDefault;
+use crate::health::{CheckName, Requirements};
 use crate::journal::OnFailure;
 use crate::manifest::yaml::{self, Bounds, Node, Place, Value};
 use crate::manifest::{
@@ -82,6 +83,22 @@ pub struct Policy {
     pub repair: bool,
     /// What needs `reinback.io/approved-plan` before it runs.
     pub require_approval: Vec<ApprovalFor>,
+    pub verify: Verify,
+}
+
+/// How Rancher is looked at after its version was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify {
+    /// What must hold for the run to succeed.
+    pub required: Requirements,
+    /// How long clusters may take to connect again, and Rancher to bring its system charts where they belong.
+    pub cluster_timeout: Duration,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self { required: Requirements::Usual, cluster_timeout: Duration::from_secs(10 * 60) }
+    }
 }
 
 /// Which safety backups are kept: those that either number keeps.
@@ -273,6 +290,7 @@ const POLICY: &[&str] = &[
     "safetyBackups",
     "repair",
     "requireApproval",
+    "verify",
     "windows",
 ];
 
@@ -431,6 +449,28 @@ fn policy(root: &Fields<'_>) -> Policy {
         },
         repair: policy.boolean("repair").unwrap_or(default.repair),
         require_approval: require_approval(&policy),
+        verify: verify(&policy),
+    }
+}
+
+/// No time at all is a look. Agents try again within minutes; a day is no time-out any more.
+const CLUSTER_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+
+fn verify(policy: &Fields<'_>) -> Verify {
+    let Some(section) = policy.open_field("verify", &["required", "clusterTimeout"]) else { return Verify::default() };
+    let default = Verify::default();
+    let words = CheckName::ALL.map(|name| (name.as_str(), name));
+    let read = |(word, at): (&str, Place)| {
+        one_of(word, &words)
+            .map_err(|message| section.report().error(at, format!("an entry of `policy.verify.required` {message}")))
+            .ok()
+    };
+    let listed = section.words("required").map(|listed| listed.into_iter().filter_map(read).collect());
+    Verify {
+        required: listed.map_or(default.required, Requirements::Listed),
+        cluster_timeout: section
+            .parsed("clusterTimeout", |text| duration(text, CLUSTER_TIMEOUT))
+            .unwrap_or(default.cluster_timeout),
     }
 }
 
@@ -460,6 +500,7 @@ impl Default for Policy {
             safety_backups: SafetyBackups { count: 5, days: 30 },
             repair: false,
             require_approval: Vec::new(),
+            verify: Verify::default(),
         }
     }
 }

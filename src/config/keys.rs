@@ -70,7 +70,7 @@ keys! {
     "store.s3.clientConfig.bucketLookup" "store-s3-client-config-bucket-lookup" "STORE_S3_CLIENT_CONFIG_BUCKET_LOOKUP" Text "Bucket in path or host name: auto, dns or path [default: auto]";
     "rancher.namespace" "rancher-namespace" "RANCHER_NAMESPACE" Text "Namespace of Rancher [default: cattle-system]";
     "rancher.deployment" "rancher-deployment" "RANCHER_DEPLOYMENT" Text "Deployment of Rancher [default: rancher]";
-    "rancher.url" "rancher-url" "RANCHER_URL" Text "URL of Rancher, for where the setting server-url is empty";
+    "rancher.url" "rancher-url" "RANCHER_URL" Text "URL of Rancher, to check its health by and where the setting server-url is empty";
     "operator.namespace" "operator-namespace" "OPERATOR_NAMESPACE" Text "Namespace of rancher-backup [default: cattle-resources-system]";
     "policy.timeout" "policy-timeout" "POLICY_TIMEOUT" Text "Longest run [default: 45m]";
     "policy.maxHold" "policy-max-hold" "POLICY_MAX_HOLD" Text "Longest wait of a held run before it fails [default: 24h]";
@@ -81,6 +81,8 @@ keys! {
     "policy.safetyBackups.days" "policy-safety-backups-days" "POLICY_SAFETY_BACKUPS_DAYS" Word "Days to keep safety backups, however many [default: 30]";
     "policy.repair" "policy-repair" "POLICY_REPAIR" Word "Mend what the operator did not bring back [default: false]";
     "policy.requireApproval" "policy-require-approval" "POLICY_REQUIRE_APPROVAL" List "Plans to approve in Git: Restore, Rollback, Prune";
+    "policy.verify.required" "policy-verify-required" "POLICY_VERIFY_REQUIRED" List "Checks that a run with a version must pass [default: rollout, health, version]";
+    "policy.verify.clusterTimeout" "policy-verify-cluster-timeout" "POLICY_VERIFY_CLUSTER_TIMEOUT" Text "Longest wait for clusters to connect and charts to come [default: 10m]";
     "policy.windows" "policy-windows" "POLICY_WINDOWS" List "Times in which runs may start (not built yet: refused)";
     "limits.qps" "limits-qps" "LIMITS_QPS" Word "Calls a second to the API server, 0 leaves it to the server [default: 0]";
     "limits.concurrency" "limits-concurrency" "LIMITS_CONCURRENCY" Word "Writes at a time, 0 finds its own [default: 0]";

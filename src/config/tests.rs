@@ -94,6 +94,10 @@ fn what_is_left_out_has_its_default() {
             },
             repair: false,
             require_approval: [],
+            verify: Verify {
+                required: Usual,
+                cluster_timeout: 600s,
+            },
         },
         rates: Rates {
             qps: 0,
@@ -119,7 +123,7 @@ status: {url: "file:///srv/status.git", secretDir: /etc/reinback/status, branch:
 store: {s3: {bucketName: backups, endpoint: minio.example.org, region: eu-west-1, insecureTLSSkipVerify: true, clientConfig: {aws: {dualStack: true}, bucketLookup: dns}}}
 rancher: {namespace: rancher, deployment: my-rancher, url: https://rancher.example.org}
 operator: {namespace: backups}
-policy: {timeout: 1h, maxHold: 48h, maxPruneShare: 0, onFailure: Undo, safetyBackup: false, safetyBackups: {count: 1, days: 7}, repair: true, requireApproval: [Rollback, Prune], windows: []}
+policy: {timeout: 1h, maxHold: 48h, maxPruneShare: 0, onFailure: Undo, safetyBackup: false, safetyBackups: {count: 1, days: 7}, repair: true, requireApproval: [Rollback, Prune], verify: {required: [version, clusters], clusterTimeout: 90s}, windows: []}
 limits: {qps: 50, concurrency: 8}
 dataDir: /cache
 "#,
@@ -232,6 +236,15 @@ dataDir: /cache
                 Rollback,
                 Prune,
             ],
+            verify: Verify {
+                required: Listed(
+                    {
+                        Version,
+                        Clusters,
+                    },
+                ),
+                cluster_timeout: 90s,
+            },
         },
         rates: Rates {
             qps: 50,
@@ -282,7 +295,8 @@ fn unknown_keys_and_wrong_values_are_told_with_line_and_remedy() {
     ");
     assert_snapshot!(each(
         &["timeout: 30s", "timeout: 45", "maxHold: 31 days", "maxHold: 1000h", "maxPruneShare: 101", "maxPruneShare: 20%", "onFailure: hold", "safetyBackup: on",
-          "safetyBackups: {count: 0}", "requireApproval: Restore", "requireApproval: [Restores]", "requireApproval: [yes]", "windows: [Sunday]"],
+          "safetyBackups: {count: 0}", "requireApproval: Restore", "requireApproval: [Restores]", "requireApproval: [yes]",
+          "verify: {required: [rollouts]}", "verify: {required: all}", "verify: {clusterTimeout: 2d}", "verify: {clusters: 1m}", "windows: [Sunday]"],
         |line| format!("policy: {{{line}}}"),
     ), @"
     reinback.yaml:3: `policy.timeout` must be from 1m to 24h, not `30s`
@@ -297,6 +311,10 @@ fn unknown_keys_and_wrong_values_are_told_with_line_and_remedy() {
     reinback.yaml:3: `policy.requireApproval` must be a list, not the text `Restore`: write [a, b]
     reinback.yaml:3: an entry of `policy.requireApproval` must be `Restore`, `Rollback` or `Prune`, not `Restores`, did you mean `Restore`?
     reinback.yaml:3: `policy.requireApproval` must list words, not the boolean `yes`
+    reinback.yaml:3: an entry of `policy.verify.required` must be `rollout`, `health`, `version`, `settings`, `webhook`, `apiServices`, `systemCharts` or `clusters`, not `rollouts`, did you mean `rollout`?
+    reinback.yaml:3: `policy.verify.required` must be a list, not the text `all`: write [a, b]
+    reinback.yaml:3: `policy.verify.clusterTimeout` is not a duration: `2d`; write it like 90s, 45m or 1h30m
+    reinback.yaml:3: unknown field `clusters` in `policy.verify`
     reinback.yaml:3: `policy.windows` is not built yet: remove it
     ");
     assert_snapshot!(each(
@@ -413,6 +431,7 @@ fn a_flag_says_it_all_without_a_file() {
         "file:///a.git",
         "--policy-require-approval",
         "Restore, Prune",
+        "--policy-verify-required=rollout,apiServices",
         "--limits-qps=7",
         "--store-s3-bucket-name",
         "abc",
@@ -420,6 +439,8 @@ fn a_flag_says_it_all_without_a_file() {
     let config = Config::load(&args.expect("they are known")).expect("it is valid");
     assert_eq!((config.cluster.as_str(), config.source.url.as_str(), config.rates.qps), ("12", "file:///a.git", 7));
     assert_eq!(config.policy.require_approval, [ApprovalFor::Restore, ApprovalFor::Prune]);
+    let listed = Requirements::Listed([CheckName::Rollout, CheckName::ApiServices].into());
+    assert_eq!(config.policy.verify, Verify { required: listed, cluster_timeout: Duration::from_secs(600) });
     assert!(matches!(config.store, Some(StoreDefault::S3(s3)) if s3.bucket_name == "abc"));
 }
 
@@ -439,14 +460,23 @@ fn the_flags_stand_beside_those_of_a_command() {
 
 #[test]
 fn a_wrong_flag_or_variable_is_named_as_such() {
-    let mut args =
-        flags(&["--source-interval", "soon", "--policy-repair", "yes", "--policy-require-approval", "Backups"])
-            .expect("they are known");
+    let mut args = flags(&[
+        "--source-interval",
+        "soon",
+        "--policy-repair",
+        "yes",
+        "--policy-require-approval",
+        "Backups",
+        "--policy-verify-required",
+        "api-services",
+    ])
+    .expect("they are known");
     args.overrides[0].origin = Origin::Environment;
     assert_snapshot!(parse(MINIMAL, &args.overrides).expect_err("all are wrong"), @"
     REINBACK_SOURCE_INTERVAL: `source.interval` is not a duration: `soon`; write it like 90s, 45m or 1h30m
     --policy-repair: `policy.repair` must be a boolean, not `yes`: write true or false
     --policy-require-approval: an entry of `policy.requireApproval` must be `Restore`, `Rollback` or `Prune`, not `Backups`
+    --policy-verify-required: an entry of `policy.verify.required` must be `rollout`, `health`, `version`, `settings`, `webhook`, `apiServices`, `systemCharts` or `clusters`, not `api-services`, did you mean `apiServices`?
     ");
 }
 
