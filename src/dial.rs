@@ -84,6 +84,11 @@ impl Dial {
         Ok(Self { proxy: Proxy::of(base)?, host, port, tls })
     }
 
+    /// Whether this is a certificate that [`Dial::new`] takes for an authority.
+    pub fn takes(authority: &CertificateDer<'static>) -> bool {
+        RootCertStore::empty().add(authority.clone()).is_ok()
+    }
+
     /// The proxy, when requests are for the proxy itself to send on (plain HTTP).
     pub fn plain_proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref().filter(|_| self.tls.is_none())

@@ -17,6 +17,7 @@ mod record;
 mod resume;
 mod safety;
 mod silence;
+mod verify;
 mod version;
 mod withdraw;
 mod write;
@@ -59,6 +60,9 @@ pub struct Settings {
     pub ignore_errors: bool,
     /// `policy.safetyBackup`.
     pub safety_backup: bool,
+    /// By which Rancher is asked after its version was set; `None`: through the API server.
+    pub rancher_url: Option<url::Url>,
+    pub verify: crate::config::Verify,
 }
 
 /// Everything a run is carried out with.

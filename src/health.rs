@@ -119,9 +119,9 @@ pub struct Check {
 
 /// Lines kept of one check; the last says how many more there were.
 pub const LINES_KEPT: usize = 50;
-/// Longest line that is kept, in bytes: names of Kubernetes have at most 253.
-const LINE_MAX_BYTES: usize = 300;
-/// Longest message that is kept, in bytes. Eight checks of fifty lines are 125 KiB of a status file at most.
+/// Longest line that is kept, in bytes: nearly all names that people give are shorter by far.
+const LINE_MAX_BYTES: usize = 200;
+/// Longest message that is kept, in bytes. Eight checks of fifty lines are 85 KiB of a status file at most.
 const MESSAGE_MAX_BYTES: usize = 512;
 
 impl Check {

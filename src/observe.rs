@@ -2,9 +2,11 @@
 //!
 //! Reads only: nothing here holds a writer. The backup comes first, since it says which lists are needed.
 
+mod ask;
 mod backup;
 mod dependents;
 mod facts;
+mod health;
 mod lists;
 mod opening;
 mod operator;
@@ -298,8 +300,10 @@ fn asked(access: &Access) -> cluster::Access {
     }
 }
 
+pub use ask::Asker;
 /// Passes over the spooled backup once more, on a blocking thread.
 pub use backup::{Brought, ObjectPass, index, pass};
+pub use health::{Doctor, connected_clusters, settings_of_backup};
 pub use opening::Opening;
 pub use operator::is_installed as operator_is_installed;
 pub use version::releases;

@@ -10,6 +10,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::health::Check;
 use crate::journal::{Entry, Event, IllegalTransition, Journal, SafetyBackup, Step, StepTime, WorkloadRef};
 use crate::plan::gate::Gate;
 use crate::plan::version::VersionChange;
@@ -167,6 +168,10 @@ pub struct RunStatus {
     pub errors_total: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Whether Rancher was well after its version was set, a check each.
+    #[schemars(schema_with = "any_list")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// When each step ran, read off the journal for people; `crate::status::refresh` writes it.
     #[schemars(schema_with = "any_list")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

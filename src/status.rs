@@ -5,6 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::health::{Check, CheckName};
 use crate::journal::{self, Entry, Step};
 use crate::plan::gate::{Gate, GateClass, GateCode};
 use crate::rancher::BACKUP_OPERATOR;
@@ -78,6 +79,8 @@ fn bound(status: &mut RunStatus) {
         *object = cut_message(object);
         *message = cut_message(message);
     }
+    status.checks.truncate(CheckName::ALL.len());
+    status.checks.iter_mut().for_each(Check::bound);
     for warning in &mut status.warnings {
         *warning = cut_message(warning);
     }

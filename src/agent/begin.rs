@@ -383,6 +383,8 @@ impl Agent {
             ),
             ignore_errors: restore.is_some_and(|restore| restore.ignore_errors),
             safety_backup: self.config.policy.safety_backup,
+            rancher_url: self.config.rancher.url.clone(),
+            verify: self.config.policy.verify.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::Judged;
+use crate::rancher::Version;
 
 /// One setting. Its value may be a secret: it is compared, and never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,6 +23,11 @@ impl Setting {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let name = value.pointer("/metadata/name").and_then(Value::as_str)?.to_owned();
         Some(Self { name, value: text("/value").to_owned(), from_environment: text("/source") == "env" })
+    }
+
+    /// The value, where it is a version: then it is no secret.
+    pub fn version(&self) -> Option<&str> {
+        self.value.parse::<Version>().is_ok().then_some(self.value.as_str())
     }
 }
 

@@ -134,7 +134,11 @@ impl Settings {
     }
 }
 
-async fn setting(reader: &ClusterReader, resource: &Resource, name: &str) -> Result<Option<String>, ObserveError> {
+pub(super) async fn setting(
+    reader: &ClusterReader,
+    resource: &Resource,
+    name: &str,
+) -> Result<Option<String>, ObserveError> {
     let Some(value) = get(reader, resource, None, name).await? else { return Ok(None) };
     let text = |field: &str| value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
     Ok(text("value").or_else(|| text("default")).map(str::to_owned))

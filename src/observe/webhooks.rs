@@ -93,14 +93,36 @@ async fn follow(
     let selector = selector.into_iter().flatten().filter_map(term).collect();
     let secrets = named_by(&value).chain(ranchers(reference)).collect();
     let service = Service { reference: reference.clone(), selector, secrets };
+    let answered = answer_of(reader, catalog, reference, &value).await?;
+    Ok((answered, Some(service)))
+}
+
+/// Whether a Service leads to somebody who answers.
+pub(super) async fn answered_by(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    reference: &ServiceRef,
+) -> Result<Answered, ObserveError> {
+    let resource = Resource::new("", "v1", "services");
+    match get(reader, &resource, Some(&reference.namespace), &reference.name).await? {
+        Some(service) => answer_of(reader, catalog, reference, &service).await,
+        None => Ok(Answered::Missing),
+    }
+}
+
+async fn answer_of(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    reference: &ServiceRef,
+    service: &Value,
+) -> Result<Answered, ObserveError> {
     let slices = Resource::new("discovery.k8s.io", "v1", "endpointslices");
-    let leads_out = value.pointer("/spec/type").is_some_and(|of| of == "ExternalName");
-    let answered = match leads_out || catalog.find(&slices).is_none() {
+    let leads_out = service.pointer("/spec/type").is_some_and(|of| of == "ExternalName");
+    Ok(match leads_out || catalog.find(&slices).is_none() {
         true => Answered::Unknown,
         false if has_endpoint(reader, &slices, reference).await? => Answered::Ready,
         false => Answered::NoEndpoint,
-    };
-    Ok((answered, Some(service)))
+    })
 }
 
 /// By this a Service of Rancher's asks for a certificate (rancher/wrangler, `pkg/needacert`).

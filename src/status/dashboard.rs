@@ -8,6 +8,7 @@ use super::{
     accept_line, humane_count, humane_duration, left_at_zero, moment, newest_first, run_name, status_file_path,
     status_of, took, way_on,
 };
+use crate::health::{Check, Outcome};
 use crate::journal::SafetyBackup;
 use crate::plan::gate::{Gate, GateClass};
 use crate::run::{ManifestRef, OperatorRecord, Phase, Run, SourceRef};
@@ -57,6 +58,7 @@ pub fn dashboard(input: &Dashboard<'_>) -> String {
     let sections = [
         Some(head(cluster, cluster_uid, rules, &runs)),
         left_section(&runs),
+        check_section(&runs),
         held_section(&runs),
         problem_section(problems),
         Some(runs_section(&runs)),
@@ -124,6 +126,22 @@ fn left_section(runs: &[&Run]) -> Option<String> {
     let left = left_at_zero(&status_of(newest))?;
     let manifest = told_manifest(&newest.spec.manifest, &newest.spec.source);
     Some(format!("## Left at 0\n\n{manifest}\n\n{}\n", markdown(&left)))
+}
+
+/// Of the newest run that set a version: what was found of Rancher then. Lines of what passed are in the run's file.
+fn check_section(runs: &[&Run]) -> Option<String> {
+    let newest = runs.iter().find(|run| run.status.as_ref().is_some_and(|status| !status.checks.is_empty()))?;
+    let manifest = told_manifest(&newest.spec.manifest, &newest.spec.source);
+    let mut text = format!("## Rancher after its version was set\n\n{manifest}\n\n");
+    for Check { name, required, outcome, message, lines } in &status_of(newest).checks {
+        let required = if *required { ", required" } else { "" };
+        text += &format!("- **{name}** ({}{required}): {}\n", outcome.words(), markdown(message));
+        let told = if *outcome == Outcome::Passed { &[][..] } else { lines.as_slice() };
+        for line in told {
+            text += &format!("  - {}\n", markdown(line));
+        }
+    }
+    Some(text)
 }
 
 fn held_section(runs: &[&Run]) -> Option<String> {

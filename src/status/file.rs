@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::derive;
+use crate::health::Check;
 use crate::journal::Event;
 use crate::plan::gate::Gate;
 use crate::run::{Condition, NAMESPACE, Phase, Progress, Run, RunSpec};
@@ -152,6 +153,7 @@ fn drop_unknown(value: &mut Value) {
     let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) else { return };
     keep_readable::<Gate>(status.get_mut("gates"));
     keep_readable::<Condition>(status.get_mut("conditions"));
+    keep_readable::<Check>(status.get_mut("checks"));
     let ended = status.get("phase").is_some_and(|phase| reads_as::<Phase>(phase, |phase| phase.is_terminal()));
     if ended {
         keep_readable::<Event>(status.get_mut("journal"));

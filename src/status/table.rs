@@ -10,6 +10,7 @@ use super::{
     accept_line, humane_count, humane_duration, kind_word, left_at_zero, moment, newest_first, run_name, status_of,
     took, way_on,
 };
+use crate::health::Check;
 use crate::journal::{self, SafetyBackup, StepTime};
 use crate::plan::gate::Gate;
 use crate::run::{OperatorRecord, Phase, PlanRecord, Progress, Run, RunStatus};
@@ -133,7 +134,7 @@ pub fn render_one(run: &Run, now: Timestamp) -> String {
     if let Some(left) = left_at_zero(&status) {
         text += &format!("\n{}\n", wrap(&left, LINE_WIDTH, ""));
     }
-    text + &gates(run, &status) + &steps(&status, now) + &lists(&status)
+    text + &gates(run, &status) + &steps(&status, now) + &checks(&status) + &lists(&status)
 }
 
 fn plan_fields(plan: &PlanRecord, field: &mut impl FnMut(&str, &str)) {
@@ -202,6 +203,23 @@ fn steps(status: &RunStatus, now: Timestamp) -> String {
         let duration = humane_duration(end.duration_since(*started));
         let told = if word == "not ended" { word.to_owned() } else { format!("{word} {duration}") };
         text += &format!("  {:<15} {} UTC  {told}\n", step.as_str(), utc(*started));
+    }
+    text
+}
+
+fn checks(status: &RunStatus) -> String {
+    if status.checks.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nChecks of Rancher:\n".to_owned();
+    for check in &status.checks {
+        let Check { name, required, outcome, message, lines } = check;
+        let required = if *required { ", required" } else { "" };
+        let told = format!("{name} ({}{required}): {message}", outcome.words());
+        text += &format!("{}\n", wrap(&told, LINE_WIDTH, "  "));
+        for line in lines {
+            text += &format!("    {}\n", clean(line));
+        }
     }
     text
 }

@@ -9,6 +9,7 @@ use crate::run::{
     BackupRecord, Condition, Counts, ManifestRef, NAMESPACE, Phase, PlanRecord, Progress, RunSpec, SourceRef,
 };
 
+mod checks;
 mod file;
 mod operator;
 mod told;

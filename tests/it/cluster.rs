@@ -39,17 +39,17 @@ mod wait;
 mod write;
 
 /// Limits of a test: patient enough for a busy machine.
-fn limits() -> api::Limits {
+pub fn limits() -> api::Limits {
     api::Limits { retry_for: Duration::from_secs(20), ..api::Limits::default() }
 }
 
-async fn connect(kubeconfig: &Path, limits: api::Limits) -> api::Cluster {
+pub async fn connect(kubeconfig: &Path, limits: api::Limits) -> api::Cluster {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the harness wrote it");
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     api::Cluster::with_config(config.expect("it is whole"), limits).await.expect("a client can be built")
 }
 
-async fn admin(cluster: &Cluster) -> api::Cluster {
+pub async fn admin(cluster: &Cluster) -> api::Cluster {
     connect(cluster.kubeconfig(), limits()).await
 }
 

@@ -4,6 +4,7 @@
 //! - [`S3Server`]: an S3 server over HTTP or HTTPS.
 //! - [`WebhookServer`]: an admission webhook.
 //! - [`chart`]: a chart with the shape of Rancher's.
+//! - [`WebServer`]: an HTTP server that answers as a test says.
 //! - [`rancher`]: fills a cluster with the objects of a backup, and disturbs them.
 //!
 //! The first use builds the binaries (`tests/control-plane/build`); later ones find them in the cache.
@@ -25,11 +26,13 @@ mod cluster;
 pub mod rancher;
 mod s3;
 mod supervisor;
+mod web;
 mod webhook;
 
 pub use audit::AuditEvent;
 pub use cluster::{Cluster, Options, User};
 pub use s3::S3Server;
+pub use web::{Asked, Page, WebServer, own_address};
 pub use webhook::WebhookServer;
 
 /// The `reinback` binary under test.

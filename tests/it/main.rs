@@ -19,6 +19,7 @@ mod git;
 mod git_server;
 mod harness;
 mod helm;
+mod health;
 mod hostile;
 mod killed;
 mod migration;

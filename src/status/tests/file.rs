@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::health::{Judged, Outcome};
 
 #[test]
 fn the_status_file_is_for_people_and_reads_back() {
@@ -143,6 +144,8 @@ fn the_largest_run_still_fits() {
             status.gates.push(Gate::new(GateCode::PruneShare, long.clone(), long.clone()));
         }
         status.message = long.clone();
+        let judged = || Judged { outcome: Outcome::Failed, message: long.clone(), lines: vec![long.clone(); 5_000] };
+        status.checks = CheckName::ALL.map(|name| Check::new(name, true, judged())).into();
         let mut journal = journal_until(Step::Quiesce);
         for n in 0..1_000 {
             journal.append(start(), Entry::TakenOver { holder: format!("{n}{long}") }).expect("legal");

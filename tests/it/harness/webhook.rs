@@ -19,14 +19,7 @@ pub struct WebhookServer {
 impl WebhookServer {
     /// One with a certificate for `name`, that answers each `request` of a review as `answer` says.
     pub async fn start(name: &str, answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Self {
-        let certified = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate can be signed");
-        let rcgen::CertifiedKey { cert, signing_key } = certified;
-        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let tls = tls.expect("the provider has ciphers").with_no_client_auth();
-        let tls = tls.with_single_cert(vec![cert.der().clone()], key.into()).expect("they belong together");
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let (acceptor, certificate) = tls(name);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let port = listener.local_addr().expect("it listens").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -44,13 +37,25 @@ impl WebhookServer {
                 });
             }
         });
-        Self { port, ca_bundle: STANDARD.encode(cert.pem()), asked }
+        Self { port, ca_bundle: STANDARD.encode(certificate), asked }
     }
 
     /// The requests of all reviews since the last call.
     pub fn take_asked(&self) -> Vec<Value> {
         std::mem::take(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Of a server with a certificate for `name` that it signed itself, and that certificate as PEM.
+pub fn tls(name: &str) -> (tokio_rustls::TlsAcceptor, String) {
+    let certified = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate can be signed");
+    let rcgen::CertifiedKey { cert, signing_key } = certified;
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let tls = tls.expect("the provider has ciphers").with_no_client_auth();
+    let tls = tls.with_single_cert(vec![cert.der().clone()], key.into()).expect("they belong together");
+    (tokio_rustls::TlsAcceptor::from(Arc::new(tls)), cert.pem())
 }
 
 async fn review(
