@@ -275,6 +275,8 @@ impl Plan {
             quiesce: self.quiesce.iter().map(|workload| workload.reference.clone()).collect(),
             silences: self.silences.clone(),
             version: self.version.clone(),
+            // What was seen, and no part of the plan.
+            connected_clusters: None,
             accepted: self.gates.iter().filter(|gate| gate.accepted).map(|gate| gate.code.to_string()).collect(),
         }
     }

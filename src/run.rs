@@ -288,6 +288,10 @@ pub struct PlanRecord {
     /// Of a Rollback: how the version is set; a run that is gone on with goes by it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<VersionChange>,
+    /// Downstream clusters that were connected when the plan was made, by name; after a version was set they are to be so
+    /// again. `None` where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connected_clusters: Option<Vec<String>>,
     pub accepted: Vec<String>,
 }
 

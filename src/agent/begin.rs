@@ -21,7 +21,7 @@ use crate::observed::BackupSeen;
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::gates::{status_not_pushed, store_not_writable};
 use crate::plan::{self, Plan};
-use crate::run::{ManifestRef, NAMESPACE, Phase, PlannedDeletions, Run, RunSpec, SourceRef};
+use crate::run::{ManifestRef, NAMESPACE, Phase, PlanRecord, PlannedDeletions, Run, RunSpec, SourceRef};
 use crate::status;
 use crate::store::{Location, OpenStore, StoreError};
 
@@ -242,7 +242,9 @@ impl Agent {
         recorder: &mut Recorder,
         looked: &Looked,
     ) -> Result<(), PassError> {
-        let (record, gates) = (looked.plan.record(), looked.plan.gates.clone());
+        let connected_clusters = looked.observed.cluster.connected_clusters.clone();
+        let record = PlanRecord { connected_clusters, ..looked.plan.record() };
+        let gates = looked.plan.gates.clone();
         let warnings = looked.plan.warnings.clone();
         let deletions = planned_deletions(looked).text();
         let now = self.now();
@@ -284,7 +286,7 @@ impl Agent {
         }
         let prepared = match self.needs_backup(&recorder) {
             true => self.prepare_again(&mut recorder, writer, books, &placed).await?.unwrap_or_default(),
-            false => Prepared::default(),
+            false => self.prepare_to_verify(&recorder, books, &placed).await,
         };
         match Box::pin(self.execute(writer, books, recorder, &placed, prepared)).await? {
             Begun::Ended(phase) => Ok(Some(phase)),
@@ -303,6 +305,17 @@ impl Agent {
             Next::Run(step) | Next::Again(step) => step < Step::SetVersion,
             Next::GiveBack { .. } | Next::Resume { .. } | Next::Hold { .. } | Next::End { .. } => false,
         }
+    }
+
+    /// Where the backup lies, so that Rancher's settings can be compared with it once more. Nothing waits for it: replicas are to
+    /// be given back.
+    async fn prepare_to_verify(&self, recorder: &Recorder, books: &Books, placed: &Placed) -> Prepared {
+        let declares = recorder.status().plan.is_some_and(|plan| plan.version.is_some());
+        if !declares || Self::is_unread(recorder) {
+            return Prepared::default();
+        }
+        let asked = look::ask(&self.config, &self.cluster.reader(), placed, books.facts.clone()).await;
+        Prepared { asked: asked.ok(), ..Prepared::default() }
     }
 
     /// The same tarball once more; another one under its name fails the run, since what was planned was the first.

@@ -18,7 +18,7 @@ use crate::webhook::silence::WebhookRef;
 
 const CONFLICT_TRIES: usize = 5;
 /// Rancher's own probes give it 5 minutes before it is restarted; twice that is an end.
-const READY_WITHIN: Duration = Duration::from_secs(600);
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(600);
 /// Controllers beside Rancher, all together, once that is Ready; a warning, not a failure, past that.
 const OTHERS_READY_WITHIN: Duration = Duration::from_secs(60);
 /// Longer than a list takes.
@@ -133,11 +133,12 @@ impl Executor {
         self.look_again(work).await?;
         let workloads = work.recorder.replicas().into_keys();
         let (rancher, others): (Vec<_>, Vec<_>) = workloads.partition(|workload| self.is_rancher(workload));
-        let end = Instant::now() + READY_WITHIN.min(self.time_left(work));
-        for workload in rancher {
-            if !self.until_ready(&workload, end).await? {
-                return Err(StepError::failed("RancherNotReady", format!("{workload} did not get Ready in time")));
-            }
+        let mut put_off = PutOff::default();
+        if Self::sets_version(work) {
+            // What else is to be told is told, too, where Rancher is not well.
+            put_off.take(self.check_health(work).await)?;
+        } else {
+            self.until_rancher_is_ready(&rancher, work).await?;
         }
         let end = Instant::now() + OTHERS_READY_WITHIN.min(self.time_left(work));
         for workload in others {
@@ -147,6 +148,21 @@ impl Executor {
             }
         }
         self.namespaces_gone(work).await?;
+        put_off.take(self.objects_are_restored(work))?;
+        put_off.end()
+    }
+
+    async fn until_rancher_is_ready(&self, rancher: &[WorkloadRef], work: &Work) -> Result<(), StepError> {
+        let end = Instant::now() + READY_WITHIN.min(self.time_left(work));
+        for workload in rancher {
+            if !self.until_ready(workload, end).await? {
+                return Err(StepError::failed("RancherNotReady", format!("{workload} did not get Ready in time")));
+            }
+        }
+        Ok(())
+    }
+
+    fn objects_are_restored(&self, work: &mut Work) -> Result<(), StepError> {
         match work.counts.failed {
             0 => Ok(()),
             // The author goes past failed objects, and wants Rancher up whatever was written: that is what was asked for.

@@ -9,142 +9,135 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::resume::READY_WITHIN;
 use super::{Executor, StepError, Work, broken_off, stopped};
-use crate::cluster::{Catalog, ClusterError};
+use crate::cluster::ClusterError;
 use crate::health::{Check, CheckName, Judged, Outcome, Setting, verdict};
-use crate::observe::{self, Doctor, ObserveError};
+use crate::observe::{self, Doctor, Found, ObserveError};
 
-/// Rancher's own probes give it 5 minutes before it is restarted; twice that is an end.
-const READY_WITHIN: Duration = Duration::from_secs(600);
 /// What a Rancher that is Ready says of itself; behind a load balancer some seconds later.
 const SAYS_WITHIN: Duration = Duration::from_secs(120);
 /// Who cannot be asked does not come by itself, but for endpoints and proxies that have not seen the new pods yet.
-const REACHED_WITHIN: Duration = Duration::from_secs(15);
-/// Settings, webhook and APIServices: Rancher registers them within its first minutes.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
+/// Webhook and APIServices: Rancher registers them within its first minutes.
 const SERVING_WITHIN: Duration = Duration::from_secs(180);
 /// From Rancher being Ready until it has looked at all clusters at least once: its leader is elected, and looks every 15 s.
 const LOOKED_AFTER: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// What a run that sets a version is checked by.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Expected<'a> {
-    /// `v2.9.3`
-    pub version: &'a str,
-    /// The run brings data back.
-    pub with_data: bool,
-    /// Clusters that were connected before the run; `None` where that is not known.
-    pub connected: Option<&'a [String]>,
+/// Checks that are looked at together.
+enum Look<'a> {
+    Rollout,
+    OfItself,
+    Serving,
+    /// What Rancher brings back by itself, which nobody forces.
+    Back {
+        connected_before: Option<&'a [String]>,
+        /// When Rancher was Ready, by the clock of the cluster and by that of waits.
+        since: Timestamp,
+        ready: Instant,
+    },
+    Settings(Result<Vec<Setting>, String>),
 }
 
-/// The checks that are looked at together, and until when.
-#[derive(Clone, Copy)]
-struct Round {
-    names: &'static [CheckName],
-    end: Instant,
-    /// A check that cannot be asked is not asked for longer than this.
-    unasked_end: Instant,
+impl Look<'_> {
+    fn names(&self) -> &'static [CheckName] {
+        match self {
+            Self::Rollout => &[CheckName::Rollout],
+            Self::OfItself => &[CheckName::Health, CheckName::Version],
+            Self::Serving => &[CheckName::Webhook, CheckName::ApiServices],
+            Self::Back { .. } => &[CheckName::SystemCharts, CheckName::Clusters],
+            Self::Settings(_) => &[CheckName::Settings],
+        }
+    }
+
+    /// One for each name.
+    async fn at(&self, doctor: &Doctor<'_>) -> Result<Vec<Judged>, ObserveError> {
+        Ok(match self {
+            Self::Rollout => vec![doctor.rollout().await?],
+            Self::OfItself => {
+                let (health, version) = doctor.of_itself().await?;
+                vec![health, version]
+            }
+            Self::Serving => {
+                let catalog = doctor.reader.discover().await?;
+                vec![doctor.webhook(&catalog).await?, doctor.api_services().await?]
+            }
+            Self::Back { connected_before, since, ready } => {
+                let catalog = doctor.reader.discover().await?;
+                let settled = ready.elapsed() >= LOOKED_AFTER;
+                let charts = doctor.system_charts(&catalog).await?;
+                vec![charts, doctor.clusters(*connected_before, *since, settled).await?]
+            }
+            Self::Settings(Ok(backup)) => vec![doctor.settings(backup).await?],
+            Self::Settings(Err(why)) => vec![Judged::not_asked(why)],
+        })
+    }
+
+    /// How long what is not right yet is looked at, and how long what cannot be asked.
+    fn patience(&self, clusters: Duration) -> (Duration, Duration) {
+        match self {
+            Self::Rollout => (READY_WITHIN, REACHED_WITHIN),
+            Self::OfItself => (SAYS_WITHIN, REACHED_WITHIN),
+            Self::Serving => (SERVING_WITHIN, Duration::ZERO),
+            Self::Back { .. } => (clusters, Duration::ZERO),
+            // What Rancher wrote over when it started does not come back.
+            Self::Settings(_) => (Duration::ZERO, Duration::ZERO),
+        }
+    }
 }
 
 impl Executor {
+    /// The run declares a version of Rancher.
+    pub(super) fn sets_version(work: &Work) -> bool {
+        work.recorder.status().plan.is_some_and(|plan| plan.version.is_some())
+    }
+
     /// Fails where a required check did not pass in time.
-    pub(super) async fn check_health(&self, expected: Expected<'_>, work: &mut Work) -> Result<(), StepError> {
+    pub(super) async fn check_health(&self, work: &mut Work) -> Result<(), StepError> {
+        let plan = work.recorder.status().plan.unwrap_or_default();
         let doctor = Doctor {
             reader: &self.reader,
             places: &self.settings.places,
             url: self.settings.rancher_url.as_ref(),
-            version: expected.version,
+            version: plan.version.as_ref().map(|change| change.to.as_str()).unwrap_or_default(),
         };
         work.recorder.run_mut().status.get_or_insert_default().checks.clear();
-        let round = self.round(&[CheckName::Rollout], READY_WITHIN, REACHED_WITHIN, work);
-        self.until_passed(round, work, async || Ok(vec![doctor.rollout().await?])).await?;
+        self.until_passed(&Look::Rollout, &doctor, work).await?;
         let (ready, since) = (Instant::now(), self.now());
-        let round = self.round(&[CheckName::Health, CheckName::Version], SAYS_WITHIN, REACHED_WITHIN, work);
-        let look = async || {
-            let (health, version) = doctor.of_itself().await?;
-            Ok(vec![health, version])
-        };
-        self.until_passed(round, work, look).await?;
-        self.until_served(&doctor, expected, work).await?;
-        self.until_back(&doctor, expected, (ready, since), work).await?;
+        self.until_passed(&Look::OfItself, &doctor, work).await?;
+        self.until_passed(&Look::Serving, &doctor, work).await?;
+        let connected_before = plan.connected_clusters.as_deref();
+        self.until_passed(&Look::Back { connected_before, since, ready }, &doctor, work).await?;
+        // A Rollback may bring no data back.
+        if work.backup_name.is_some() {
+            let settings = Look::Settings(self.settings_of_backup(work).await?);
+            self.until_passed(&settings, &doctor, work).await?;
+        }
         self.conclude(work)
     }
 
-    /// Where Rancher does not run as it must, what depends on it is looked at once, and not waited for.
-    fn round(&self, names: &'static [CheckName], within: Duration, unasked: Duration, work: &Work) -> Round {
-        let rancher = [CheckName::Rollout, CheckName::Health, CheckName::Version];
-        let is_ill = |check: &Check| check.outcome == Outcome::Failed && rancher.contains(&check.name);
-        let is_well = !work.recorder.status().checks.iter().any(is_ill);
-        let within = if is_well { within.min(self.time_left(work)) } else { Duration::ZERO };
-        let now = Instant::now();
-        Round { names, end: now + within, unasked_end: now + unasked.min(within) }
-    }
-
-    async fn until_served(
-        &self,
-        doctor: &Doctor<'_>,
-        expected: Expected<'_>,
-        work: &mut Work,
-    ) -> Result<(), StepError> {
-        let round = self.round(&[CheckName::Webhook, CheckName::ApiServices], SERVING_WITHIN, Duration::ZERO, work);
-        if expected.with_data {
-            let backup = settings_of_backup(work).await?;
-            let look = async || {
-                Ok(vec![match &backup {
-                    Ok(settings) => doctor.settings(settings).await?,
-                    Err(why) => Judged::not_asked(why),
-                }])
-            };
-            self.until_passed(Round { names: &[CheckName::Settings], ..round }, work, look).await?;
-        }
-        self.until_passed(round, work, async || {
-            let catalog = self.reader.discover().await?;
-            Ok(vec![doctor.webhook(&catalog).await?, doctor.api_services().await?])
-        })
-        .await
-    }
-
-    /// System charts are Rancher's to bring back: they are waited for and told, and nothing is done about them.
-    async fn until_back(
-        &self,
-        doctor: &Doctor<'_>,
-        expected: Expected<'_>,
-        (ready, since): (Instant, Timestamp),
-        work: &mut Work,
-    ) -> Result<(), StepError> {
-        let within = self.settings.verify.cluster_timeout;
-        let round = self.round(&[CheckName::SystemCharts, CheckName::Clusters], within, Duration::ZERO, work);
-        self.until_passed(round, work, async || {
-            let catalog: Catalog = self.reader.discover().await?;
-            let settled = ready.elapsed() >= LOOKED_AFTER;
-            let charts = doctor.system_charts(&catalog).await?;
-            Ok(vec![charts, doctor.clusters(expected.connected, since, settled).await?])
-        })
-        .await
-    }
-
-    /// Looks until all have passed or cannot be asked, or the time is over; keeps what was found last.
-    async fn until_passed(
-        &self,
-        round: Round,
-        work: &mut Work,
-        look: impl AsyncFn() -> Result<Vec<Judged>, ObserveError>,
-    ) -> Result<(), StepError> {
-        let Round { names, end, unasked_end } = round;
+    /// Looks until all have passed or cannot be asked, or the time is over; keeps what was found last. Where Rancher does not
+    /// run as it must, what depends on it is looked at once, and not waited for.
+    async fn until_passed(&self, look: &Look<'_>, doctor: &Doctor<'_>, work: &mut Work) -> Result<(), StepError> {
+        let (within, unasked) = look.patience(self.settings.verify.cluster_timeout);
+        let within = if is_ill(&work.recorder.status().checks) { Duration::ZERO } else { within };
+        let end = Instant::now() + within.min(self.time_left(work));
+        let unasked_end = end.min(Instant::now() + unasked);
         let mut told: Vec<Judged> = Vec::new();
         loop {
             let judged = tokio::select! {
-                judged = look() => judged_or_not(judged, names.len())?,
+                judged = look.at(doctor) => judged_or_not(judged, look.names().len())?,
                 () = stopped(self.stop.clone()) => return Err(StepError::Stopped),
             };
             let now = Instant::now();
             let is_done = judged.iter().all(|one| match one.outcome {
                 Outcome::Passed => true,
                 Outcome::Failed => now >= end,
-                Outcome::NotAsked => now >= unasked_end || now >= end,
+                Outcome::NotAsked => now >= unasked_end,
             });
             if judged != told {
-                self.keep(names, &judged, is_done, work).await?;
+                self.keep(look.names(), &judged, is_done, work).await?;
                 told = judged;
             }
             if is_done {
@@ -174,6 +167,7 @@ impl Executor {
         let kept = &mut work.recorder.run_mut().status.get_or_insert_default().checks;
         kept.retain(|check| !names.contains(&check.name));
         kept.extend(checks);
+        kept.sort_by_key(|check| check.name);
         match is_done {
             true => Ok(()),
             // Somebody watches, and this may be long.
@@ -192,6 +186,12 @@ impl Executor {
     }
 }
 
+/// Rancher does not run as it must.
+fn is_ill(checks: &[Check]) -> bool {
+    let rancher = [CheckName::Rollout, CheckName::Health, CheckName::Version];
+    checks.iter().any(|check| check.outcome == Outcome::Failed && rancher.contains(&check.name))
+}
+
 /// An API server that does not answer breaks the step off; what it refuses, or answers in a way that cannot be read, is
 /// told as what could not be asked.
 fn judged_or_not(judged: Result<Vec<Judged>, ObserveError>, checks: usize) -> Result<Vec<Judged>, StepError> {
@@ -204,13 +204,39 @@ fn judged_or_not(judged: Result<Vec<Judged>, ObserveError>, checks: usize) -> Re
     }
 }
 
-/// As far as the backup is still at hand.
-async fn settings_of_backup(work: &Work) -> Result<Result<Vec<Setting>, String>, StepError> {
-    let laid_out = work.laid_out.as_ref().and_then(|laid_out| laid_out.observed.backup.whole());
-    let backup = laid_out.or_else(|| work.backup.as_ref().and_then(|backup| backup.whole()));
-    let (Some(spool), Some(backup)) = (&work.spool, backup) else {
-        return Ok(Err("the backup is not at hand any more".to_owned()));
-    };
-    let settings = observe::settings_of_backup(spool, &work.known.opening, backup).await;
-    settings.map(Ok).map_err(broken_off)
+impl Executor {
+    /// From the backup that was restored; a process that was started since fetches it once more. `Err` says why not.
+    async fn settings_of_backup(&self, work: &Work) -> Result<Result<Vec<Setting>, String>, StepError> {
+        let laid_out = work.laid_out.as_ref().and_then(|laid_out| laid_out.observed.backup.whole());
+        let backup = laid_out.or_else(|| work.backup.as_ref().and_then(|backup| backup.whole()));
+        let opening = &work.known.opening;
+        let settings = match (&work.spool, backup) {
+            (Some(spool), Some(backup)) => observe::settings_of_backup(spool, opening, backup).await,
+            _ => {
+                let found = match self.backup_again(work).await {
+                    Ok(found) => found,
+                    Err(why) => return Ok(Err(why)),
+                };
+                let (Some(spool), Some(backup)) = (&found.spool, found.seen.whole()) else {
+                    return Ok(Err("the backup cannot be read any more".to_owned()));
+                };
+                observe::settings_of_backup(spool, opening, backup).await
+            }
+        };
+        settings.map(Ok).map_err(broken_off)
+    }
+
+    async fn backup_again(&self, work: &Work) -> Result<Found, String> {
+        let (Some(location), Some(name)) = (&work.location, &work.backup_name) else {
+            return Err("the backup is not at hand any more".to_owned());
+        };
+        let store = self.stores.open(location).await.map_err(|error| error.to_string())?;
+        let found = observe::fetch_backup(store.as_ref(), name, &work.known.opening, &self.settings.places).await;
+        let found = found.map_err(|error| error.to_string())?;
+        let planned = work.recorder.status().plan.map(|plan| plan.backup.sha256).unwrap_or_default();
+        match found.spool.as_ref().is_some_and(|spool| spool.sha256().to_string() == planned) {
+            true => Ok(found),
+            false => Err(format!("the backup {name} is gone, or is no longer the one that was restored")),
+        }
+    }
 }

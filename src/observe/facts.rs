@@ -77,6 +77,7 @@ pub async fn cluster(
         unfinished_runs: Vec::new(),
         services: BTreeSet::new(),
         rancher_webhooks,
+        connected_clusters: None,
         kubernetes_version: None,
     })
 }

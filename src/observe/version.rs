@@ -1,8 +1,9 @@
-//! What setting Rancher's version stands on: its Helm release, and what only a newer Rancher serves.
+//! What setting Rancher's version stands on: its Helm release, what only a newer Rancher serves, and which clusters are connected.
 
 use serde_json::Value;
 
 use super::facts::{get, release_name};
+use super::health::connected_clusters;
 use super::{ObserveError, Places, visible};
 use crate::cluster::{Catalog, ClusterReader, ListOptions};
 use crate::object::Resource;
@@ -24,6 +25,7 @@ pub async fn read(
 ) -> Result<(), ObserveError> {
     cluster.releases = releases(reader, places).await?;
     cluster.brought = brought(reader, catalog).await?;
+    cluster.connected_clusters = connected_clusters(reader).await?;
     Ok(())
 }
 

@@ -148,6 +148,7 @@ fn plan_fields(plan: &PlanRecord, field: &mut impl FnMut(&str, &str)) {
         quiesce: _,
         silences: _,
         version,
+        connected_clusters: _,
         accepted,
     } = plan;
     field("Plan", &format!("{digest}, engine {engine}"));

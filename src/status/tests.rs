@@ -127,6 +127,7 @@ fn plan() -> PlanRecord {
         quiesce: Vec::new(),
         silences: Vec::new(),
         version: None,
+        connected_clusters: None,
         accepted: vec!["CrdVersionsKept".to_owned()],
     }
 }

@@ -95,7 +95,8 @@ impl World {
         let work = Work::clone(&bare);
         work.write("README.md", "manifests\n").commit("Begin");
         work.push(&["-u", "origin", "HEAD:main"]);
-        let (has_store, policy, helm) = (true, String::new(), None);
+        // No Rancher runs that would bring clusters and charts back.
+        let (has_store, policy, helm) = (true, "verify: {clusterTimeout: 0s}".to_owned(), None);
         Self { cluster, client, backup, items, work, has_store, policy, helm, folder, _room: room }
     }
 
