@@ -23,7 +23,8 @@ const REACHED_WITHIN: Duration = Duration::from_secs(10);
 const SERVING_WITHIN: Duration = Duration::from_secs(180);
 /// From Rancher being Ready until it has looked at all clusters at least once: its leader is elected, and looks every 15 s.
 const LOOKED_AFTER: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// First and longest time between two looks: what takes minutes is not looked at every second.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// Checks that are looked at together.
 enum Look<'a> {
@@ -124,7 +125,7 @@ impl Executor {
         let within = if is_ill(&work.recorder.status().checks) { Duration::ZERO } else { within };
         let end = Instant::now() + within.min(self.time_left(work));
         let unasked_end = end.min(Instant::now() + unasked);
-        let mut told: Vec<Judged> = Vec::new();
+        let (mut told, mut pause) = (Vec::new(), LOOK_EVERY.0);
         loop {
             let judged = tokio::select! {
                 judged = look.at(doctor) => judged_or_not(judged, look.names().len())?,
@@ -144,9 +145,10 @@ impl Executor {
                 return Ok(());
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY.min(end.saturating_duration_since(now))) => {}
+                () = tokio::time::sleep(pause.min(end.saturating_duration_since(now))) => {}
                 () = stopped(self.stop.clone()) => return Err(StepError::Stopped),
             }
+            pause = (pause * 2).min(LOOK_EVERY.1);
         }
     }
 

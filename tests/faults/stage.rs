@@ -37,7 +37,7 @@ const CONFIG: &str = "
 cluster: sim
 source: {url: \"file:///nowhere\", branch: main, path: clusters/sim, interval: 30s}
 status: {branch: reinback/sim}
-policy: {maxHold: 40m}
+policy: {maxHold: 40m, verify: {clusterTimeout: 30s}}
 store: {directory: /backups}
 operator: {namespace: rancher-backup}
 ";

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use reinback::cluster::ClusterReader;
-use reinback::health::{Judged, Outcome, Setting};
-use reinback::observe::{Doctor, Places, connected_clusters};
+use reinback::health::{Judged, Outcome};
+use reinback::observe::{Doctor, Places};
 use serde_json::{Value, json};
 use url::Url;
 
