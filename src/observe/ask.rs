@@ -105,7 +105,7 @@ async fn authorities(reader: &ClusterReader) -> Result<Vec<CertificateDer<'stati
     let settings = Resource::new("management.cattle.io", "v3", "settings");
     let pem = setting(reader, &settings, "cacerts").await?.unwrap_or_default();
     let read = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).take(MAX_AUTHORITIES);
-    Ok(read.filter(|certificate| Dial::takes(certificate)).collect())
+    Ok(read.filter(Dial::takes).collect())
 }
 
 /// Of the Services that select the pods of Rancher's Deployment, the one of its name first.

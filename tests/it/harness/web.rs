@@ -56,7 +56,7 @@ impl WebServer {
     }
 
     async fn serve(address: IpAddr, name: Option<&str>, pages: Arc<Pages>) -> Self {
-        let tls = name.map(|name| super::webhook::tls(name));
+        let tls = name.map(super::webhook::tls);
         let (acceptor, certificate) = tls.unzip();
         let listener = tokio::net::TcpListener::bind((address, 0)).await.expect("a port is free");
         let port = listener.local_addr().expect("it listens").port();
