@@ -86,12 +86,14 @@ fn rancher_is_well_when_it_says_so_itself() {
         health(&answered(200, "ok"), &answered(200, "<html>Welcome to nginx</html>")),
         health(&answered(200, "ok"), &hangs),
         health(&closed, &closed),
+        health(&answered(403, "<html>"), &answered(403, "<html>")),
     ]), @"
     passed: /healthz answers 200 and /ping says pong
     failed: /healthz answers 500
     failed: /ping does not say pong: something else than Rancher answers
     failed: /ping: no answer within 10 s
     not asked: the API server may not be asked for services/proxy
+    not asked: /healthz answers 403: somebody on the way does not let us ask
     ");
 }
 

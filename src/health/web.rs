@@ -20,6 +20,10 @@ impl Reply {
     fn body(&self, path: &str) -> Result<&str, Judged> {
         match self {
             Self::Answered { code: 200, body } => Ok(body),
+            // Rancher asks nobody who they are here: it is somebody on the way, such as a proxy of the network.
+            Self::Answered { code: code @ (401 | 403 | 407), body: _ } => {
+                Err(Judged::not_asked(format!("{path} answers {code}: somebody on the way does not let us ask")))
+            }
             Self::Answered { code, body: _ } => Err(Judged::failed(format!("{path} answers {code}"))),
             Self::Misbehaved(problem) => Err(Judged::failed(format!("{path}: {problem}"))),
             Self::NotAsked(why) => Err(Judged::not_asked(why)),

@@ -149,6 +149,9 @@ fn port(service: &Value, namespace: &str) -> Option<ServicePort> {
 
 fn of_proxied(proxied: Proxied, way: &Way) -> Reply {
     match proxied {
+        Proxied::Answered { code: code @ (502 | 504), body: _ } => {
+            Reply::NotAsked(format!("the API server does not reach {way} (code {code}); set rancher.url"))
+        }
         Proxied::Answered { code, body } => Reply::Answered { code, body },
         Proxied::Refused(failure) => Reply::NotAsked(match failure.kind {
             FailureKind::Forbidden => format!("we may not ask {way} through the API server (get services/proxy)"),
