@@ -1,6 +1,6 @@
 //! GitOps for Rancher restores and rollbacks.
 //!
-//! A person merges a pull request that adds a `Restore` manifest; the agent plans it, guards it, carries it out on the
+//! A person merges a pull request that adds a `Restore` or a `Rollback` manifest; the agent plans it, guards it, carries it out on the
 //! cluster and commits what happened back to Git. This page is the architecture; the README is for those who use it.
 //!
 //! ```text
@@ -46,8 +46,8 @@
 //! - [`execute`]: carries out one run: what is next, record it, do it, record it
 //! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
 //! - [`agent`]: the loop. `agent/source` reads manifests and their commits, `agent/ledger` what ran, `agent/look` makes a
-//!   plan of a manifest, `agent/begin` begins, continues and ends runs, `agent/hold` holds them, `agent/setup` makes what
-//!   they need in the cluster
+//!   plan of a manifest, `agent/begin` begins, continues and ends runs, `agent/hold` holds them, `agent/undo` places the
+//!   undo of a run that failed, `agent/setup` makes what they need in the cluster
 //! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
 //! - [`demo`]: a restore of a Rancher that is not there, for `reinback demo` and the fault tests
@@ -69,18 +69,20 @@
 //!    the first replica is touched; tests of `backup` and of `plan/gates`, a world a gate.
 //! 4. **Killed anywhere, it ends the same.** [`journal`] before each effect, and the annotation that the patch to 0 itself
 //!    writes (`execute/quiesce`); where the operator writes, what it was handed is taken back before replicas return
-//!    (`execute/withdraw`); tests of `journal`, `tests/it/killed.rs`, `tests/it/rounds.rs`, `tests/it/operator_engine`.
+//!    (`execute/withdraw`), and how far helm came is read from its revisions (`execute/version`); tests of `journal`,
+//!    `tests/it/killed.rs`, `tests/it/rounds.rs`, `tests/it/operator_engine`, `tests/it/rollback.rs`.
 //! 5. **It ends.** Deadlines in `cluster/request`, `git/http` and `store/s3`, the time-out of a run in [`execute`], the end
-//!    of a hold in `agent/hold`, equal failures of the operator in `execute/operator`; `tests/it/failures.rs`.
+//!    of a hold in `agent/hold`, equal failures of the operator in `execute/operator`, helm's tries in `execute/version`, one
+//!    [`undo`] and none of an undo; `tests/it/failures.rs`, `tests/it/undo.rs`.
 //! 6. **It cannot saw off its branch.** `object/protect`, asked for every write and deletion, and before the operator
-//!    is handed anything (`plan/operator`); tests of `object`, `tests/it/fidelity/protected.rs`.
+//!    is handed anything (`plan/operator`) or what helm left is deleted (`helm/leftovers`); tests of `object`, `tests/it/fidelity/protected.rs`.
 //! 7. **No secret leaves.** Secrets are `secrecy` types; an API server's text is cut down where it is read
 //!    (`cluster/failure`), the operator's and helm's but for known forms (`operator/told`, `helm/told`), a Git server's is searched (`git/auth`), other crates are capped in [`telemetry`], and diffs
 //!    show paths; `tests/it/secrets.rs` and `tests/it/git/leaks.rs` search everything that was said.
 //! 8. **No loop, no lost status.** A view is read anew only when manifests changed (`agent/source`), pushes are built on
 //!    the fetched tip and never forced (`git/commit`), and wait for nobody ([`publish`]); `tests/it/status_branch.rs`.
 //! 9. **What is merged is what runs.** The `Run` pins the document (`manifest/pin`), the digest of a plan covers what an
-//!    approval means (`plan/digest`); tests of `plan`.
+//!    approval means, how the version is set included (`plan/digest`); tests of `plan`.
 
 pub mod agent;
 pub mod backup;

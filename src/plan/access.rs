@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::version::{VersionChange, Way};
 use super::{Change, Plan};
 use crate::object::normal::CAPI_GROUP;
 use crate::object::protect::OPERATOR_GROUP;
@@ -16,7 +17,8 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 /// What the executor must be allowed to do, in every namespace, from what the plan would do.
 pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
     let objects = observed.backup.whole().map_or(&[][..], |backup| backup.objects.as_slice());
-    if objects.is_empty() && plan.handover.is_none() {
+    let version = plan.version.as_ref().filter(|change| change.sets());
+    if objects.is_empty() && plan.handover.is_none() && version.is_none() {
         return BTreeSet::new();
     }
     let mut wanted = Wanted::default();
@@ -83,10 +85,33 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
             accesses.extend(verbs.iter().map(right));
         }
     }
+    accesses.extend(version.into_iter().flat_map(of_version));
     if (writes || deletes) && takes_sudo(plan, objects, observed) {
         accesses.extend(impersonation());
     }
     accesses
+}
+
+/// What setting the version takes beside the Deployment, which is patched anyway. Objects of a chart are helm's to be refused.
+fn of_version(change: &VersionChange) -> Vec<Access> {
+    let right = |verb, resource: Resource, namespace: Option<&str>| Access {
+        verb,
+        group: resource.group,
+        resource: resource.plural,
+        namespace: namespace.map(str::to_owned),
+        name: None,
+    };
+    let removes = change.removes.iter().flat_map(|object| {
+        ["delete", "get"].map(|verb| right(verb, object.resource_type(), object.namespace.as_deref()))
+    });
+    let mut rights: Vec<Access> = removes.collect();
+    if let Way::Helm { namespace, .. } = &change.way {
+        let revisions = Resource::new("", "v1", "secrets");
+        rights.extend(
+            ["create", "get", "list", "patch", "update"].map(|verb| right(verb, revisions.clone(), Some(namespace))),
+        );
+    }
+    rights
 }
 
 /// Some write goes as rancher-webhook's sudo identity.

@@ -7,8 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
+use crate::harness::chart::{packaged, path};
 use crate::harness::{REINBACK, S3Server, fixture};
 use crate::migration::HELMS_MARKS;
+use crate::rollback::set_server_version;
 use crate::stand_in::{Settings, StandIn, definitions};
 use crate::world::{PLAIN, World};
 
@@ -48,6 +50,7 @@ fn planned(world: &World, config: &str, manifest: &str) -> (Option<i32>, Value) 
     std::fs::write(&file, config).expect("the folder is writable");
     let mut command = Command::new(REINBACK);
     command.args(["plan", "-o", "json", "--config"]).arg(&file).env("KUBECONFIG", world.cluster.kubeconfig());
+    command.env("PATH", world.path());
     let output = command.stdin(Stdio::null()).output().expect("it starts");
     let said: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
@@ -79,6 +82,17 @@ async fn fill(server: &S3Server, manifest: &str, content: &[u8]) {
     server.bucket(bucket).await;
     let key = format!("{}/{}", value(manifest, "folder"), value(manifest, "backupFilename"));
     server.put(bucket, &key, content).await;
+}
+
+/// The operator's stand-in, up and running.
+async fn an_operator(world: &World) -> StandIn {
+    for definition in definitions() {
+        world.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definition.to_string()).expect("it is taken");
+    }
+    let operator = StandIn::install(world.client.clone(), Settings::new(world.store())).await;
+    let available = ["wait", "--for=condition=Available", "--timeout=120s", "-n", "cattle-resources-system"];
+    world.cluster.kubectl(&[&available[..], &["deployment/rancher-backup"]].concat(), "").expect("it runs");
+    operator
 }
 
 /// The cluster of which the examples' backups are.
@@ -113,12 +127,7 @@ async fn every_example_is_planned_against_the_store_that_it_names() {
     assert_eq!(plan["counts"]["created"], 12, "{plan:#}");
 
     // The operator's own volume, which only the operator reads.
-    for definition in definitions() {
-        world.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definition.to_string()).expect("it is taken");
-    }
-    let _operator = StandIn::install(world.client.clone(), Settings::new(world.store())).await;
-    let available = ["wait", "--for=condition=Available", "--timeout=120s", "-n", "cattle-resources-system"];
-    world.cluster.kubectl(&[&available[..], &["deployment/rancher-backup"]].concat(), "").expect("it runs");
+    let _operator = an_operator(&world).await;
     let manifest = replaced(&example("restore-by-operator.yaml"), THEIRS, world.cluster.uid());
     let (code, plan) = planned(&world, &config, &manifest);
     assert_eq!((code, gates(&plan)), (Some(2), vec![("PlanIncomplete", true)]), "{plan:#}");
@@ -149,13 +158,94 @@ async fn a_migration(content: &[u8]) {
     assert!(plan["counts"]["created"].as_u64() > Some(400), "{plan:#}");
 
     // And carried out as it stands.
+    carried_out(&world, &manifest);
+    assert_eq!(world.differences().await, HELMS_MARKS);
+}
+
+/// By the configuration that it was last planned with.
+fn carried_out(world: &World, manifest: &str) {
     let crd = Command::new(REINBACK).arg("crd").output().expect("it starts");
     world.cluster.kubectl(&["apply", "-f", "-"], &String::from_utf8_lossy(&crd.stdout)).expect("it is a definition");
-    let (config, file) = (world.folder().join("example.yaml"), world.folder().join("migration.yaml"));
-    std::fs::write(&file, &manifest).expect("the folder is writable");
+    let file = world.folder().join("manifest.yaml");
+    std::fs::write(&file, manifest).expect("the folder is writable");
+    says(world, &["run", "--yes", "--install-crd", &file.display().to_string()]);
+}
+
+/// What a command prints that is given the configuration that was last planned with.
+fn says(world: &World, args: &[&str]) -> String {
     let mut command = Command::new(REINBACK);
-    command.args(["run", "--yes", "--config"]).arg(&config).arg(&file).env("KUBECONFIG", world.cluster.kubeconfig());
+    command.args(args).arg("--config").arg(world.folder().join("example.yaml"));
+    command.env("KUBECONFIG", world.cluster.kubeconfig()).env("PATH", world.path());
     let output = command.stdin(Stdio::null()).output().expect("it starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(world.differences().await, HELMS_MARKS);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Rancher by Helm, installed at v2.9.3 and upgraded to v2.10.1, and its users gone; gives the name of a backup of before that.
+pub fn upgraded_by_helm(world: &mut World) -> String {
+    world.helm = Some("helm");
+    let kubectl = |args: &[&str]| world.cluster.kubectl(args, "").expect("kubectl does it");
+    kubectl(&["delete", "deployment", "-n", "cattle-system", "rancher"]);
+    for (verb, version) in [("install", "2.9.3"), ("upgrade", "2.10.1")] {
+        let chart = packaged(&world.cluster, world.folder(), version);
+        let args = [verb, "rancher", path(&chart), "-n", "cattle-system", "--take-ownership"];
+        world.cluster.helm_of("helm", &args).unwrap_or_else(|error| panic!("{error:?}"));
+    }
+    let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
+    kubectl(&["delete", "users.management.cattle.io", "--all"]);
+    kubectl(&["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]);
+    backup
+}
+
+/// By what the version is set, and to which.
+fn way(plan: &Value) -> (&str, &str) {
+    let text = |field: &str| plan["version"][field].as_str().unwrap_or_default();
+    (text("method"), text("to"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rollback_is_planned_and_its_undo_is_what_undo_prints() {
+    let mut world = World::start().await;
+    let backup = upgraded_by_helm(&mut world);
+    let content = std::fs::read(world.store().join(backup)).expect("it was just made");
+
+    // By Helm, from a bucket.
+    let server = S3Server::http();
+    let config = configuration(&world, "reinback-s3.yaml");
+    let manifest = replaced(&example("rollback-by-helm.yaml"), THEIRS, world.cluster.uid());
+    let manifest = replaced(&manifest, value(&manifest, "endpoint"), &server.endpoint);
+    let manifest = replaced(&manifest, value(&manifest, "region"), server.region);
+    keep_keys(&world, &manifest, &server);
+    fill(&server, &manifest, &content).await;
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan)), (Some(2), vec![]), "{plan:#}");
+    assert_eq!((way(&plan), &plan["version"]["revision"]), (("helm", "v2.9.3"), &Value::from(1)), "{plan:#}");
+    assert_eq!(plan["counts"]["created"], 12, "{plan:#}");
+
+    // The data by the operator, from its volume.
+    let operator = an_operator(&world).await;
+    let manifest = replaced(&example("rollback-by-operator.yaml"), THEIRS, world.cluster.uid());
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan)), (Some(2), vec![("PlanIncomplete", true)]), "{plan:#}");
+    assert_eq!((&plan["engine"], way(&plan)), (&Value::from("operator"), ("helm", "v2.9.3")), "{plan:#}");
+    drop(operator);
+
+    // By the image, from a folder; carried out, and undone.
+    let backups = world.folder().join("backups");
+    let config = configuration(&world, "reinback-folder.yaml");
+    let config = replaced(&config, "/var/lib/backups", &backups.display().to_string());
+    let manifest = replaced(&example("rollback-by-image.yaml"), THEIRS, world.cluster.uid());
+    std::fs::write(backups.join(value(&manifest, "backupFilename")), &content).expect("a backup");
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan), way(&plan)), (Some(2), vec![], ("image", "v2.9.3")), "{plan:#}");
+    carried_out(&world, &manifest);
+    let printed = says(&world, &["undo", "back-to-2-9-3", "--print"]);
+    let mut undo = example("undo.yaml");
+    for key in ["backupFilename", "reinback.io/backup-digest"] {
+        undo = replaced(&undo, value(&undo, key), value(&printed, key));
+    }
+    let read = |text: &str| serde_yaml::from_str::<Value>(text).expect("YAML");
+    assert_eq!(read(&undo), read(&printed), "{printed}");
+    let (code, plan) = planned(&world, &config, &undo);
+    assert_eq!((code, gates(&plan), way(&plan)), (Some(2), vec![], ("image", "v2.10.1")), "{plan:#}");
 }

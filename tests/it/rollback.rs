@@ -15,13 +15,13 @@ const DISTURBED: Disturbance = Disturbance { changed_percent: 10, deleted_percen
 pub const ACCEPT: (&str, &str) = ("accept", "PruneShare, DownstreamReverts");
 
 /// What a Rancher since 2.11 makes when it runs.
-const EXTENSION: &str = "\
+pub const EXTENSION: &str = "\
 {apiVersion: v1, kind: Service, metadata: {name: api-extension, namespace: cattle-system}, spec: {selector: {app: rancher}, ports: [{port: 6666}]}}
 ---
 {apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.ext.cattle.io}, spec: {group: ext.cattle.io, version: v1, groupPriorityMinimum: 100, versionPriority: 100, insecureSkipTLSVerify: true, service: {name: api-extension, namespace: cattle-system, port: 6666}}}
 ";
 
-fn set_server_version(entries: &mut [(String, Value)], version: &str) {
+pub fn set_server_version(entries: &mut [(String, Value)], version: &str) {
     let of_it = |(path, _): &&mut (String, Value)| path == "settings.management.cattle.io#v3/server-version";
     let (_, setting) = entries.iter_mut().find(of_it).expect("every Rancher has it");
     setting["value"] = version.into();

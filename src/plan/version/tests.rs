@@ -141,6 +141,31 @@ fn only_what_the_older_version_does_not_serve_is_removed() {
 }
 
 #[test]
+fn the_rights_that_setting_a_version_takes_are_asked_for_before_anything_is_done() {
+    let service = ObjectRef {
+        api_version: "v1".to_owned(),
+        resource: "services".to_owned(),
+        namespace: Some("cattle-system".to_owned()),
+        name: "api-extension".to_owned(),
+    };
+    let mut world = upgraded(&[]);
+    world.cluster.brought = vec![Brought { object: service, since: (2, 11, 0) }];
+    world.request.backup_name = String::new();
+    world.seen = Some(BackupSeen::NotNamed);
+    let asked_for = |world: &World| {
+        let rights = crate::plan::accesses(&world.plan(), &world.observed());
+        let in_namespace = rights.into_iter().filter(|right| right.namespace.as_deref() == Some("cattle-system"));
+        in_namespace.map(|right| format!("{} {}", right.verb, right.resource)).collect::<Vec<_>>().join(", ")
+    };
+    insta::assert_snapshot!(asked_for(&world), @"create secrets, delete services, get secrets, get services, list secrets, patch secrets, update secrets");
+    asked(&mut world).method = VersionMethod::Image;
+    insta::assert_snapshot!(asked_for(&world), @"delete services, get services");
+    world.rancher().image = Some("rancher/rancher:v2.9.3".to_owned());
+    insta::assert_snapshot!(asked_for(&world), @"");
+    assert_eq!(crate::plan::accesses(&world.plan(), &world.observed()).len(), 0);
+}
+
+#[test]
 fn a_reader_is_told_of_jumps_upgrades_and_of_what_helm_does_not_know() {
     let warned = |change: &dyn Fn(&mut World)| {
         let mut world = upgraded(&[]);

@@ -6,7 +6,9 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::{Asked, apply};
+use crate::examples::upgraded_by_helm;
 use crate::harness::rancher::{self, Disturbance};
+use crate::rollback::{EXTENSION, image};
 use crate::stand_in::{Settings, StandIn, definitions};
 use crate::world::World;
 
@@ -86,8 +88,10 @@ async fn the_documented_rights_carry_a_whole_run_and_without_any_of_them_the_pla
             let mut fewer = document.clone();
             let dropped = fewer["rules"].as_array_mut().expect("rules").remove(rule);
             // A run that nobody can be told of by Events is a run all the same; this backup has no priority class; and nothing is
-            // handed to the operator.
-            if ["events", "priorityclasses", "restores"].iter().any(|plural| dropped["resources"][0] == *plural) {
+            // handed to the operator or to helm.
+            let others =
+                ["apiservices", "events", "ingresses", "persistentvolumeclaims", "priorityclasses", "restores"];
+            if others.iter().any(|plural| dropped["resources"][0] == *plural) {
                 continue;
             }
             grant(&world, std::slice::from_ref(&fewer));
@@ -143,6 +147,32 @@ async fn the_documented_rights_carry_a_run_of_the_operator_and_without_its_own_t
     ask.commit();
     let said = world.reinback_as(&user.kubeconfig, &["agent", "--once"]).await;
     assert_eq!(said.code, Some(0), "{}", said.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_rights_carry_a_rollback_by_helm_and_without_its_own_the_plan_says_which_is_missing() {
+    let mut world = World::start().await;
+    let user = world.cluster.user(USER);
+    super::kubectl(&world, &["create", "namespace", "reinback-system"]);
+    let all = documents();
+    grant(&world, &all);
+    let said = world.reinback_as(&user.kubeconfig, &["agent", "--once", "--install-crd"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let backup = upgraded_by_helm(&mut world);
+    apply(&world, EXTENSION);
+    let spec = format!("  toVersion: v2.9.3\n  restore: {{backupFilename: {backup}, prune: true}}\n");
+    world.commit_rollback("back", &[], &spec);
+
+    let mut fewer = all.clone();
+    fewer[0]["rules"].as_array_mut().expect("rules").retain(|rule| rule["resources"][0] != "apiservices");
+    grant(&world, &fewer[..1]);
+    let held = world.reinback_as(&user.kubeconfig, &["plan"]).await;
+    assert_eq!(held.code, Some(3), "{held:?}");
+    assert!(held.stdout.contains("missing: delete apiservices.apiregistration.k8s.io"), "{}", held.stdout);
+    grant(&world, &all);
+    let said = world.reinback_as(&user.kubeconfig, &["agent", "--once"]).await;
+    assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
+    assert_eq!(image(&world), "rancher/rancher:v2.9.3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
