@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::{Exit, stop_signal};
 use crate::demo::{self, Options, STATUS};
 
-/// Show a restore from the merge to the end, on a simulated cluster
+/// Show a rollback from the merge to the end, on a simulated cluster
 ///
 /// Takes some ten seconds, and needs no cluster and no network: repository, backup and agent are real, and lie in a
 /// temporary folder. Exits 0 when all came out as it should, else 1.

@@ -1,4 +1,4 @@
-//! The story: a backup, an upgrade that goes wrong, a merge, gates, a restore, a death in the middle of it, and the end.
+//! The story: a backup, an upgrade that goes wrong, a merge, a gate, a rollback, a death in the middle of it, and the end.
 
 use std::path::Path;
 use std::time::Duration;
@@ -36,7 +36,7 @@ struct Story {
     agent: Option<Process>,
     /// Commits of the status branch that were told.
     told: usize,
-    /// What the restore is to do, once that is known.
+    /// What the rollback is to do with objects, once that is known.
     changes: Option<Changes>,
 }
 
@@ -54,8 +54,8 @@ pub async fn play(folder: &Path, options: Options) -> anyhow::Result<()> {
     story.upgrade().await?;
     story.first_look().await?;
     let manifest = story.merge(&backup).await?;
-    let accepting = story.pass_the_gates(&manifest).await?;
-    story.restore_half(&accepting).await?;
+    let accepting = story.pass_the_gate(&manifest).await?;
+    story.roll_back_half(&accepting).await?;
     story.die_and_go_on().await?;
     story.read_the_branch().await?;
     story.compare().await
@@ -64,7 +64,7 @@ pub async fn play(folder: &Path, options: Options) -> anyhow::Result<()> {
 impl Story {
     fn introduce(&self) -> anyhow::Result<()> {
         Ok(self.teller.say(&format!(
-            "A restore of a Rancher that is not there: the cluster is simulated, all else is real.\n\
+            "A rollback of a Rancher that is not there: the cluster is simulated, all else is real.\n\
              Repository, backup and caches are in {}.",
             self.stage.folder().display()
         ))?)
@@ -103,7 +103,7 @@ impl Story {
     async fn first_look(&mut self) -> anyhow::Result<()> {
         self.teller.act("reinback is started").await?;
         let now = self.stage.now();
-        self.stage.repository.merge("README.md", "Restores of our Rancher.\n", "Begin", now).await?;
+        self.stage.repository.merge("README.md", "Restores and rollbacks of our Rancher.\n", "Begin", now).await?;
         self.agent = Some(self.stage.start_agent(Some(DIES_AT))?);
         self.teller.say(&format!(
             "The agent watches {PATH} on {MAIN}, and reports on {STATUS}. What lies there at its\n\
@@ -114,7 +114,7 @@ impl Story {
 
     /// Gives the manifest as it is merged.
     async fn merge(&mut self, backup: &Backup) -> anyhow::Result<String> {
-        self.teller.act("Ada merges a Restore").await?;
+        self.teller.act("Ada merges a Rollback").await?;
         let manifest = manifest(&backup.name);
         self.teller.say(&format!("{PATH}/{NAME}.yaml:"))?;
         self.teller.show(&manifest)?;
@@ -126,18 +126,11 @@ impl Story {
         Ok(manifest)
     }
 
-    /// One gate falls when Rancher is brought back, the other by a line in the manifest; gives it with that.
-    async fn pass_the_gates(&mut self, manifest: &str) -> anyhow::Result<String> {
-        self.teller.act("The gates").await?;
-        self.teller.say(&format!(
-            "{}: Rancher {} would start on data of {}. Ada rolls the chart back first:",
-            GateCode::VersionMismatch,
-            self.stage.rancher().version,
-            scene::BEFORE,
-        ))?;
-        self.stage.roll_back_chart().await?;
-        let is_left = |status: &RunStatus| holding(status) == [GateCode::PruneShare];
-        self.follow("one gate to be left", |story| story.is_told(is_left)).await?;
+    /// It falls by a line in the manifest; gives it with that.
+    async fn pass_the_gate(&mut self, manifest: &str) -> anyhow::Result<String> {
+        self.teller.act("The gate").await?;
+        let is_held = |status: &RunStatus| holding(status) == [GateCode::PruneShare];
+        self.follow("the gate", |story| story.is_told(is_held)).await?;
         let line = self.accept_line()?;
         self.teller.say(&format!(
             "{}: Ada reads the plan; what goes is what the upgrade made. The dashboard on\n\
@@ -148,9 +141,8 @@ impl Story {
         Ok(accepting(manifest, &line))
     }
 
-    async fn restore_half(&mut self, manifest: &str) -> anyhow::Result<()> {
-        self.teller.act("The restore runs").await?;
-        // Planned anew: the chart is another one now.
+    async fn roll_back_half(&mut self, manifest: &str) -> anyhow::Result<()> {
+        self.teller.act("The rollback runs").await?;
         let looked = self.stage.plan().await?;
         self.changes = Some(Changes::of(&looked.plan, &looked.observed, &self.stage.sim.objects()));
         self.push(manifest, "Take what the plan deletes").await?;
@@ -188,7 +180,7 @@ impl Story {
         let status = self.stage.run().and_then(|run| run.status).unwrap_or_default();
         ensure!(
             status.phase == Phase::Succeeded,
-            "the restore ended {:?} ({}): {}",
+            "the rollback ended {:?} ({}): {}",
             status.phase,
             status.reason,
             status.message
@@ -219,9 +211,9 @@ impl Story {
             humane_count(counts.created + counts.updated + counts.recreated),
             humane_count(counts.deleted),
         ))?;
-        ensure!(plan.is_empty(), "the restore left {} changes to make", counts.changes());
+        ensure!(plan.is_empty(), "the rollback left {} changes to make", counts.changes());
         ensure!(rancher.version == scene::BEFORE, "Rancher is at {}", rancher.version);
-        ensure!(rancher.had.is_none(), "Rancher still carries the annotation of a restore");
+        ensure!(rancher.had.is_none(), "Rancher still carries the annotation of a run");
         Ok(self.teller.succeed(&format!(
             "Rancher {} runs with {} of {} pods, on the data of its backup.",
             rancher.version, rancher.ready, rancher.replicas
@@ -239,7 +231,7 @@ impl Story {
         rancher.is_settled && rancher.replicas == RANCHER_PODS && rancher.ready == RANCHER_PODS
     }
 
-    /// How much of the restore is done, and of how much.
+    /// How many objects are done, and of how many.
     fn progress(&self) -> (usize, usize) {
         let now = self.stage.sim.objects();
         self.changes.as_ref().map_or((0, 0), |changes| (changes.done(&now), changes.total()))
@@ -264,7 +256,7 @@ impl Story {
         line.map(str::to_owned).context("the dashboard does not say how to go on")
     }
 
-    /// Tells what is committed and how far the restore is, until `done` gives something.
+    /// Tells what is committed and how far the rollback is, until `done` gives something.
     async fn follow<T>(
         &mut self,
         what: &str,
@@ -310,13 +302,17 @@ impl Story {
 
 fn manifest(backup: &str) -> String {
     format!(
-        "apiVersion: resources.cattle.io/v1\n\
-         kind: Restore\n\
+        "apiVersion: reinback.io/v1alpha1\n\
+         kind: Rollback\n\
          metadata:\n  \
            name: {NAME}\n\
          spec:\n  \
-           backupFilename: {backup}\n  \
-           prune: true\n"
+           toVersion: {}\n  \
+           versionMethod: image\n  \
+           restore:\n    \
+             backupFilename: {backup}\n    \
+             prune: true\n",
+        scene::BEFORE
     )
 }
 

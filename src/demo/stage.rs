@@ -121,16 +121,6 @@ impl Stage {
         past::upgrade(&self.sim, scene::upgrade(), SETTLE).await
     }
 
-    /// `helm rollback`: Rancher's Deployment is as it was, and its data as the upgrade left it.
-    ///
-    /// # Errors
-    ///
-    /// When the request is refused.
-    pub async fn roll_back_chart(&self) -> anyhow::Result<()> {
-        let rancher = scene::Step::Put(scene::rancher(scene::BEFORE));
-        past::upgrade(&self.sim, vec![rancher], SETTLE).await
-    }
-
     /// Starts an agent as it would start on another machine: with folders of its own. It dies when the run comes to the step
     /// `until`, which its journal then says it has begun.
     ///

@@ -69,7 +69,7 @@ fn the_help_names_every_command_and_no_more() {
     Usage: reinback [OPTIONS] <COMMAND>
 
     Commands:
-      demo        Show a restore from the merge to the end, on a simulated cluster
+      demo        Show a rollback from the merge to the end, on a simulated cluster
       agent       Watch the source, carry out what is merged, and report back to Git
       plan        Show what each manifest would do now, without doing it
       check       Read manifests as the agent would, without a cluster
@@ -104,7 +104,7 @@ fn each_command_says_its_exit_codes_in_its_help() {
     };
     let all: Vec<String> = ["demo", "agent", "plan", "check", "run", "cancel", "undo", "status"].map(codes).to_vec();
     assert_snapshot!(all.join("\n\n"), @"
-    Show a restore from the merge to the end, on a simulated cluster
+    Show a rollback from the merge to the end, on a simulated cluster
 
     Takes some ten seconds, and needs no cluster and no network: repository, backup and agent are real,
     and lie in a temporary folder. Exits 0 when all came out as it should, else 1.

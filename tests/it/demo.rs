@@ -53,7 +53,7 @@ fn masked(story: &str, folder: &Path) -> String {
         (r"upgrade-[0-9a-f]{8}", "upgrade-KEY"),
         (r"commit `[0-9a-f]{12}`", "commit `ID`"),
         (r"(?m)^     [0-9a-f]{7} \d\d:\d\d:\d\d ", "     ID TIME "),
-        (r"(?m)^     ID TIME reinback restore before-the-upgrade: [a-z-]+\n", ""),
+        (r"(?m)^     ID TIME reinback rollback before-the-upgrade: [a-z-]+\n", ""),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
         (r"host_[0-9a-f]{8}", "HOLDER"),
         (r"(KEY-UID-2026-11-23T02-58-)\d\d", "${1}SS"),
@@ -79,8 +79,8 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
     assert_eq!((status.code(), text(&stderr).as_str()), (Some(0), ""), "{story}");
     assert!(!story.contains('\x1b'), "colours without a terminal: {story}");
     assert!(is_empty(&folder), "its folder is still there");
-    for phase in ["held by VersionMismatch, PruneShare", "held by PruneShare", "started", "succeeded in"] {
-        assert!(story.contains(&format!("restore before-the-upgrade: {phase}")), "{phase}: {story}");
+    for phase in ["held by PruneShare", "started", "succeeded in"] {
+        assert!(story.contains(&format!("rollback before-the-upgrade: {phase}")), "{phase}: {story}");
     }
     assert_snapshot!(masked(&story, folder.path()), @r"
        A restore of a Rancher that is not there: the cluster is simulated, all else is real.
@@ -108,7 +108,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
          spec:
            backupFilename: nightly-UID-2026-11-23T02-00-00Z.tar.gz
            prune: true
-         ID TIME reinback restore before-the-upgrade: held by VersionMismatch, PruneShare
+         ID TIME reinback rollback before-the-upgrade: held by VersionMismatch, PruneShare
        Nothing was touched yet. This is the plan:
          Restore before-the-upgrade: 75 to create, 39 to update, 99 to delete; held by 2 gates
 
@@ -170,7 +170,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
 
     5. The gates
        VersionMismatch: Rancher v2.10.1 would start on data of v2.9.3. Ada rolls the chart back first:
-         ID TIME reinback restore before-the-upgrade: held by PruneShare
+         ID TIME reinback rollback before-the-upgrade: held by PruneShare
        PruneShare: Ada reads the plan; what goes is what the upgrade made. The dashboard on
        reinback/prod has the line that takes it, and she adds it:
          reinback.io/accept: PruneShare
@@ -184,13 +184,13 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
          Lease reinback-system/reinback: HOLDER
        A new agent starts. It waits until the lease has not been renewed for 4 s, and goes on:
          Lease reinback-system/reinback: HOLDER, after N s
-         ID TIME reinback restore before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
+         ID TIME reinback rollback before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
 
     8. What Git tells
        git log reinback/prod, newest first, is the audit trail:
-         ID TIME reinback restore before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
-         ID TIME reinback restore before-the-upgrade: held by PruneShare
-         ID TIME reinback restore before-the-upgrade: held by VersionMismatch, PruneShare
+         ID TIME reinback rollback before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
+         ID TIME reinback rollback before-the-upgrade: held by PruneShare
+         ID TIME reinback rollback before-the-upgrade: held by VersionMismatch, PruneShare
          ID TIME reinback dashboard: manifests or their problems changed
        The dashboard, its README.md:
          # reinback on prod
@@ -227,7 +227,7 @@ fn with_keep_the_folder_stays_and_what_it_says_can_be_done() {
     let kept = read_dir(folder.path()).expect("it is there").next().expect("a folder").expect("readable").path();
     let repository = kept.join("rancher.git");
     let log = git(&repository, &["log", "--format=%s", "reinback/prod"]);
-    assert!(log.starts_with("restore before-the-upgrade: succeeded"), "{log}");
+    assert!(log.starts_with("rollback before-the-upgrade: succeeded"), "{log}");
     let files = git(&repository, &["ls-tree", "--name-only", "reinback/prod:runs"]);
     let run = git(&repository, &["show", &format!("reinback/prod:runs/{}", files.trim())]);
     assert!(run.contains("phase: Succeeded"), "{run}");
@@ -245,7 +245,7 @@ fn ctrl_c_ends_it_at_once_and_leaves_nothing() {
     let mut child =
         demo(&folder, &["--keep"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-    let is_under_way = |line: std::io::Result<String>| line.expect("text").contains("held by VersionMismatch");
+    let is_under_way = |line: std::io::Result<String>| line.expect("text").contains("held by PruneShare");
     assert!(lines.any(is_under_way), "it ended before");
     let asked = Instant::now();
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
