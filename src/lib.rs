@@ -50,7 +50,7 @@
 //!   undo of a run that failed, `agent/setup` makes what they need in the cluster
 //! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
-//! - [`demo`]: a restore of a Rancher that is not there, for `reinback demo` and the fault tests
+//! - [`demo`]: a rollback of a Rancher that is not there, for `reinback demo` and the fault tests
 //! - [`sim`]: an in-process Kubernetes API, for the demo and for tests
 //! - [`cli`]: a file a command; exit codes in one place
 //!

@@ -83,7 +83,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
         assert!(story.contains(&format!("rollback before-the-upgrade: {phase}")), "{phase}: {story}");
     }
     assert_snapshot!(masked(&story, folder.path()), @r"
-       A restore of a Rancher that is not there: the cluster is simulated, all else is real.
+       A rollback of a Rancher that is not there: the cluster is simulated, all else is real.
        Repository, backup and caches are in TMP/FOLDER.
 
     1. Monday, 2:58 a.m.: a backup
@@ -99,18 +99,21 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
        first look never runs: installing reinback restores nothing.
          ID TIME reinback dashboard: manifests or their problems changed
 
-    4. Ada merges a Restore
+    4. Ada merges a Rollback
        clusters/prod/before-the-upgrade.yaml:
-         apiVersion: resources.cattle.io/v1
-         kind: Restore
+         apiVersion: reinback.io/v1alpha1
+         kind: Rollback
          metadata:
            name: before-the-upgrade
          spec:
-           backupFilename: nightly-UID-2026-11-23T02-00-00Z.tar.gz
-           prune: true
-         ID TIME reinback rollback before-the-upgrade: held by VersionMismatch, PruneShare
+           toVersion: v2.9.3
+           versionMethod: image
+           restore:
+             backupFilename: nightly-UID-2026-11-23T02-00-00Z.tar.gz
+             prune: true
+         ID TIME reinback rollback before-the-upgrade: held by PruneShare
        Nothing was touched yet. This is the plan:
-         Restore before-the-upgrade: 75 to create, 39 to update, 99 to delete; held by 2 gates
+         Rollback before-the-upgrade: 75 to create, 39 to update, 99 to delete, Rancher to v2.9.3; held by 1 gate
 
            backup       nightly-UID-2026-11-23T02-00-00Z.tar.gz (N KiB)
            sha256       sha256:DIGEST
@@ -120,11 +123,9 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
            server-url   https://rancher.example.org
            install-uuid UID
            engine       native; prune on
+           version      from v2.10.1 to v2.9.3 by image rancher/rancher:v2.9.3, now rancher/rancher:v2.10.1
 
          held by
-           VersionMismatch (can be accepted)
-             the backup is of Rancher v2.9.3; here runs v2.10.1 (by the tag of its image)
-             -> name a backup of the version that runs, or bring Rancher to the backup's version first; or add to the manifest's annotations: `reinback.io/accept: VersionMismatch` (Rancher starts on data of another version and may change it for good)
            PruneShare (can be accepted)
              prune would delete 99 of the 330 objects that the backup's selectors match: more than 20 %
              -> set `prune: false`, name a newer backup, or raise `policy.maxPruneShare`; or add to the manifest's annotations: `reinback.io/accept: PruneShare` (deletes them all)
@@ -168,14 +169,12 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
 
          plan sha256:DIGEST
 
-    5. The gates
-       VersionMismatch: Rancher v2.10.1 would start on data of v2.9.3. Ada rolls the chart back first:
-         ID TIME reinback rollback before-the-upgrade: held by PruneShare
+    5. The gate
        PruneShare: Ada reads the plan; what goes is what the upgrade made. The dashboard on
        reinback/prod has the line that takes it, and she adds it:
          reinback.io/accept: PruneShare
 
-    6. The restore runs
+    6. The rollback runs
 
     7. The agent is killed
        It dies after 108 of 213 changes, with Rancher down. What it knew is in its journal, in the cluster
@@ -190,7 +189,6 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
        git log reinback/prod, newest first, is the audit trail:
          ID TIME reinback rollback before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
          ID TIME reinback rollback before-the-upgrade: held by PruneShare
-         ID TIME reinback rollback before-the-upgrade: held by VersionMismatch, PruneShare
          ID TIME reinback dashboard: manifests or their problems changed
        The dashboard, its README.md:
          # reinback on prod
@@ -199,7 +197,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
 
          - Cluster: `prod`
          - kube-system UID: `UID`
-         - Rules now: Restore `before-the-upgrade` (`clusters/prod/before-the-upgrade.yaml`, commit `ID` by Ada &lt;ada\@example.org&gt;)
+         - Rules now: Rollback `before-the-upgrade` (`clusters/prod/before-the-upgrade.yaml`, commit `ID` by Ada &lt;ada\@example.org&gt;)
          - Runs now: nothing
          - Safety backup: `reinback-safety-2026-11-23-before-the-upgrade-KEY-UID-2026-11-23T02-58-SSZ.tar.gz`, 330 objects as they were before `2026-11-23-before-the-upgrade-KEY`
 
@@ -207,7 +205,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
 
          | when (UTC) | manifest | result | took | objects | file |
          |---|---|---|---|---|---|
-         | TIME | Restore `before-the-upgrade` | Succeeded | N s | 114 objects: 39 updated, 75 created, 99 deleted | [`2026-11-23-before-the-upgrade-KEY`](runs/2026-11-23-before-the-upgrade-KEY.yaml) |
+         | TIME | Rollback `before-the-upgrade` | Succeeded | N s | 114 objects: 39 updated, 75 created, 99 deleted | [`2026-11-23-before-the-upgrade-KEY`](runs/2026-11-23-before-the-upgrade-KEY.yaml) |
 
     9. Cluster and backup
        Planned once more: 301 objects are as in the backup, 1 as Rancher keeps it; 0 differ or are missing,

@@ -191,6 +191,8 @@ pub fn upgraded_by_helm(world: &mut World) -> String {
         let args = [verb, "rancher", path(&chart), "-n", "cattle-system", "--take-ownership"];
         world.cluster.helm_of("helm", &args).unwrap_or_else(|error| panic!("{error:?}"));
     }
+    let version = r#"{"value": "v2.10.1"}"#;
+    kubectl(&["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", version]);
     let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
     kubectl(&["delete", "users.management.cattle.io", "--all"]);
     kubectl(&["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]);
@@ -239,7 +241,7 @@ async fn every_rollback_is_planned_and_its_undo_is_what_undo_prints() {
     let (code, plan) = planned(&world, &config, &manifest);
     assert_eq!((code, gates(&plan), way(&plan)), (Some(2), vec![], ("image", "v2.9.3")), "{plan:#}");
     carried_out(&world, &manifest);
-    let printed = says(&world, &["undo", "back-to-2-9-3", "--print"]);
+    let printed = says(&world, &["undo", "back-by-image", "--print"]);
     let mut undo = example("undo.yaml");
     for key in ["backupFilename", "reinback.io/backup-digest"] {
         undo = replaced(&undo, value(&undo, key), value(&printed, key));
