@@ -683,7 +683,7 @@ impl State {
             OnFailure::Hold | OnFailure::Undo if self.started.contains(&Step::Resume) => {
                 Next::Resume { reason, message }
             }
-            // A manifest that asks for an undo is held before it runs; should one come here, holding loses nothing.
+            // An undo is a run of its own, and takes Rancher as this one leaves it.
             OnFailure::Hold | OnFailure::Undo => Next::Hold { step, reason, message },
             OnFailure::Resume => Next::Resume { reason, message },
         }

@@ -183,9 +183,15 @@ impl Executor {
         verdict.warnings.iter().for_each(|warning| work.recorder.warn(warning));
         match verdict.failure {
             None => Ok(()),
-            Some(failure) => Err(StepError::failed("ChecksFailed", failure)),
+            Some(failure) => Err(StepError::failed(reason(&checks), failure)),
         }
     }
+}
+
+/// A Rancher that does not come up is told as after a Restore.
+fn reason(checks: &[Check]) -> &'static str {
+    let is_down = |check: &Check| check.name == CheckName::Rollout && check.outcome == Outcome::Failed;
+    if checks.iter().any(is_down) { "RancherNotReady" } else { "ChecksFailed" }
 }
 
 /// Rancher does not run as it must.
