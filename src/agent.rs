@@ -505,7 +505,7 @@ impl Agent {
     fn with_undo(&self, view: &View, books: &Books, look: Look) -> Vec<Placed> {
         match look.first {
             true => view.placed.clone(),
-            false => undo::with_undo(view.placed.clone(), books, &self.config),
+            false => undo::with_undo(view.placed.clone(), books, self.config.store.as_ref()),
         }
     }
 

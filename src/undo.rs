@@ -173,4 +173,4 @@ fn accepted(before: &BTreeSet<GateCode>, change: Option<&VersionChange>, asked: 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use crate::journal::{Entry, Event, SafetyBackup, Step};
 use crate::run::{ManifestRef, Phase, PlanRecord, RunSpec, SourceRef};
 
 /// A Rollback by Helm that failed when it verified.
-fn failed() -> Run {
+pub fn failed() -> Run {
     let document = json!({
         "apiVersion": "reinback.io/v1alpha1", "kind": "Rollback",
         "metadata": {"name": "back", "annotations": {
