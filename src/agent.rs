@@ -4,6 +4,7 @@
 //! looked at again in the next pass. Nothing is kept in memory that a new process would miss.
 
 pub mod begin;
+mod drift;
 pub mod hold;
 pub mod ledger;
 pub mod look;
@@ -288,7 +289,7 @@ impl Agent {
         let placed = self.with_undo(&view, &books, look);
         let desired = decide(placed, &books.ledger, look);
         let invalid = view.problems.len();
-        if is_settled(&desired) {
+        if is_settled(&desired) && self.untold_drift(&books, &desired).await?.is_none() {
             self.tell_git(&view, &books, &desired);
             self.publisher.show();
             return Ok(Passed { invalid, ..Passed::default() });
@@ -481,6 +482,9 @@ impl Agent {
         // A branch stands for a first look that is over: nothing goes there before all of it is recorded, and then at once.
         self.tell_git(view, &books, &desired);
         self.publisher.submit_all(&superseded);
+        if let Some(told) = self.untold_drift(&books, &desired).await? {
+            self.tell_drift(&writer, &books, told).await?;
+        }
         for (key, reason) in &desired.cancelled {
             passed.again |= Box::pin(self.cancel(&writer, &books, *key, reason)).await?;
         }

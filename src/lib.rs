@@ -29,6 +29,7 @@
 //! - [`journal`]: what is recorded of a run, which events are legal, and what is next
 //! - [`health`]: whether Rancher is well after its version was set, judged from what was asked of it
 //! - [`run`]: the object `Run`: a run's key, pinned manifest, journal and result
+//! - [`drift`]: whether the version that was declared still runs
 //! - [`undo`]: the manifest that goes back to what was before a run
 //! - [`safety`]: how safety backups are called, and which of them may go
 //! - [`status`]: status file, dashboard, commit message, terminal: the same `Run` gives the same bytes
@@ -94,6 +95,7 @@ pub mod config;
 pub mod demo;
 pub mod desired;
 pub mod dial;
+pub mod drift;
 pub mod execute;
 pub mod git;
 pub mod health;

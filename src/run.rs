@@ -10,6 +10,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Drift;
 use crate::health::Check;
 use crate::journal::{Entry, Event, IllegalTransition, Journal, SafetyBackup, Step, StepTime, WorkloadRef};
 use crate::plan::gate::Gate;
@@ -186,6 +187,9 @@ pub struct RunStatus {
     /// Name of the manifest that undoes this run, where the failure asks for that (`on-failure: Undo`): it is begun by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undone_by: Option<String>,
+    /// Of a Rollback that rules: another version runs than it declares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
     /// Where the operator writes the objects: its Restore, and what it said last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorRecord>,

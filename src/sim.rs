@@ -30,6 +30,7 @@ mod http;
 mod kinds;
 mod list;
 mod meta;
+mod proxy;
 mod seed;
 mod selector;
 mod service;

@@ -5,6 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::drift::Drift;
 use crate::health::{Check, CheckName};
 use crate::journal::{self, Entry, Step};
 use crate::plan::gate::{Gate, GateClass, GateCode};
@@ -68,6 +69,7 @@ fn bound(status: &mut RunStatus) {
         *restore = cut_message(restore);
         *message = cut_message(message);
     }
+    status.drift.iter_mut().for_each(Drift::bound);
     status.errors.truncate(ERRORS_KEPT);
     status.warnings.truncate(WARNINGS_KEPT);
     if status.gates.len() > WARNINGS_KEPT {

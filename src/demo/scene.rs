@@ -26,7 +26,7 @@ pub enum Step {
 pub fn before() -> Vec<Value> {
     let mut objects = definitions();
     objects.extend(namespaces());
-    objects.push(rancher(BEFORE));
+    objects.extend([rancher(BEFORE), rancher_service()]);
     objects.extend(settings());
     objects.extend(people());
     objects.extend(clusters());
@@ -57,9 +57,9 @@ pub fn resource_set() -> Value {
     })
 }
 
-/// Whether the backup holds this object of the scene: all but Rancher's own Deployment, which Helm owns.
+/// Whether the backup holds this object of the scene: all but Rancher's own Deployment and Service, which Helm owns.
 pub fn is_saved(object: &Value) -> bool {
-    !(object["kind"] == "Deployment" && object["metadata"]["name"] == "rancher")
+    object["metadata"]["name"] != "rancher" || !matches!(object["kind"].as_str(), Some("Deployment" | "Service"))
 }
 
 /// The upgrade that went wrong.
@@ -180,6 +180,12 @@ pub(super) fn rancher(version: &str) -> Value {
     deployment("cattle-system", "rancher", 3, &format!("rancher/rancher:{version}"))
 }
 
+/// By it Rancher is asked whether it is well.
+fn rancher_service() -> Value {
+    let service = named("v1", "Service", Some("cattle-system"), "rancher");
+    merged(service, json!({"spec": {"ports": [{"name": "http", "port": 80}], "selector": {"app": "rancher"}}}))
+}
+
 fn deployment(namespace: &str, name: &str, replicas: i64, image: &str) -> Value {
     let labels = json!({"app": name});
     let template = json!({
@@ -251,7 +257,7 @@ fn cluster_role_binding_of(binding: &Value) -> Value {
 
 fn clusters() -> Vec<Value> {
     vec![
-        cluster("local", "local"),
+        local_cluster(),
         cluster("c-m-prod", "prod"),
         project("p-web", "web"),
         project("p-system", "System"),
@@ -270,6 +276,12 @@ fn cluster(name: &str, shown: &str) -> Value {
     let status = json!({"conditions": [{"type": "Ready", "status": "True"}], "version": {"gitVersion": "v1.30.4"}});
     let spec = json!({"displayName": shown, "desiredAgentImage": "rancher/rancher-agent:v2.9.3"});
     management("Cluster", None, name, json!({"spec": spec, "status": status}))
+}
+
+/// The cluster that Rancher runs in. It has no conditions: nobody is there who would write them anew.
+fn local_cluster() -> Value {
+    let spec = json!({"displayName": "local", "desiredAgentImage": "rancher/rancher-agent:v2.9.3"});
+    management("Cluster", None, "local", json!({"spec": spec, "status": {"version": {"gitVersion": "v1.30.4"}}}))
 }
 
 fn project(name: &str, shown: &str) -> Value {

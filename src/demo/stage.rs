@@ -157,7 +157,8 @@ impl Stage {
         // One write after the other, so that they can be followed.
         Ok(format!(
             "cluster: prod\nsource:\n  url: {url}\n  path: {PATH}\nstore:\n  directory: {store}\n\
-             limits:\n  concurrency: 1\n"
+             limits:\n  concurrency: 1\n\
+             # Its clusters are simulated, and so do not connect again.\npolicy:\n  verify:\n    clusterTimeout: 0s\n"
         ))
     }
 

@@ -8,7 +8,7 @@ mod collect;
 mod definitions;
 mod deployments;
 mod namespaces;
-mod pods;
+pub mod pods;
 mod replicas;
 
 use std::sync::Arc;

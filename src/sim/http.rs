@@ -14,6 +14,7 @@ use super::delete::Deleted;
 use super::failure::{Failure, FailureBody};
 use super::kinds::Kind;
 use super::list::{self, ListQuery};
+use super::proxy;
 use super::selector::Selector;
 use super::watch::Watch;
 use super::world::World;
@@ -134,6 +135,11 @@ fn route(world: &mut World, request: &Request<'_>) -> Result<Reply, Failure> {
             .map(|d| whole(&d))
             .ok_or_else(Failure::nobody_serves),
         ["apis", group, version] => resources(world, group, version),
+        ["api", "v1", "namespaces", namespace, "services", service, "proxy", path @ ..]
+            if request.parts.method == Method::GET =>
+        {
+            proxy::answer(world, namespace, service, path).map(Reply::Whole)
+        }
         ["api", version, rest @ ..] => target(world, request, "", version, rest),
         ["apis", group, version, rest @ ..] => target(world, request, group, version, rest),
         _ => Err(Failure::nobody_serves()),

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::text::{clean, cut_width, wrap};
 use super::{accept_line, humane_count, humane_duration, kind_word, left_at_zero, run_name, status_of, took, way_on};
+use crate::drift::DRIFT_DETECTED;
 use crate::journal::{Step, is_silencing, silenced, step_times};
 use crate::plan::gate::Gate;
 use crate::run::{Counts, Phase, Run, RunStatus};
@@ -50,7 +51,10 @@ pub fn subject(run: &Run) -> String {
         Phase::Pending => "pending".to_owned(),
         Phase::Held => held(&status, room),
         Phase::Running => running(&status),
-        Phase::Succeeded => succeeded(&status),
+        Phase::Succeeded => match &status.drift {
+            Some(drift) => format!("{DRIFT_DETECTED}: {} runs", clean(&drift.running)),
+            None => succeeded(&status),
+        },
         Phase::Failed => failed(&status, &reason),
         Phase::Superseded => with_reason("superseded", &reason, "Superseded"),
         Phase::Cancelled => with_reason("cancelled", &reason, "Cancelled"),
@@ -142,6 +146,7 @@ fn body(run: &Run) -> Option<String> {
     if !status.message.trim().is_empty() {
         paragraphs.push(wrap(&status.message, WIDTH, ""));
     }
+    paragraphs.extend(status.drift.as_ref().map(|drift| wrap(&drift.told(), WIDTH, "")));
     paragraphs.extend(left_at_zero(&status).map(|text| wrap(&text, WIDTH, "")));
     if status.phase == Phase::Held {
         for Gate { code, class: _, message, remedy, accepted: _ } in status.gates.iter().filter(|gate| gate.holds()) {

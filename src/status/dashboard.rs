@@ -79,6 +79,7 @@ pub fn is_dashboard(text: &str) -> bool {
 }
 
 fn head(cluster: &str, cluster_uid: &str, rules: Option<Rules<'_>>, runs: &[&Run]) -> String {
+    let drift = drift_line(rules, runs).unwrap_or_default();
     let rules =
         rules.map_or("no manifest yet".to_owned(), |Rules { manifest, source }| told_manifest(manifest, source));
     let running: Vec<String> =
@@ -86,12 +87,19 @@ fn head(cluster: &str, cluster_uid: &str, rules: Option<Rules<'_>>, runs: &[&Run
     let running = if running.is_empty() { "nothing".to_owned() } else { running.join("; ") };
     format!(
         "{TITLE}{}\n\nWritten by reinback. Edits are overwritten; nothing here is read as a command.\n\n\
-         - Cluster: {}\n{UID_LINE}{}`\n- Rules now: {rules}\n- Runs now: {running}\n{}",
+         - Cluster: {}\n{UID_LINE}{}`\n- Rules now: {rules}\n{drift}- Runs now: {running}\n{}",
         markdown(cluster),
         code(cluster),
         code(cluster_uid).trim_matches(['`', ' ']),
         safety_line(runs).unwrap_or_default(),
     )
+}
+
+/// Of the run of the manifest that rules.
+fn drift_line(rules: Option<Rules<'_>>, runs: &[&Run]) -> Option<String> {
+    let ruling = runs.iter().find(|run| rules.is_some_and(|rules| run.spec.manifest == *rules.manifest))?;
+    let drift = ruling.status.as_ref()?.drift.as_ref()?;
+    Some(format!("- {}\n", markdown(&drift.told())))
 }
 
 fn told_manifest(manifest: &ManifestRef, source: &SourceRef) -> String {

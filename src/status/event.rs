@@ -2,6 +2,7 @@
 
 use super::condition::word;
 use super::{status_of, subject};
+use crate::drift::DRIFT_DETECTED;
 use crate::journal::{Step, step_times};
 use crate::plan::gate::GateClass;
 use crate::run::{Phase, Run, RunStatus};
@@ -34,6 +35,7 @@ pub fn event(run: &Run) -> Option<EventText> {
                 None => told("Progressing".to_owned(), action, false),
             }
         }
+        Phase::Succeeded if status.drift.is_some() => told(DRIFT_DETECTED.to_owned(), "Watch", true),
         Phase::Succeeded => told("Succeeded".to_owned(), "End", false),
         Phase::Failed => told(failed_step(&status).map_or("Failed", failure).to_owned(), "End", true),
         Phase::Superseded => told("Superseded".to_owned(), "End", false),

@@ -131,6 +131,9 @@ pub fn render_one(run: &Run, now: Timestamp) -> String {
     if !status.message.is_empty() {
         text += &format!("\n{}\n", wrap(&status.message, LINE_WIDTH, ""));
     }
+    if let Some(drift) = &status.drift {
+        text += &format!("\n{}\n", wrap(&drift.told(), LINE_WIDTH, ""));
+    }
     if let Some(left) = left_at_zero(&status) {
         text += &format!("\n{}\n", wrap(&left, LINE_WIDTH, ""));
     }

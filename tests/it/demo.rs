@@ -201,6 +201,19 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
          - Runs now: nothing
          - Safety backup: `reinback-safety-2026-11-23-before-the-upgrade-KEY-UID-2026-11-23T02-58-SSZ.tar.gz`, 330 objects as they were before `2026-11-23-before-the-upgrade-KEY`
 
+         ## Rancher after its version was set
+
+         Rollback `before-the-upgrade` (`clusters/prod/before-the-upgrade.yaml`, commit `ID` by Ada &lt;ada\@example.org&gt;)
+
+         - **rollout** (passed, required): 3 of 3 replicas run rancher/rancher:v2.9.3, and no old pod is left
+         - **health** (passed, required): /healthz answers 200 and /ping says pong
+         - **version** (passed, required): /rancherversion says v2.9.3
+         - **settings** (passed): 6 settings are as the backup has them
+         - **webhook** (passed): rancher-webhook is not installed, and no webhook configuration of it is there
+         - **apiServices** (passed): 0 APIServices of Rancher are available
+         - **systemCharts** (passed): 0 system charts are at the versions that Rancher's settings name
+         - **clusters** (passed): no cluster was connected before
+
          ## Last runs
 
          | when (UTC) | manifest | result | took | objects | file |

@@ -344,3 +344,38 @@ async fn killed_with_helm_3_in_a_hook_a_rollback_comes_to_the_same_end() {
 async fn killed_with_helm_4_in_a_hook_a_rollback_comes_to_the_same_end() {
     killed_in_a_hook("helm4").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_somebody_brings_after_it_is_told_once_and_not_corrected() {
+    let world = World::start().await;
+    world.settle().await;
+    upgraded(&world).await;
+    let spec = "  toVersion: v2.9.3\n  versionMethod: image\n";
+    world.commit_rollback("declared", &[("accept", "VersionMismatch")], spec);
+    assert_eq!(world.once().await.code, Some(0), "{:?}", world.runs().await);
+    let by_hand = |image: &str| {
+        let image = format!("rancher=rancher/rancher:{image}");
+        let args = ["set", "image", "-n", "cattle-system", "deployment/rancher", &image];
+        world.cluster.kubectl(&args, "").expect("kubectl does it");
+    };
+
+    by_hand("v2.12.2");
+    let said = world.once().await;
+
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let drift = run_of(&world, "declared").await.expect("a run")["status"]["drift"].clone();
+    assert_eq!((&drift["running"], &drift["by"]), (&Value::from("v2.12.2"), &Value::from("kubectl-set")), "{drift}");
+    assert_eq!(world.status_log()[0], "rollback declared: DriftDetected: v2.12.2 runs");
+    assert!(world.dashboard().contains("DriftDetected"), "{}", world.dashboard());
+    let told = world.reinback(&["status", "declared"]).await;
+    assert!(told.stdout.contains("v2.12.2 runs, set by kubectl-set"), "{}", told.stdout);
+    assert_eq!(image(&world), "rancher/rancher:v2.12.2", "nothing is corrected");
+    let commits = world.status_log().len();
+    assert_eq!(world.once().await.code, Some(0));
+    assert_eq!(world.status_log().len(), commits, "it is told once");
+
+    by_hand("v2.9.3");
+    assert_eq!(world.once().await.code, Some(0));
+    assert_eq!(run_of(&world, "declared").await.expect("a run")["status"]["drift"], Value::Null);
+    assert!(!world.dashboard().contains("DriftDetected"), "{}", world.dashboard());
+}
