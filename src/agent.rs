@@ -289,7 +289,7 @@ impl Agent {
         let placed = self.with_undo(&view, &books, look);
         let desired = decide(placed, &books.ledger, look);
         let invalid = view.problems.len();
-        if is_settled(&desired) && self.untold_drift(&books, &desired).await?.is_none() {
+        if is_settled(&desired) && Box::pin(self.untold_drift(&books, &desired)).await?.is_none() {
             self.tell_git(&view, &books, &desired);
             self.publisher.show();
             return Ok(Passed { invalid, ..Passed::default() });
@@ -482,8 +482,8 @@ impl Agent {
         // A branch stands for a first look that is over: nothing goes there before all of it is recorded, and then at once.
         self.tell_git(view, &books, &desired);
         self.publisher.submit_all(&superseded);
-        if let Some(told) = self.untold_drift(&books, &desired).await? {
-            self.tell_drift(&writer, &books, told).await?;
+        if let Some(told) = Box::pin(self.untold_drift(&books, &desired)).await? {
+            Box::pin(self.tell_drift(&writer, &books, told)).await?;
         }
         for (key, reason) in &desired.cancelled {
             passed.again |= Box::pin(self.cancel(&writer, &books, *key, reason)).await?;

@@ -246,7 +246,7 @@ impl Executor {
             }
             let journal = work.recorder.status().journal.clone();
             let outcome = match next(&journal, self.settings.on_failure) {
-                Next::Run(step) | Next::Again(step) => match self.cancelled_by(&journal, work).await {
+                Next::Run(step) | Next::Again(step) => match Box::pin(self.cancelled_by(&journal, work)).await {
                     Ok(Some(by)) => self.cancel(step, &by, work).await,
                     Ok(None) => self.step(step, work).await,
                     Err(error) => Err(error),
@@ -336,11 +336,11 @@ impl Executor {
             Some(failure) => Err(StepError::Failed(failure)),
             None if step < Step::Operator => tokio::select! {
                 biased;
-                outcome = self.effects_in_time(step, work) => outcome,
+                outcome = Box::pin(self.effects_in_time(step, work)) => outcome,
                 // As good as being killed here, which every step bears.
-                by = self.until_cancelled(&name) => Err(StepError::failed(CANCELLED, cancelled_by(&by))),
+                by = Box::pin(self.until_cancelled(&name)) => Err(StepError::failed(CANCELLED, cancelled_by(&by))),
             },
-            None => self.effects_in_time(step, work).await,
+            None => Box::pin(self.effects_in_time(step, work)).await,
         };
         work.record_counts();
         match outcome {
@@ -381,7 +381,7 @@ impl Executor {
             Step::Prune => Box::pin(self.prune(work)).await,
             Step::SetVersion => Box::pin(self.set_version(work)).await,
             Step::Resume => Box::pin(self.resume(work)).await,
-            Step::Verify => self.verify(work).await,
+            Step::Verify => Box::pin(self.verify(work)).await,
         }
     }
 

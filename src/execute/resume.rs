@@ -136,7 +136,7 @@ impl Executor {
         let mut put_off = PutOff::default();
         if Self::sets_version(work) {
             // What else is to be told is told, too, where Rancher is not well.
-            put_off.take(self.check_health(work).await)?;
+            put_off.take(Box::pin(self.check_health(work)).await)?;
         } else {
             self.until_rancher_is_ready(&rancher, work).await?;
         }
