@@ -276,16 +276,16 @@ async fn a_held_manifest_ends_by_removal_by_a_newer_one_or_by_time() {
     world.commit_held("newer");
     ended(&world.once().await, 3);
     let rollback =
-        "apiVersion: reinback.io/v1alpha1\nkind: Rollback\nmetadata: {name: version}\nspec: {toVersion: v2.9.3}\n";
+        "apiVersion: reinback.io/v1alpha1\nkind: Rollback\nmetadata: {name: version}\nspec: {toVersion: v2.8.9}\n";
     world.work.write("clusters/test/rollback.yaml", rollback).write("clusters/test/broken.yaml", BROKEN);
-    world.work.commit("Back to 2.9.3, and something broken");
+    world.work.commit("Back to 2.8.9, and something broken");
     world.work.push(&["origin", "HEAD:main"]);
     let plan = world.reinback(&["plan"]).await;
     ended(&plan, 1);
-    assert!(plan.stdout.contains("Rollback version: held by NotSupported"), "{plan:?}");
+    assert!(plan.stdout.contains("Rollback version: Rancher to v2.8.9; held by 1 gate"), "{plan:?}");
     ended(&world.once().await, 1);
     let told = world.told(&[]).await;
-    let expected = ["newer Superseded NewerManifest", "older Superseded NewerManifest", "version Held NotSupported"];
+    let expected = ["newer Superseded NewerManifest", "older Superseded NewerManifest", "version Held VersionMismatch"];
     assert_eq!(
         told[1..3].iter().chain(&told[4..]).collect::<Vec<_>>(),
         expected.iter().collect::<Vec<_>>(),
@@ -299,7 +299,7 @@ async fn a_held_manifest_ends_by_removal_by_a_newer_one_or_by_time() {
     world.work.commit("Away");
     world.work.push(&["origin", "HEAD:main"]);
     ended(&world.once().await, 1);
-    assert!(world.told(&[]).await.contains(&"version Held NotSupported".to_owned()));
+    assert!(world.told(&[]).await.contains(&"version Held VersionMismatch".to_owned()));
 }
 
 const BROKEN: &str =

@@ -170,7 +170,7 @@ fn a_branch_that_somebody_is_writing_is_waited_for() {
         publish(&mut branch, "one", &[put("a", "1")]).unwrap();
         let lock = lock(bare);
         let unlock = std::thread::spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::thread::sleep(std::time::Duration::from_millis(1500));
             std::fs::remove_file(lock).unwrap();
         });
         let published = publish(&mut branch, "two", &[put("a", "2")]).unwrap();
