@@ -33,7 +33,7 @@ pub async fn read(
 ///
 /// # Errors
 ///
-/// As [`read`].
+/// When the API server does not answer; what we may not see counts as not there.
 pub async fn releases(reader: &ClusterReader, places: &Places) -> Result<History, ObserveError> {
     let name = release_name(reader, places).await?;
     let secrets = Resource::new("", "v1", "secrets");
