@@ -14,7 +14,7 @@ use crate::weather::Weather;
 
 const SEED: u64 = 1;
 
-/// Deletes the owner when the run says that it begins to write, and gives what was written then.
+/// Deletes the owner when the run has ended the step before it is written, and gives what was written then.
 async fn deleted_at(
     stage: &Arc<Stage>,
     step: &'static str,
@@ -24,7 +24,7 @@ async fn deleted_at(
 ) -> Vec<String> {
     let (is_gone, seen) = (AtomicBool::new(false), Arc::clone(stage));
     let witness = move |effect: &str| {
-        if effect.contains("/runs/") && begins(&seen, step) && !is_gone.swap(true, Ordering::Relaxed) {
+        if effect.contains("/runs/") && has_ended(&seen, step) && !is_gone.swap(true, Ordering::Relaxed) {
             let (stage, of) = (Arc::clone(&seen), of.clone());
             tokio::spawn(async move { stage.delete(&Target::new(&of, namespace, name)).await });
         }
@@ -36,10 +36,10 @@ async fn deleted_at(
     process.effects()
 }
 
-fn begins(stage: &Stage, step: &str) -> bool {
+fn has_ended(stage: &Stage, step: &str) -> bool {
     let runs = stage.runs();
     let journal = runs.first().and_then(|run| run["status"]["journal"].as_array()?.last().cloned());
-    journal.is_some_and(|entry| entry["event"] == "started" && entry["step"] == step)
+    journal.is_some_and(|entry| entry["event"] == "finished" && entry["step"] == step)
 }
 
 fn assert_as_saved(stage: &Stage, key: &str) {
@@ -53,7 +53,7 @@ fn what_is_equal_and_goes_with_its_owner_comes_back_with_it() {
         let stage = Arc::new(Stage::new(SEED).await);
         stage.put(management("GlobalRoleBinding", "grb-alice", json!({"userName": "u-mallory"}))).await;
         let of = Resource::new("management.cattle.io", "v3", "globalrolebindings");
-        let effects = deleted_at(&stage, "ClusterScoped", of, None, "grb-alice").await;
+        let effects = deleted_at(&stage, "Crds", of, None, "grb-alice").await;
         let made = |effect: &String| effect == "POST /apis/management.cattle.io/v3/globalrolebindings grb-alice";
         assert!(effects.iter().any(made), "it was there when it was written: {effects:#?}");
         assert_as_saved(&stage, "globalrolebindings.management.cattle.io/grb-alice");
@@ -74,7 +74,7 @@ fn what_is_written_beside_an_owner_that_has_gone_names_the_new_one() {
             stage.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})).await;
         }
         let of = Resource::new("", "v1", "configmaps");
-        let effects = deleted_at(&stage, "Namespaced", of, Some("fleet-default"), "cluster-registration").await;
+        let effects = deleted_at(&stage, "ClusterScoped", of, Some("fleet-default"), "cluster-registration").await;
         let made = |effect: &String| effect == "POST /api/v1/namespaces/fleet-default/configmaps cluster-registration";
         assert!(effects.iter().any(made), "it was there when it was written: {effects:#?}");
         assert_as_saved(&stage, "configmaps/fleet-default/cluster-registration");
