@@ -51,6 +51,12 @@ impl Resource {
         Self { group: group.to_owned(), version: version.to_owned(), plural: plural.to_owned() }
     }
 
+    /// Of an `apiVersion` as objects write it: `v1`, `apps/v1`.
+    pub fn at(api_version: &str, plural: &str) -> Self {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        Self::new(group, version, plural)
+    }
+
     /// `v1`, or `group/v1`: the `apiVersion` of its objects.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }

@@ -57,8 +57,7 @@ pub struct ObjectRef {
 
 impl ObjectRef {
     pub fn resource_type(&self) -> Resource {
-        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
-        Resource::new(group, version, &self.resource)
+        Resource::at(&self.api_version, &self.resource)
     }
 }
 
