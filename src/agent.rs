@@ -245,8 +245,7 @@ impl Agent {
             let passed = match self.pass().await {
                 Ok(passed) => passed,
                 Err(problem) if self.has_time_left() && !*self.stop.borrow() => {
-                    let told = &problem as &dyn std::error::Error;
-                    warn!(error = told, "a run is under way: going on with it in {} s", pause.as_secs());
+                    say_again(&problem, pause);
                     let _ = tokio::time::timeout(pause, stopped(self.stop.clone())).await;
                     pause = (pause * 2).min(PAUSES.1);
                     continue;
@@ -555,6 +554,12 @@ pub fn status_branch(config: &Config) -> Result<StatusBranch, GitError> {
     let remote = Remote::new(config.status.url.as_str(), config.status.secret_dir.clone());
     let author = Author { name: config.status.author_name.clone(), email: config.status.author_email.clone() };
     StatusBranch::open(&config.data_dir.join("status"), remote, &config.status.branch, author)
+}
+
+/// Of a pass that came to no end and is tried again.
+fn say_again(problem: &PassError, pause: Duration) {
+    let told = problem as &dyn std::error::Error;
+    warn!(error = told, "a run is under way: going on with it in {} s", pause.as_secs());
 }
 
 /// Nothing is to be recorded, run or looked at again.

@@ -173,10 +173,15 @@ fn manual(command: Option<&str>) -> anyhow::Result<clap::Command> {
 }
 
 /// libgit2 is told its options before a second thread exists.
-fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+///
+/// The command runs as a task, on a thread that also writes and reads: beside them, on the first thread, each object would wake it.
+fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>> + Send + 'static) -> anyhow::Result<Exit> {
     crate::git::init_process()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    let exit = runtime.block_on(command);
+    let exit = match runtime.block_on(runtime.spawn(command)) {
+        Ok(exit) => exit,
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    };
     // Blocking work that hangs (a Git server that does not answer) is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));
     exit

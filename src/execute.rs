@@ -34,7 +34,7 @@ use tracing::{info, instrument, warn};
 use crate::backup::BackupName;
 use crate::cluster::{ClusterError, ClusterReader, ClusterWriter, Target, WriteError};
 use crate::journal::{CANCELLED, Entry, Event, Journal, Next, OnFailure, Step, WorkloadRef, has_operator, next};
-use crate::object::owner::OwnerId;
+use crate::object::owner::{OwnerId, WantedOwners};
 use crate::observe::{self, Known, ObserveError, Places};
 use crate::observed::{BackupSeen, Observed, OwnerUids};
 use crate::plan::{self, Plan, Request};
@@ -515,12 +515,16 @@ impl Executor {
         let places = &self.settings.places;
         let known = work.known.clone();
         let observed = observe::observe_again(&self.reader, seen, spool(work)?, places, known, self.now()).await;
-        let observed = observed.map_err(broken_off)?;
+        let mut observed = observed.map_err(broken_off)?;
         let mut plan = plan::outline(&work.request, &observed);
         self.leave_unplanned(&mut plan, &observed, work);
         warn_of_unserved(&plan, &observed, work);
         if step == Step::Quiesce {
             self.record_arrivals(&plan, &observed, work).await?;
+        }
+        if let BackupSeen::Whole(backup) = &mut observed.backup {
+            // What they choose is known now, and compiled they take as much as thousands of objects.
+            backup.selectors = None;
         }
         let held = work.recorder.replicas().keys().cloned().collect();
         let named = named_owners(&observed);
@@ -700,31 +704,31 @@ fn broken_off(error: ObserveError) -> StepError {
     }
 }
 
-fn named_owners(observed: &Observed) -> HashSet<OwnerId> {
+fn named_owners(observed: &Observed) -> WantedOwners {
     observed.backup.whole().map(plan::diff::wanted).unwrap_or_default()
 }
 
 /// UIDs of the live objects that others name as their owner, without those that are made anew: a dependent that is written
 /// when that failed would go with the old one.
-fn owner_uids(plan: &Plan, observed: &Observed, named: &HashSet<OwnerId>) -> OwnerUids {
+fn owner_uids(plan: &Plan, observed: &Observed, named: &WantedOwners) -> OwnerUids {
     let anew = plan.items.iter().filter(|item| item.change == plan::Change::Recreate).filter_map(|item| item.live);
     let anew: HashSet<u32> = anew.collect();
     let keeping = (0..).zip(&observed.live.objects).filter(|(index, _)| !anew.contains(index));
     let keeping = keeping.filter_map(|(_, object)| {
-        let id = plan::diff::owner_id(&object.key, &object.summary.kind);
-        named.contains(&id).then(|| (id, object.facts.uid.clone()))
+        let id = named.find(&object.key, &object.summary.kind)?;
+        Some((id, object.facts.uid.clone()))
     });
     keeping.collect()
 }
 
 /// Where in the order each owner is written that gets a UID by it.
-fn coming(plan: &Plan, observed: &Observed, named: &HashSet<OwnerId>) -> HashMap<OwnerId, Place> {
+fn coming(plan: &Plan, observed: &Observed, named: &WantedOwners) -> HashMap<OwnerId, Place> {
     let BackupSeen::Whole(backup) = &observed.backup else { return HashMap::new() };
     let items = plan.items.iter().filter(|item| item.change.gives_uid());
     let place = |item: &plan::Item| {
         let object = &backup.objects[item.backup as usize];
-        let id = plan::diff::owner_id(&object.key, &object.summary.kind);
-        named.contains(&id).then_some((id, Place { step: item.step, depth: item.depth }))
+        let id = named.find(&object.key, &object.summary.kind)?;
+        Some((id, Place { step: item.step, depth: item.depth }))
     };
     items.filter_map(place).collect()
 }

@@ -17,7 +17,9 @@ pub mod owner;
 pub mod prepare;
 pub mod protect;
 pub mod shape;
+pub mod unmanaged;
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
@@ -95,13 +97,30 @@ impl fmt::Display for Resource {
 }
 
 /// Names one object of a cluster or of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectKey {
     /// Shared by all objects of a type, so that a key costs little.
     pub resource: Arc<Resource>,
     /// `None` for a cluster-scoped object.
     pub namespace: Option<Arc<str>>,
     pub name: Arc<str>,
+}
+
+/// By type, namespace and name. Most that are compared are of one type, and share it.
+impl Ord for ObjectKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let types = match Arc::ptr_eq(&self.resource, &other.resource) {
+            true => Ordering::Equal,
+            false => self.resource.cmp(&other.resource),
+        };
+        types.then_with(|| (&self.namespace, &self.name).cmp(&(&other.namespace, &other.name)))
+    }
+}
+
+impl PartialOrd for ObjectKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl ObjectKey {

@@ -1,6 +1,6 @@
 //! One pass of reads over backup and cluster.
 //!
-//! Reads only: nothing here holds a writer. The backup comes first, since it says which lists are needed.
+//! Reads only: nothing here holds a writer. The backup comes before the lists, since it says which are needed.
 
 mod ask;
 mod backup;
@@ -16,6 +16,7 @@ mod webhooks;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -28,6 +29,7 @@ use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Obser
 use crate::plan::{self, Plan, Request};
 use crate::store::{Backups, Spool, SpoolLimits, StoreError};
 use crate::webhook::ServiceRef;
+use lists::Bystanders;
 
 /// Largest backup that is fetched. The largest that is known of has some tens of MiB.
 const MAX_BACKUP_BYTES: u64 = 8 << 30;
@@ -102,6 +104,26 @@ pub struct Known {
     pub helm: Option<Result<String, String>>,
 }
 
+/// What of a cluster is asked whatever the backup holds, so that it is read beside it.
+pub struct Glance {
+    catalog: Arc<Catalog>,
+    crds: lists::Crds,
+    identity: Identity,
+}
+
+/// Asks what is served, by which definitions, and who we are.
+///
+/// # Errors
+///
+/// When the API server does not answer; what we may not see counts as not there.
+pub async fn glance(reader: &ClusterReader) -> Result<Glance, ObserveError> {
+    let (catalog, crds, identity) =
+        tokio::try_join!(async { Ok(reader.discover().await?) }, lists::crds(reader), async {
+            visible(reader.whoami().await)
+        },)?;
+    Ok(Glance { catalog: Arc::new(catalog), crds, identity })
+}
+
 /// Looks at the cluster as far as the backup, its selectors and the gates ask for, and gives the outline that said for what.
 ///
 /// # Errors
@@ -109,15 +131,15 @@ pub struct Known {
 /// `Cluster` when the API server does not answer; a list that it refuses is data.
 pub async fn observe(
     reader: &ClusterReader,
-    seen: BackupSeen,
-    spool: Option<&Spool>,
+    glance: Glance,
+    seen: Seen<'_>,
     request: &Request,
     places: &Places,
     known: Known,
     now: Timestamp,
 ) -> Result<(Observed, Plan), ObserveError> {
-    let catalog = reader.discover().await?;
-    let mut observed = look(reader, &catalog, Seen { backup: seen, spool }, places, known, now).await?;
+    let catalog = Arc::clone(&glance.catalog);
+    let (mut observed, bystanders) = look(reader, glance, seen, places, known, now).await?;
     if plan::operator::engine(request, &observed) == plan::operator::OPERATOR {
         observed.cluster.operator = Some(operator::facts(reader, &catalog, places, request).await?);
     }
@@ -128,7 +150,7 @@ pub async fn observe(
     if let BackupSeen::Whole(_) | BackupSeen::Unreadable { .. } | BackupSeen::NotNamed = &observed.backup {
         let accesses = plan::accesses(&outline, &observed);
         let (reached, denied) = tokio::try_join!(
-            dependents::of_deletions(reader, &catalog, &outline, &observed),
+            dependents::of_deletions(reader, &catalog, &outline, &observed, &bystanders),
             denied(reader, &accesses),
         )?;
         if observed.guarded.other_cluster || request.version.is_some() {
@@ -160,32 +182,33 @@ pub async fn observe_again(
     known: Known,
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
-    let catalog = reader.discover().await?;
-    look(reader, &catalog, Seen { backup: seen, spool: Some(spool) }, places, known, now).await
+    let seen = Seen { backup: seen, spool: Some(spool) };
+    let (observed, _) = look(reader, glance(reader).await?, seen, places, known, now).await?;
+    Ok(observed)
 }
 
 /// A backup that was looked for, and where its bytes are.
-struct Seen<'s> {
-    backup: BackupSeen,
-    spool: Option<&'s Spool>,
+pub struct Seen<'s> {
+    pub backup: BackupSeen,
+    pub spool: Option<&'s Spool>,
 }
 
 async fn look(
     reader: &ClusterReader,
-    catalog: &Catalog,
+    Glance { catalog, crds, identity }: Glance,
     Seen { backup: mut seen, spool }: Seen<'_>,
     places: &Places,
     known: Known,
     now: Timestamp,
-) -> Result<Observed, ObserveError> {
-    let (crds, identity) = tokio::try_join!(lists::crds(reader), async { visible(reader.whoami().await) })?;
+) -> Result<(Observed, Bystanders), ObserveError> {
+    let catalog = catalog.as_ref();
     let converters = webhooks::Converters { live: crds.conversion.clone(), coming: coming(&seen) };
     if let BackupSeen::Whole(backup) = &mut seen {
         backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
         backup.unlistable = lists::unlistable(backup, catalog);
     }
     // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
-    let (mut cluster, (live, denied)) = tokio::try_join!(
+    let (mut cluster, (live, denied, bystanders)) = tokio::try_join!(
         facts::cluster(reader, catalog, places, &converters, controllers(&seen)),
         live(reader, catalog, &seen, crds, &identity),
     )?;
@@ -200,7 +223,8 @@ async fn look(
         cluster.services = facts::services_named(reader, backup).await?;
     }
     let guarded = Guarded { other_cluster, ..guarded(&cluster, &live, places, known.own_secrets, identity) };
-    Ok(Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied, guarded })
+    let observed = Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied, guarded };
+    Ok((observed, bystanders))
 }
 
 async fn live(
@@ -209,13 +233,13 @@ async fn live(
     seen: &BackupSeen,
     crds: lists::Crds,
     identity: &Identity,
-) -> Result<(Live, Vec<Access>), ObserveError> {
+) -> Result<(Live, Vec<Access>, Bystanders), ObserveError> {
     match seen.whole() {
         Some(backup) => {
             let served = lists::served(catalog, &crds.types);
             lists::live(reader, catalog, backup, served, crds, identity).await
         }
-        None => Ok((Live::default(), Vec::new())),
+        None => Ok((Live::default(), Vec::new(), Bystanders::default())),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::journal::OnFailure;
 use crate::manifest::{Body, Engine, Manifest, RestoreSpec, RollbackSpec, S3Location};
 use crate::object::Resource;
 use crate::object::protect::SecretRef;
-use crate::observe::{self, Found, Known, ObserveError, Opening, Places};
+use crate::observe::{self, Found, Known, ObserveError, Opening, Places, Seen};
 use crate::observed::{BackupSeen, LedgerFacts, Observed};
 use crate::operator;
 use crate::plan::version::VersionRequest;
@@ -250,14 +250,16 @@ impl Asked {
         stores: &dyn OpenStore,
         places: &Places,
     ) -> Result<Looked, ObserveError> {
-        let Found { seen, spool } = match self.fetch(stores, places).await {
+        // One core reads the backup meanwhile.
+        let (fetched, glance) = tokio::join!(self.fetch(stores, places), observe::glance(reader));
+        let Found { seen, spool } = match fetched {
             Ok(found) => found,
             Err(error) => Found { seen: self.left_to_the_operator(reader, places, error).await?, spool: None },
         };
         let now = reader.clock().now();
         let known = self.known.clone();
-        let (observed, outline) =
-            observe::observe(reader, seen, spool.as_ref(), &self.request, places, known, now).await?;
+        let seen = Seen { backup: seen, spool: spool.as_ref() };
+        let (observed, outline) = observe::observe(reader, glance?, seen, &self.request, places, known, now).await?;
         let plan = plan::judge(outline, &observed);
         Ok(Looked { plan, observed, spool, known: self.known, location: self.location.ok() })
     }

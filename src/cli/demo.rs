@@ -8,6 +8,7 @@ use anyhow::Context;
 
 use super::{Exit, stop_signal};
 use crate::demo::{self, Options, STATUS};
+use crate::execute::stopped;
 
 /// Show a rollback from the merge to the end, on a simulated cluster
 ///
@@ -31,11 +32,11 @@ pub struct DemoArgs {
 /// When the story does not end as it should, or no folder can be made.
 pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     let DemoArgs { keep, pause, seed } = args;
-    let mut stop = stop_signal()?;
+    let stop = stop_signal()?;
     let folder = tempfile::Builder::new().prefix("reinback-demo-").tempdir().context("cannot make a folder")?;
     tokio::select! {
         played = demo::play(folder.path(), Options { seed, pause }) => played.context("the demo did not come to its end")?,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped(stop) => {
             let folder = folder.keep();
             match remove(&folder).await {
                 true => writeln!(io::stderr(), "stopped")?,

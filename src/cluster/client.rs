@@ -15,8 +15,8 @@ use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use kube::{Client, Config, Error};
 use tower::{BoxError, Service, ServiceBuilder};
 
-/// What one read of a connection takes at most, in bytes: a record of TLS has no more.
-const READ_BYTES: usize = 16 << 10;
+/// What one read of a connection takes at most, in bytes: most answers to a write, and half a record of TLS.
+const READ_BYTES: usize = 8 << 10;
 
 /// Makes a client of `config`: its address, certificates, credentials, headers and proxy, but none of its time-outs and retries, since
 /// every request has a deadline of its own.

@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use super::stage::{Entry, Stage};
 use super::{Choice, CollectError};
 use crate::backup::{self, SelectorQuery, Selectors};
-use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, FailureKind, JsonFault, ListOptions, Target};
-use crate::object::{ObjectKey, Resource};
+use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, FailureKind, ListOptions, Target};
+use crate::object::{ObjectKey, Resource, unmanaged};
 use crate::store::StoreError;
 use crate::webhook::silence;
 
@@ -197,7 +197,7 @@ impl List<'_> {
                 if broken.is_some() {
                     return Ok(None);
                 }
-                let object: Value = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
+                let object = unmanaged::parse(raw.get())?;
                 if !self.is_chosen(&object, &by_fields) {
                     return Ok(None);
                 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::journal::Step;
-use crate::object::owner::{Owner, OwnerId};
+use crate::object::owner::{Owner, OwnerId, WantedOwners};
 use crate::observed::OwnerUids;
 
 /// Where in the order of writes an object is.
@@ -31,7 +31,7 @@ impl Place {
 /// Owners by what their dependents call them.
 pub struct Owners {
     /// Objects that others of the backup name as their owner, or as the account of their token.
-    named: HashSet<OwnerId>,
+    named: WantedOwners,
     state: Mutex<State>,
     written: Notify,
 }
@@ -46,7 +46,7 @@ struct State {
 
 impl Owners {
     /// `uids` are those of live owners that keep them; `coming` are the ones that get one.
-    pub fn new(named: HashSet<OwnerId>, uids: OwnerUids, coming: HashMap<OwnerId, Place>) -> Self {
+    pub fn new(named: WantedOwners, uids: OwnerUids, coming: HashMap<OwnerId, Place>) -> Self {
         let state = State { uids, coming, moved: HashSet::new() };
         Self { named, state: Mutex::new(state), written: Notify::new() }
     }
@@ -73,7 +73,7 @@ impl Owners {
 
     /// An object was written, and this is its UID now.
     pub fn learn(&self, id: &OwnerId, uid: &str) {
-        if !self.named.contains(id) {
+        if !self.named.has(id) {
             return;
         }
         let mut state = self.state();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn owners(uids: &[(&str, &str)], coming: &[(&str, Place)]) -> Owners {
-        let named = ["a", "b", "c"].map(id).into();
+        let named = ["a", "b", "c"].map(id).into_iter().collect();
         let uids = uids.iter().map(|(name, uid)| (id(name), (*uid).into())).collect();
         Owners::new(named, uids, coming.iter().map(|(name, place)| (id(name), *place)).collect())
     }

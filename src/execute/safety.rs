@@ -225,10 +225,8 @@ fn choice(backup: &Backup) -> Result<Choice, StepError> {
             "resourceSelectors": [], "controllerReferences": [],
         }),
     };
-    let selectors = match &backup.selectors {
-        Some(selectors) => selectors.clone(),
-        None => ResourceSet::default().compile().map_err(|error| not_made(chain(&error)))?,
-    };
+    let set = ResourceSet::from_value(filters.clone()).map_err(|error| not_made(chain(&error)))?;
+    let selectors = set.compile().map_err(|error| not_made(chain(&error)))?;
     Ok(Choice { filters, selectors, named })
 }
 

@@ -15,11 +15,11 @@ use crate::cluster::{
     Answer, ClusterError, ClusterReader, FailureKind, Preconditions, Propagation, Target, WriteError,
 };
 use crate::object::chart::{self, Release};
-use crate::object::owner::{self, Owner};
+use crate::object::owner::{self, Owner, OwnerId};
 use crate::object::prepare::{Context, Prepared, fit_observed_generation, prepare};
 use crate::object::{self, Interner, ObjectKey, Resource, StatusPlace, Summary, normal};
 use crate::observed::{LiveObject, Observed, OwnerUids};
-use crate::plan::diff::{account_id, owner_id, shown};
+use crate::plan::diff::{account_id, shown};
 use crate::plan::gate::GateCode;
 use crate::plan::{Change, Differs, Item};
 use crate::webhook::{Operation, bundle, silence};
@@ -115,7 +115,7 @@ impl ObjectWriter {
         let job = job(&laid_out, item, key, value)?;
         let owners = &laid_out.owners;
         owners.until_settled(&laid_out.owners_of(&item), Place { step: item.step, depth: item.depth }).await;
-        let id = owner_id(key, &job.backup.kind);
+        let id = OwnerId::of(key, &job.backup.kind);
         let written = match item.change {
             Change::Create => self.create(job).await,
             Change::Update(differs) => self.update(job, differs).await,
@@ -341,7 +341,7 @@ impl ObjectWriter {
 
     /// What follows a write: the UID for dependents, and the status.
     async fn settle(&self, job: &Job<'_>, prepared: Prepared, answer: &Answer) -> Result<(), Unwritten> {
-        let id = owner_id(job.key, &job.backup.kind);
+        let id = OwnerId::of(job.key, &job.backup.kind);
         let identity = answer.identity().unwrap_or_default();
         if let Some(uid) = identity.uid {
             self.laid_out.owners.learn(&id, &uid);

@@ -1,10 +1,11 @@
 //! Owner references: an owner is found again by group, kind and name, since its UID is another after a restore.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Interner, ObjectError};
+use super::{Interner, ObjectError, ObjectKey};
 
 /// One owner reference. Whether the owner is namespaced is not in it: it lies beside its dependent, or in no namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,18 @@ pub struct OwnerId {
     pub name: Arc<str>,
 }
 
+impl OwnerId {
+    /// Names an object as its dependents would.
+    pub fn of(key: &ObjectKey, kind: &Arc<str>) -> Self {
+        Self {
+            group: Arc::from(key.resource.group.as_str()),
+            kind: Arc::clone(kind),
+            namespace: key.namespace.clone(),
+            name: Arc::clone(&key.name),
+        }
+    }
+}
+
 impl Owner {
     /// The same reference, whatever UID it was written with.
     fn is(&self, other: &Self) -> bool {
@@ -47,6 +60,43 @@ impl Owner {
             name: Arc::clone(&self.name),
         };
         namespace.map(|namespace| id(Some(Arc::clone(namespace)))).into_iter().chain([id(None)])
+    }
+}
+
+/// Owners that are looked for. Most objects are of a kind that is none's owner, and are passed over by it.
+#[derive(Debug, Clone, Default)]
+pub struct WantedOwners {
+    ids: HashSet<OwnerId>,
+    kinds: HashSet<Arc<str>>,
+}
+
+impl FromIterator<OwnerId> for WantedOwners {
+    fn from_iter<I: IntoIterator<Item = OwnerId>>(all: I) -> Self {
+        let ids: HashSet<OwnerId> = all.into_iter().collect();
+        let kinds = ids.iter().map(|id| Arc::clone(&id.kind)).collect();
+        Self { ids, kinds }
+    }
+}
+
+impl WantedOwners {
+    pub fn iter(&self) -> impl Iterator<Item = &OwnerId> {
+        self.ids.iter()
+    }
+
+    pub fn has(&self, id: &OwnerId) -> bool {
+        self.ids.contains(id)
+    }
+
+    /// What an object is called as an owner, where it is wanted as one.
+    pub fn find(&self, key: &ObjectKey, kind: &Arc<str>) -> Option<OwnerId> {
+        if !self.kinds.contains(kind) {
+            return None;
+        }
+        Some(OwnerId::of(key, kind)).filter(|id| self.ids.contains(id))
+    }
+
+    pub fn contains(&self, key: &ObjectKey, kind: &Arc<str>) -> bool {
+        self.find(key, kind).is_some()
     }
 }
 

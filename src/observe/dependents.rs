@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 
+use super::lists::{Bystanders, owner_uids};
 use super::{ObserveError, is_forbidden, is_unconverted, to_list};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
 use crate::object::{ObjectKey, Resource};
@@ -26,13 +27,14 @@ pub struct Reached {
 
 /// What the deletions of a plan would reach, by owner references, namespaces and definitions.
 ///
-/// Without deletions nothing is listed. With them every type is, names and owners only, and once more for each level of
-/// namespaces or definitions that others take along, since nobody knew before that their content matters.
+/// Without deletions nothing is listed. With them every type is that was not for the backup, names and owners only, and once more
+/// for each level of namespaces or definitions that others take along, since nobody knew before that their content matters.
 pub async fn of_deletions(
     reader: &ClusterReader,
     catalog: &Catalog,
     plan: &Plan,
     observed: &Observed,
+    bystanders: &Bystanders,
 ) -> Result<Reached, ObserveError> {
     if plan.deletions.is_empty() {
         return Ok(Reached::default());
@@ -43,7 +45,8 @@ pub async fn of_deletions(
     let mut scope = Scope::default();
     scope.widen(deleted.iter().map(|object| &object.key));
     loop {
-        let mut found = list_all(reader, catalog, &scope).await?;
+        let mut found = list_others(reader, catalog, &scope, &bystanders.types).await?;
+        found.dependents.extend(listed_before(observed, bystanders, &scope));
         found.dependents = reached(found.dependents, &scope, uids.clone());
         if !scope.widen(found.dependents.iter().map(|dependent| &dependent.key)) {
             found.dependents.sort();
@@ -52,9 +55,34 @@ pub async fn of_deletions(
     }
 }
 
-async fn list_all(reader: &ClusterReader, catalog: &Catalog, scope: &Scope) -> Result<Reached, ObserveError> {
+/// Of what was listed for the backup, that which may be reached.
+fn listed_before(observed: &Observed, bystanders: &Bystanders, scope: &Scope) -> Vec<Dependent> {
+    let live = observed.live.objects.iter().filter(|object| matters(&object.key, &object.summary.owners, scope));
+    let live = live.map(|LiveObject { key, summary, facts, selected: _ }| Dependent {
+        key: key.clone(),
+        uid: facts.uid.clone(),
+        owners: owner_uids(summary),
+    });
+    let others = bystanders.objects.iter().filter(|other| matters(&other.key, &other.owners, scope));
+    live.chain(others.cloned()).collect()
+}
+
+/// Whether some deletion may reach an object.
+fn matters<T>(key: &ObjectKey, owners: &[T], scope: &Scope) -> bool {
+    !owners.is_empty() || scope.holds(key)
+}
+
+/// Lists every type but `listed`.
+async fn list_others(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    scope: &Scope,
+    listed: &HashSet<(String, String)>,
+) -> Result<Reached, ObserveError> {
     let scope = Arc::new(scope.clone());
-    let mut lists = stream::iter(listable(catalog).into_iter().map(|found| {
+    let others =
+        listable(catalog).into_iter().filter(|found| !listed.contains(&(found.group.clone(), found.plural.clone())));
+    let mut lists = stream::iter(others.map(|found| {
         let (reader, scope) = (reader.clone(), Arc::clone(&scope));
         async move { list(&reader, found, &scope).await }
     }))
@@ -179,7 +207,7 @@ async fn names(
         .list(resource, options, |raw| {
             let Item { metadata } = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
             let key = ObjectKey::new(resource, metadata.namespace.as_deref(), &metadata.name);
-            let matters = scope.holds(&key) || !metadata.owner_references.is_empty();
+            let matters = matters(&key, &metadata.owner_references, scope);
             let owners = metadata.owner_references.into_iter().map(|owner| owner.uid).collect();
             Ok(matters.then(|| Dependent { key, uid: metadata.uid.into(), owners }))
         })

@@ -9,13 +9,13 @@ use serde_json::value::RawValue;
 
 use super::{ObserveError, is_forbidden, is_unconverted, to_list, visible};
 use crate::backup::{SelectorQuery, Selectors};
-use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, JsonFault, ListOptions};
+use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, ListOptions};
 use crate::object::binding::Identity;
-use crate::object::owner::{OwnerId, group_of};
+use crate::object::owner::{WantedOwners, group_of};
 use crate::object::protect::goes_by_content;
-use crate::object::{self, Interner, ObjectKey, Resource};
-use crate::observed::{Access, Backup, Live, LiveObject, Served, ServedType, Unserved};
-use crate::plan::diff::{owner_id, wanted};
+use crate::object::{self, Interner, ObjectKey, Resource, Summary, unmanaged};
+use crate::observed::{Access, Backup, Dependent, Live, LiveObject, Served, ServedType, Unserved};
+use crate::plan::diff::wanted;
 use crate::webhook::{ConversionWebhook, silence};
 
 /// Lists under way at once; more gain nothing, since the API server's CPU is the limit.
@@ -42,7 +42,7 @@ pub async fn crds(reader: &ClusterReader) -> Result<Crds, ObserveError> {
     let mut conversion = Vec::new();
     let listed = reader
         .list(&resource, ListOptions::default(), |raw| {
-            let mut value: Value = serde_json::from_str(raw.get())?;
+            let mut value = unmanaged::parse(raw.get())?;
             silence::reveal(&resource, &mut value);
             conversion.extend(value.as_object().and_then(ConversionWebhook::read));
             Ok(live_object(&resource, value, &mut interner, "CustomResourceDefinition"))
@@ -115,20 +115,29 @@ pub fn unlistable(backup: &Backup, catalog: &Catalog) -> Vec<String> {
 struct Wish {
     resource: Arc<Resource>,
     kind: String,
-    /// The backup has objects of the type, so content is compared.
-    compared: bool,
+    /// How many objects of the type the backup has; where there are any, content is compared.
+    compared: usize,
     selectors: Vec<SelectorQuery>,
 }
 
 /// What decides whether a listed object is kept.
 struct Keep {
     backup: HashSet<ObjectKey>,
-    owners: HashSet<OwnerId>,
+    owners: WantedOwners,
     selectors: Option<Selectors>,
     identity: Identity,
 }
 
-/// Lists what the backup and its selectors ask for and keeps what matters of it; beside it, lists that we may not make.
+/// What was listed and does not matter by itself, so that nothing is listed twice for what deletions take along.
+#[derive(Debug, Default)]
+pub struct Bystanders {
+    pub objects: Vec<Dependent>,
+    /// Group and plural of every type that was listed.
+    pub types: HashSet<(String, String)>,
+}
+
+/// Lists what the backup and its selectors ask for and keeps what matters of it; beside it, lists that we may not make, and the
+/// rest of what was listed.
 pub async fn live(
     reader: &ClusterReader,
     catalog: &Catalog,
@@ -136,7 +145,7 @@ pub async fn live(
     served: Served,
     crds: Crds,
     identity: &Identity,
-) -> Result<(Live, Vec<Access>), ObserveError> {
+) -> Result<(Live, Vec<Access>, Bystanders), ObserveError> {
     let keep = Arc::new(Keep {
         backup: backup.objects.iter().map(|object| object.key.clone()).collect(),
         owners: wanted(backup),
@@ -145,12 +154,13 @@ pub async fn live(
     });
     let mut wishes = wishes(catalog, backup, &keep.owners);
     // The longest list first: pages of one list come one after the other, and at the end nothing would run beside it.
-    wishes.sort_by_cached_key(|wish| std::cmp::Reverse(objects_of(backup, &wish.resource)));
+    wishes.sort_by_key(|wish| std::cmp::Reverse(wish.compared));
     let mut crds = Some(crds.objects);
     let mut denied = Vec::new();
     let mut unlisted = Vec::new();
     let mut unconverted = BTreeSet::new();
     let mut objects = Vec::new();
+    let mut bystanders = Bystanders::default();
     let mut lists = stream::iter(wishes.into_iter().map(|wish| {
         let (reader, keep) = (reader.clone(), Arc::clone(&keep));
         let crds = wish.resource.is_crd().then(|| crds.take()).flatten();
@@ -159,7 +169,15 @@ pub async fn live(
     .buffer_unordered(IN_FLIGHT);
     while let Some(outcome) = lists.next().await {
         match outcome? {
-            Outcome::Listed(found) => objects.extend(found),
+            Outcome::Listed(resource, found) => {
+                bystanders.types.insert((resource.group.clone(), resource.plural.clone()));
+                for listed in found {
+                    match listed {
+                        Matter::Object(object) => objects.push(object),
+                        Matter::Bystander(dependent) => bystanders.objects.push(dependent),
+                    }
+                }
+            }
             Outcome::Refused(resource, message) => unlisted.push((resource, message)),
             Outcome::Unconverted(resource) => drop(unconverted.insert(resource)),
             Outcome::Denied(access) => denied.push(access),
@@ -171,40 +189,46 @@ pub async fn live(
     let mut live = Live::new(objects, served);
     live.unlisted = unlisted;
     live.unconverted = unconverted;
-    Ok((live, denied))
+    Ok((live, denied, bystanders))
 }
 
 /// Which lists are made. A type is listed once, at the version of the backup where that is served.
-fn wishes(catalog: &Catalog, backup: &Backup, owners: &HashSet<OwnerId>) -> Vec<Wish> {
-    let in_backup: HashSet<&Resource> = backup.objects.iter().map(|object| object.key.resource.as_ref()).collect();
+fn wishes(catalog: &Catalog, backup: &Backup, owners: &WantedOwners) -> Vec<Wish> {
+    let in_backup = types(backup);
     let owner_kinds: HashSet<(&str, &str)> = owners.iter().map(|id| (id.group.as_ref(), id.kind.as_ref())).collect();
     let mut wishes: BTreeMap<(String, String), Wish> = BTreeMap::new();
     for found in catalog.resources.iter().filter(|found| found.can("list")) {
         let resource = found.resource.as_ref();
-        let compared = in_backup.contains(resource);
+        let compared = in_backup.get(resource);
         let selectors = selector_queries(backup, found);
         let owns = owner_kinds.contains(&(resource.group.as_str(), found.kind.as_str()));
-        if !compared && selectors.is_empty() && !owns {
+        if compared.is_none() && selectors.is_empty() && !owns {
             continue;
         }
         let key = (resource.group.clone(), resource.plural.clone());
         let wish = wishes.entry(key).or_insert_with(|| Wish {
             resource: Arc::clone(&found.resource),
             kind: found.kind.clone(),
-            compared: false,
+            compared: 0,
             selectors: Vec::new(),
         });
-        if compared {
-            wish.resource = Arc::clone(&found.resource);
-            wish.compared = true;
+        if let Some((shared, count)) = compared {
+            wish.resource = Arc::clone(shared);
+            wish.compared = *count;
         }
         wish.selectors.extend(selectors);
     }
     wishes.into_values().collect()
 }
 
-fn objects_of(backup: &Backup, resource: &Resource) -> usize {
-    backup.objects.iter().filter(|object| *object.key.resource == *resource).count()
+/// The types of the backup's objects, each as all objects of it share it, and how many they are.
+fn types(backup: &Backup) -> HashMap<&Resource, (Arc<Resource>, usize)> {
+    let mut types: HashMap<&Resource, (Arc<Resource>, usize)> = HashMap::new();
+    for object in &backup.objects {
+        let resource = &object.key.resource;
+        types.entry(resource.as_ref()).or_insert_with(|| (Arc::clone(resource), 0)).1 += 1;
+    }
+    types
 }
 
 fn selector_queries(backup: &Backup, found: &ApiResource) -> Vec<SelectorQuery> {
@@ -213,8 +237,14 @@ fn selector_queries(backup: &Backup, found: &ApiResource) -> Vec<SelectorQuery> 
     backup.selectors.as_ref().map(queries).unwrap_or_default()
 }
 
+/// A listed object, as far as it is kept.
+enum Matter {
+    Object(LiveObject),
+    Bystander(Dependent),
+}
+
 enum Outcome {
-    Listed(Vec<LiveObject>),
+    Listed(Arc<Resource>, Vec<Matter>),
     Refused(Resource, String),
     /// The webhook that converts its objects does not answer.
     Unconverted(Resource),
@@ -232,7 +262,7 @@ async fn spawned(
         let outcome = outcome(&wish, list_one(&reader, &wish, &keep, crds).await)?;
         // At another version than the backup's objects of it cannot be compared; names are the same at each.
         match outcome {
-            Outcome::Unconverted(_) if !wish.compared => match reader.as_stored(&wish.resource).await? {
+            Outcome::Unconverted(_) if wish.compared == 0 => match reader.as_stored(&wish.resource).await? {
                 Some(stored) => {
                     let wish = Wish { resource: Arc::new(stored), ..wish };
                     self::outcome(&wish, list_one(&reader, &wish, &keep, None).await)
@@ -245,11 +275,11 @@ async fn spawned(
     task.await.map_err(|_| ObserveError::Interrupted)?
 }
 
-fn outcome(wish: &Wish, listed: Result<Vec<LiveObject>, ClusterError>) -> Result<Outcome, ObserveError> {
+fn outcome(wish: &Wish, listed: Result<Vec<Matter>, ClusterError>) -> Result<Outcome, ObserveError> {
     match listed {
-        Ok(found) => Ok(Outcome::Listed(found)),
+        Ok(found) => Ok(Outcome::Listed(Arc::clone(&wish.resource), found)),
         // A type that went away holds nothing; one that we may not list leaves the plan incomplete.
-        Err(ClusterError::NotServed { .. }) => Ok(Outcome::Listed(Vec::new())),
+        Err(ClusterError::NotServed { .. }) => Ok(Outcome::Listed(Arc::clone(&wish.resource), Vec::new())),
         Err(error) if is_forbidden(&error) => Ok(Outcome::Denied(to_list(&wish.resource))),
         Err(error) if is_unconverted(&error) => Ok(Outcome::Unconverted(wish.resource.as_ref().clone())),
         Err(error @ ClusterError::Api { .. }) => {
@@ -264,7 +294,7 @@ async fn list_one(
     wish: &Wish,
     keep: &Keep,
     crds: Option<Vec<LiveObject>>,
-) -> Result<Vec<LiveObject>, ClusterError> {
+) -> Result<Vec<Matter>, ClusterError> {
     let mut chosen: HashMap<usize, HashSet<(String, String)>> = HashMap::new();
     for query in wish.selectors.iter().filter(|query| query.needs_own_list) {
         chosen.insert(query.index, names_selected(reader, &wish.resource, query).await?);
@@ -273,19 +303,19 @@ async fn list_one(
         // Labels were not kept of the list of all CRDs; a selector that asks for them needs them read once more.
         let labelled = wish.selectors.iter().any(|query| query.label_selector.is_some());
         if !labelled {
-            return Ok(crds.into_iter().filter_map(|object| kept(object, &Value::Null, wish, keep, &chosen)).collect());
+            return Ok(crds.into_iter().map(|object| kept(object, &Value::Null, wish, keep, &chosen)).collect());
         }
     }
     // What is only selected is deleted or not, which goes by names and labels for most types.
-    let metadata_only = !wish.compared && !goes_by_content(&wish.resource);
+    let metadata_only = wish.compared == 0 && !goes_by_content(&wish.resource);
     let options = ListOptions { metadata_only, ..ListOptions::default() };
     let mut interner = Interner::default();
     let listed = reader
         .list(&wish.resource, options, |raw: &RawValue| {
-            let value: Value = serde_json::from_str(raw.get()).map_err(JsonFault::from)?;
+            let value = unmanaged::parse(raw.get())?;
             let labels = value.pointer("/metadata/labels").cloned().unwrap_or(Value::Null);
             let object = live_object(&wish.resource, value, &mut interner, &wish.kind);
-            Ok(object.and_then(|object| kept(object, &labels, wish, keep, &chosen)))
+            Ok(object.map(|object| kept(object, &labels, wish, keep, &chosen)))
         })
         .await?;
     Ok(listed.items)
@@ -331,14 +361,25 @@ fn kept(
     wish: &Wish,
     keep: &Keep,
     chosen: &HashMap<usize, HashSet<(String, String)>>,
-) -> Option<LiveObject> {
+) -> Matter {
     object.selected = is_selected(&object.key, labels, wish, keep, chosen);
+    let in_backup = keep.backup.get(&object.key);
     let matters = object.selected
-        || keep.backup.contains(&object.key)
-        || keep.owners.contains(&owner_id(&object.key, &object.summary.kind))
+        || in_backup.is_some()
+        || keep.owners.contains(&object.key, &object.summary.kind)
         // Ours, whose roles are left as they are.
         || object.summary.particulars().binding.as_deref().is_some_and(|binding| binding.binds(&keep.identity));
-    matters.then_some(object)
+    if matters {
+        // Both share one name, of which there may be 100,000.
+        in_backup.into_iter().for_each(|shared| object.key.clone_from(shared));
+        return Matter::Object(object);
+    }
+    let LiveObject { key, summary, facts, selected: _ } = object;
+    Matter::Bystander(Dependent { key, uid: facts.uid, owners: owner_uids(&summary) })
+}
+
+pub fn owner_uids(summary: &Summary) -> Vec<Box<str>> {
+    summary.owners.iter().map(|owner| owner.uid.clone()).collect()
 }
 
 fn is_selected(

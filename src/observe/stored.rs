@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::{Brought, ObserveError, Opening, pass, visible};
 use crate::cluster::{ClusterReader, Target};
 use crate::object::shape::Shape;
-use crate::object::{self, Interner, Resource};
-use crate::observed::{Backup, Live};
+use crate::object::{self, Interner, Resource, StatusPlace};
+use crate::observed::{Backup, BackupObject, Live};
+use crate::plan::diff::Types;
 use crate::store::Spool;
 
 /// Replaces what was read of these objects by what the API server makes of them.
@@ -48,18 +49,14 @@ pub async fn as_stored(
 
 /// Custom resources that are live and not as the backup has them.
 fn suspects(backup: &Backup, live: &Live) -> BTreeSet<u32> {
-    let brought = backup.objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
-    let brought: BTreeSet<(&str, &str)> = brought.map(|crd| (crd.group.as_str(), crd.plural.as_str())).collect();
-    let is_custom = |resource: &Resource| {
-        brought.contains(&(resource.group.as_str(), resource.plural.as_str()))
-            || live.served.types.get(resource).is_some_and(|kind| kind.custom)
-    };
-    let differs = |object: &crate::observed::BackupObject| {
-        let (ours, theirs) = (&object.summary, live.get(&object.key).map(|live| &live.summary));
-        theirs.is_some_and(|theirs| ours.spec != theirs.spec || ours.status != theirs.status)
+    let types = Types::new(backup, &live.served);
+    let differs = |object: &BackupObject| {
+        let status = types.status(&object.key.resource).filter(|status| *status != StatusPlace::Nowhere);
+        let there = live.get(&object.key).map(|live| &live.summary);
+        status.zip(there).is_some_and(|(status, there)| !object::equal(&object.summary, there, status))
     };
     let objects = (0..).zip(&backup.objects);
-    objects.filter(|(_, object)| is_custom(&object.key.resource) && differs(object)).map(|(index, _)| index).collect()
+    objects.filter(|(_, object)| differs(object)).map(|(index, _)| index).collect()
 }
 
 /// By the backup's own definitions, which are in force when objects are written, else by the live ones.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Change, Differs, Item};
 use crate::journal::Step;
-use crate::object::owner::{self, Owner, OwnerId};
+use crate::object::owner::{self, Owner, OwnerId, WantedOwners};
 use crate::object::protect::{Protection, protection};
 use crate::object::{self, ObjectKey, Resource, StatusPlace, Summary, fixed, normal};
 use crate::observed::{Backup, LiveObject, Observed, Served};
@@ -26,12 +26,19 @@ pub fn diff(backup: &Backup, observed: &Observed) -> Differences {
     let own = Owners::new(backup, observed);
     let types = Types::new(backup, &observed.live.served);
     let services = Services::new(backup, observed);
+    // Objects of a type come one after the other.
+    let mut last = None;
     let mut items: Vec<Item> = (0..)
         .zip(&backup.objects)
         .map(|(index, object)| {
             let live_index = observed.live.index(&object.key);
             let live = live_index.map(|index| &observed.live.objects[index as usize]);
-            let status = types.status(&object.key.resource);
+            let resource = &object.key.resource;
+            let status = match last {
+                Some((of, status)) if Arc::ptr_eq(of, resource) => status,
+                _ => types.status(resource),
+            };
+            last = Some((resource, status));
             let change = match change(&object.key, &object.summary, live, observed, status) {
                 Change::Create if !services.answer(&object.summary) => Change::Protected(Protection::NoService),
                 change => change,
@@ -213,14 +220,14 @@ fn redeploy_all(items: &mut [Item], backup: &Backup, observed: &Observed) {
 }
 
 /// Whether a type is served, and whether its status is written.
-struct Types<'a> {
+pub struct Types<'a> {
     served: &'a Served,
     /// Types that CRDs of the backup bring, and whether they have the status subresource.
     brought: HashMap<Resource, bool>,
 }
 
 impl<'a> Types<'a> {
-    fn new(backup: &Backup, served: &'a Served) -> Self {
+    pub fn new(backup: &Backup, served: &'a Served) -> Self {
         let crds = backup.objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
         let brought = crds.flat_map(|crd| {
             let versions = crd.versions.iter().filter(|(_, version)| version.served);
@@ -231,7 +238,7 @@ impl<'a> Types<'a> {
 
     /// Where the status of a type is written, `None` when nothing serves it. The backup's own CRD decides, since it is
     /// the one in force by then.
-    fn status(&self, resource: &Resource) -> Option<StatusPlace> {
+    pub fn status(&self, resource: &Resource) -> Option<StatusPlace> {
         let custom = |subresource| match subresource {
             true => StatusPlace::Subresource,
             false => StatusPlace::Body,
@@ -252,15 +259,12 @@ struct Owners<'a> {
 
 impl<'a> Owners<'a> {
     fn new(backup: &Backup, observed: &'a Observed) -> Self {
-        let wanted: HashSet<OwnerId> = wanted(backup);
-        let in_backup = (0..).zip(&backup.objects).filter_map(|(index, object)| {
-            let id = owner_id(&object.key, &object.summary.kind);
-            wanted.contains(&id).then_some((id, index))
-        });
-        let live = observed.live.objects.iter().filter_map(|object| {
-            let id = owner_id(&object.key, &object.summary.kind);
-            wanted.contains(&id).then_some((id, object))
-        });
+        let wanted = wanted(backup);
+        let in_backup = (0..)
+            .zip(&backup.objects)
+            .filter_map(|(index, object)| Some((wanted.find(&object.key, &object.summary.kind)?, index)));
+        let live = observed.live.objects.iter();
+        let live = live.filter_map(|object| Some((wanted.find(&object.key, &object.summary.kind)?, object)));
         Self { backup: in_backup.collect(), live: live.collect() }
     }
 
@@ -274,7 +278,7 @@ impl<'a> Owners<'a> {
 }
 
 /// The owners that objects of the backup name, and the accounts that their tokens are for.
-pub fn wanted(backup: &Backup) -> HashSet<OwnerId> {
+pub fn wanted(backup: &Backup) -> WantedOwners {
     backup.objects.iter().flat_map(owners_of).collect()
 }
 
@@ -284,16 +288,6 @@ pub fn owners_of(object: &crate::observed::BackupObject) -> Vec<OwnerId> {
     let owners = object.summary.owners.iter().flat_map(|owner| owner.candidates(namespace));
     let account = object.summary.particulars().token.as_deref().map(|token| account_id(&object.key, token));
     owners.chain(account).collect()
-}
-
-/// Names an object as its dependents would.
-pub fn owner_id(key: &ObjectKey, kind: &Arc<str>) -> OwnerId {
-    OwnerId {
-        group: Arc::from(key.resource.group.as_str()),
-        kind: Arc::clone(kind),
-        namespace: key.namespace.clone(),
-        name: Arc::clone(&key.name),
-    }
 }
 
 /// An equal object whose owner has another UID, gets one in this run, or is nowhere, is written all the same.

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use super::Item;
-use super::diff::owner_id;
 use crate::object::ObjectKey;
 use crate::object::owner::OwnerId;
 use crate::observed::Backup;
@@ -88,8 +87,7 @@ fn parents(backup: &Backup, items: &[Item]) -> Vec<Vec<u32>> {
         let wanted = super::diff::wanted(backup);
         let named = |item: &Item| {
             let object = &backup.objects[item.backup as usize];
-            let id = owner_id(&object.key, &object.summary.kind);
-            wanted.contains(&id).then_some((id, item.backup))
+            Some((wanted.find(&object.key, &object.summary.kind)?, item.backup))
         };
         items.iter().filter_map(named).collect()
     };

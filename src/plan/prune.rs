@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{DeleteWave, Deletion, diff};
 use crate::object::ObjectKey;
-use crate::object::owner::OwnerId;
+use crate::object::owner::WantedOwners;
 use crate::object::protect::{Protection, protection, sheltered};
 use crate::observed::{Backup, Dependent, LiveObject, Observed};
 
@@ -79,7 +79,7 @@ fn identity(key: &ObjectKey) -> Identity<'_> {
 struct Needed<'a> {
     namespaces: HashSet<&'a str>,
     types: HashSet<(&'a str, &'a str)>,
-    owners: HashSet<OwnerId>,
+    owners: WantedOwners,
 }
 
 impl<'a> Needed<'a> {
@@ -96,7 +96,7 @@ impl<'a> Needed<'a> {
         let crd = object.summary.particulars().crd.as_deref();
         object.key.resource.is_namespace() && self.namespaces.contains(object.key.name.as_ref())
             || crd.is_some_and(|crd| self.types.contains(&(crd.group.as_str(), crd.plural.as_str())))
-            || self.owners.contains(&diff::owner_id(&object.key, &object.summary.kind))
+            || self.owners.contains(&object.key, &object.summary.kind)
     }
 }
 

@@ -510,7 +510,10 @@ impl Objects {
     fn uid(&self, owner: &Owner, namespace: Option<&Arc<str>>) -> Option<Box<str>> {
         let id = |(path, value): (&String, &Value)| {
             let kind = Arc::from(value["kind"].as_str().unwrap_or_default());
-            (diff::owner_id(&key(path), &kind), Box::from(value["metadata"]["uid"].as_str().unwrap_or_default()))
+            (
+                crate::object::owner::OwnerId::of(&key(path), &kind),
+                Box::from(value["metadata"]["uid"].as_str().unwrap_or_default()),
+            )
         };
         let live: BTreeMap<OwnerId, Box<str>> = self.live.iter().map(id).collect();
         owner.candidates(namespace).find_map(|id| live.get(&id).cloned())

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::harness::AuditEvent;
 use crate::harness::rancher::{self, Disturbance, Item, Place};
 use crate::migration::HELMS_MARKS;
 use crate::world::World;
@@ -34,8 +35,12 @@ async fn after_a_restore_nothing_is_left_to_do_and_each_object_was_written_once_
     world.settle().await;
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     world.commit_restore("back", &[("accept", "PruneShare, DownstreamReverts")], "  prune: true\n");
+    let mark = world.cluster.audit_mark();
     let (code, plan) = planned(&world, &[]).await;
     assert_eq!(code, Some(2), "{plan:#}");
+    assert!(plan["deletions"].as_array().is_some_and(|deletions| !deletions.is_empty()), "{plan:#}");
+    // What deletions take along is known by then.
+    assert_eq!(listed_again(&world.cluster.audit_since(mark)), OF_THE_FACTS);
     let mark = world.cluster.audit_mark();
     let said = world.once().await;
     assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
@@ -90,6 +95,31 @@ async fn a_backup_of_another_cluster_makes_everything_in_an_empty_one_and_delete
 
 fn is_builtin(item: &Item) -> bool {
     item.object["builtin"] == true
+}
+
+/// Types that are also listed for what is known of the cluster: who scales Rancher, and which webhooks are asked about what.
+const OF_THE_FACTS: [&str; 4] = [
+    "horizontalpodautoscalers.autoscaling",
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+    "namespaces.",
+    "validatingwebhookconfigurations.admissionregistration.k8s.io",
+];
+
+/// The types of which we asked for the first page of all objects more than once.
+fn listed_again(events: &[AuditEvent]) -> Vec<String> {
+    let first_pages = events.iter().filter(|event| {
+        let uri = event.request_uri.as_str();
+        event.user_agent.starts_with("reinback/")
+            && event.verb == "list"
+            && !uri.contains("continue=")
+            && !uri.contains("Selector=")
+            && event.object_ref.namespace.is_empty()
+    });
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for event in first_pages {
+        *counts.entry(format!("{}.{}", event.object_ref.resource, event.object_ref.api_group)).or_default() += 1;
+    }
+    counts.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect()
 }
 
 /// What reinback asked of the API server, by object.

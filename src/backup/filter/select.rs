@@ -1,6 +1,7 @@
 //! Selectors, compiled.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use regex::Regex;
 
@@ -12,9 +13,10 @@ use super::{FilterError, LabelSelector, ResourceSelector};
 /// Selects everything by kind or by namespace, though no regular expression was asked: the operator knows this one by heart.
 const ALL: &str = ".";
 
-/// The selectors of a [`super::ResourceSet`], in its order; an index is a place in it.
+/// The selectors of a [`super::ResourceSet`], in its order; an index is a place in it. Clones share them: what an expression works in
+/// (some 20 KiB) is made anew for each clone of it.
 #[derive(Debug, Clone)]
-pub struct Selectors(Vec<Selector>);
+pub struct Selectors(Arc<[Selector]>);
 
 /// A list that a selector asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use crate::backup::{self, Encryption, Entry, Facts, Limits, ReadError, ResourceSet, Summary};
 use crate::object::owner::OwnerId;
 use crate::object::{Interner, ObjectKey, summarise};
-use crate::plan::diff::owner_id;
 use crate::store::Spool;
 
 /// A whole backup, summed up.
@@ -110,7 +109,7 @@ impl Gathered {
                                 self.wanted.entry(id).or_insert_with(|| key.clone());
                             }
                         }
-                        self.present.insert(owner_id(&key, &summary.kind));
+                        self.present.insert(OwnerId::of(&key, &summary.kind));
                     }
                     Err(problem) if self.contents.unfit.len() < NAMED => {
                         self.contents.unfit.push(format!("{key}: {problem}"));
