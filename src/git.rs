@@ -37,4 +37,4 @@ pub use history::{Change, CommitInfo, Completeness, FileChange, FileVersion};
 pub use id::{BlobId, CommitId, InvalidId, TreeId};
 pub use process::{blocking, init_process, offload};
 pub use remote::{Remote, Timeouts};
-pub use tree::{Skipped, SkippedReason, Snapshot, SourceFile, TreeLimits};
+pub use tree::{FileAt, Skipped, SkippedReason, Snapshot, SourceFile, TreeLimits};

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 
 use super::{
-    Change, CommitId, Completeness, Fetched, FileEdit, GitError, Mirror, Published, Snapshot, StatusBranch, StatusTree,
-    TreeLimits,
+    Change, CommitId, Completeness, Fetched, FileAt, FileEdit, GitError, Mirror, Published, Snapshot, StatusBranch,
+    StatusTree, TreeLimits,
 };
 
 /// A branch that manifests are read from; [`Mirror`] is the real one.
@@ -21,6 +21,8 @@ pub trait ReadBranch: Send {
     fn resolve(&mut self, revision: &str) -> Result<CommitId, GitError>;
     /// As [`Mirror::snapshot`].
     fn snapshot(&self, commit: &CommitId, path: &str, limits: &TreeLimits) -> Result<Snapshot, GitError>;
+    /// As [`Mirror::file`].
+    fn file(&mut self, commit: Option<&CommitId>, path: &str, limit: usize) -> Result<(CommitId, FileAt), GitError>;
     /// As [`Mirror::changes`].
     fn changes(
         &mut self,
@@ -73,6 +75,10 @@ impl ReadBranch for Mirror {
 
     fn snapshot(&self, commit: &CommitId, path: &str, limits: &TreeLimits) -> Result<Snapshot, GitError> {
         Mirror::snapshot(self, commit, path, limits)
+    }
+
+    fn file(&mut self, commit: Option<&CommitId>, path: &str, limit: usize) -> Result<(CommitId, FileAt), GitError> {
+        Mirror::file(self, commit, path, limit)
     }
 
     fn changes(

@@ -16,7 +16,7 @@ use super::http::{self, Client};
 use super::id::{BlobId, CommitId};
 use super::remote::{Location, Remote, checked_branch};
 use super::revision;
-use super::tree::{self, RepoPath, Snapshot, TreeLimits};
+use super::tree::{self, FileAt, RepoPath, Snapshot, TreeLimits};
 
 /// Depth of the first fetch, in commits: what is to be done now. History is deepened when it is asked for.
 const FIRST_DEPTH: i32 = 1;
@@ -315,6 +315,48 @@ impl Mirror {
             tree::snapshot(repository, root, &path, limits, tree::is_manifest)
         };
         read().map_err(|fault| self.cache.told(fault))
+    }
+
+    /// Reads one file of at most `limit` bytes at `commit`, or at the tip as last fetched, and says at which commit that is.
+    ///
+    /// Nobody is asked for what the cache has, so that a commit that was read before can be read while the remote is away.
+    ///
+    /// # Errors
+    ///
+    /// [`GitError::Path`] for what is no file's path in a repository; [`GitError::Revision`] when the branch does not have the
+    /// commit, with all of its history; what the remote or its network did.
+    pub fn file(
+        &mut self,
+        commit: Option<&CommitId>,
+        path: &str,
+        limit: usize,
+    ) -> Result<(CommitId, FileAt), GitError> {
+        let path = RepoPath::file(path)?;
+        let commit = match (commit, self.tip) {
+            (Some(commit), _) => self.reached(*commit)?,
+            (None, Some(tip)) => CommitId(tip),
+            (None, None) => self.fetch()?.tip,
+        };
+        let repository = self.cache.repository();
+        let read = || {
+            let root = repository.find_commit(commit.0)?.tree()?;
+            tree::file_at(repository, root, &path, limit)
+        };
+        read().map(|file| (commit, file)).map_err(|fault| self.cache.told(fault))
+    }
+
+    /// The same commit, which is in the cache afterwards.
+    fn reached(&mut self, commit: CommitId) -> Result<CommitId, GitError> {
+        if history::has_commit(self.cache.repository(), commit.0) {
+            return Ok(commit);
+        }
+        self.fetch()?;
+        while !history::has_commit(self.cache.repository(), commit.0) {
+            if !self.deepen()? {
+                return Err(GitError::Revision { revision: commit.to_string(), problem: revision::NOT_THERE });
+            }
+        }
+        Ok(commit)
     }
 
     /// Walks back from `tip` over first parents, and shows each commit that changed a manifest under `path`, newest first.

@@ -75,6 +75,22 @@ impl std::fmt::Display for SkippedReason {
     }
 }
 
+/// What a commit has at the path of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileAt {
+    Content(Vec<u8>),
+    Missing,
+    /// Something else, there or on the way there: its path, and what it is, as words that follow it.
+    Other {
+        path: String,
+        problem: &'static str,
+    },
+    /// Larger than asked for.
+    TooLarge {
+        bytes: usize,
+    },
+}
+
 /// A path inside a repository: relative, `/`-separated, without `.`, `..`, `.git` and empty parts; the root is the empty path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RepoPath(Vec<String>);
@@ -138,6 +154,28 @@ pub(super) fn folder_at<'a>(repository: &'a Repository, root: Tree<'a>, path: &R
         };
     }
     Ok(Found::Folder(tree))
+}
+
+/// Reads one file of at most `limit` bytes, without following links.
+pub(super) fn file_at(repository: &Repository, root: Tree<'_>, path: &RepoPath, limit: usize) -> Result<FileAt, Fault> {
+    let Some((name, folders)) = path.0.split_last() else { return Ok(FileAt::Missing) };
+    let folder = match folder_at(repository, root, &RepoPath(folders.to_vec()))? {
+        Found::Missing => return Ok(FileAt::Missing),
+        Found::Other(path, problem) => return Ok(FileAt::Other { path, problem }),
+        Found::Folder(folder) => folder,
+    };
+    let Some((id, kind)) = folder.get_name(name).map(|entry| (entry.id(), entry_kind(&entry))) else {
+        return Ok(FileAt::Missing);
+    };
+    match kind {
+        Kind::File => Ok(match read_blob(repository, id, limit)? {
+            Ok(content) => FileAt::Content(content),
+            Err(bytes) => FileAt::TooLarge { bytes },
+        }),
+        Kind::Folder | Kind::Symlink | Kind::Submodule => {
+            Ok(FileAt::Other { path: path.join(), problem: kind.words() })
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use reinback::git::{
-    BlobId, Change, CommitId, CommitInfo, Completeness, Edit, Fetched, FileChange, FileEdit, FileVersion, GitError,
-    Published, ReadBranch, Snapshot, SourceFile, TipFiles, TreeLimits, WriteBranch,
+    BlobId, Change, CommitId, CommitInfo, Completeness, Edit, Fetched, FileAt, FileChange, FileEdit, FileVersion,
+    GitError, Published, ReadBranch, Snapshot, SourceFile, TipFiles, TreeLimits, WriteBranch,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -176,6 +176,20 @@ impl ReadBranch for Reader {
             content: content.clone(),
         });
         Ok(Snapshot { tree: None, files: files.collect(), skipped: Vec::new() })
+    }
+
+    fn file(&mut self, commit: Option<&CommitId>, path: &str, limit: usize) -> Result<(CommitId, FileAt), GitError> {
+        let commit = match commit.copied().or(self.last) {
+            Some(commit) => commit,
+            None => self.fetch()?.tip,
+        };
+        let state = self.git.state();
+        let file = match state.commits.get(&commit).and_then(|commit| commit.files.get(path)) {
+            Some(content) if content.len() > limit => FileAt::TooLarge { bytes: content.len() },
+            Some(content) => FileAt::Content(content.clone()),
+            None => FileAt::Missing,
+        };
+        Ok((commit, file))
     }
 
     fn changes(

@@ -18,7 +18,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use jiff::Timestamp;
 use kube::client::Body;
 use reinback::git::{
-    Change, CommitId, Completeness, Edit, Fetched, GitError, Published, ReadBranch, Snapshot, TreeLimits, WriteBranch,
+    Change, CommitId, Completeness, Edit, Fetched, FileAt, GitError, Published, ReadBranch, Snapshot, TreeLimits,
+    WriteBranch,
 };
 use reinback::sim::SimService;
 use reinback::store::{Backups, BackupsWriter, Location, OpenStore, Spool, SpoolLimits, Stat, StoreError, Stores};
@@ -276,6 +277,11 @@ impl<B: ReadBranch> ReadBranch for MortalBranch<B> {
 
     fn snapshot(&self, commit: &CommitId, path: &str, limits: &TreeLimits) -> Result<Snapshot, GitError> {
         self.branch.snapshot(commit, path, limits)
+    }
+
+    fn file(&mut self, commit: Option<&CommitId>, path: &str, limit: usize) -> Result<(CommitId, FileAt), GitError> {
+        self.alive()?;
+        self.branch.file(commit, path, limit)
     }
 
     fn changes(

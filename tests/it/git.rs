@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reinback::git::{self, CommitId, GitError, Mirror, Remote, Timeouts, TreeLimits};
+use reinback::git::{self, CommitId, FileAt, GitError, Mirror, Remote, Timeouts, TreeLimits};
 
 use crate::git_server::{GitServer, Options, Work, make_bare};
 
@@ -278,6 +278,64 @@ fn links_and_submodules_are_skipped_and_reported() {
             let error = mirror.snapshot(&tip, "current/deep", &TreeLimits::default()).unwrap_err();
             insta::assert_snapshot!(error, @r#"the path "current" is a symbolic link, and links are not followed; write the path that it leads to"#);
         }
+    });
+}
+
+#[test]
+fn a_file_is_read_at_the_commit_that_is_asked_for() {
+    on_both(|cache, url, bare| {
+        let work = Work::clone(bare);
+        let before = work.write("a.yaml", "first").commit("before");
+        work.write("charts/rancher.tgz", "packaged").write("charts/deep/x", "");
+        std::os::unix::fs::symlink("rancher.tgz", work.path().join("charts/link.tgz")).unwrap();
+        std::os::unix::fs::symlink("charts", work.path().join("current")).unwrap();
+        let with = work.commit("with the chart");
+        for number in 0..12 {
+            work.write("a.yaml", &number.to_string()).commit(&format!("edit {number}"));
+        }
+        work.git(&["rm", "-q", "charts/rancher.tgz"]);
+        let tip = work.commit("without");
+        work.push(&["origin", "main"]);
+        let mut mirror = Mirror::open(cache, patient(url.clone(), None), "main").unwrap();
+        let at = |mirror: &mut Mirror, commit: Option<&str>, path: &str| {
+            let commit: Option<CommitId> = commit.map(|commit| commit.parse().unwrap());
+            mirror.file(commit.as_ref(), path, 8).map(|(commit, file)| (commit.to_string(), file))
+        };
+        // Nothing was fetched yet: the tip is asked for, and history is brought as far as the commit is away.
+        assert_eq!(at(&mut mirror, None, "charts/rancher.tgz").unwrap(), (tip, FileAt::Missing));
+        let packaged = FileAt::Content(b"packaged".to_vec());
+        assert_eq!(at(&mut mirror, Some(&with), "charts/rancher.tgz").unwrap(), (with.clone(), packaged.clone()));
+        assert_eq!(at(&mut mirror, Some(&before), "charts/rancher.tgz").unwrap().1, FileAt::Missing);
+        let seen = |mirror: &mut Mirror, path: &str| match at(mirror, Some(&with), path).unwrap().1 {
+            FileAt::Content(content) => String::from_utf8(content).unwrap(),
+            FileAt::Missing => "missing".to_owned(),
+            FileAt::Other { path, problem } => format!("{path} {problem}"),
+            FileAt::TooLarge { bytes } => format!("{bytes} bytes"),
+        };
+        let paths = ["charts/deep", "charts/link.tgz", "current/rancher.tgz", "a.yaml/x", "charts/no", "no/x"];
+        let told: Vec<String> = paths.iter().map(|path| seen(&mut mirror, path)).collect();
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(told.join("\n"), @r"
+            charts/deep is a folder
+            charts/link.tgz is a symbolic link, and links are not followed; write the path that it leads to
+            current is a symbolic link, and links are not followed; write the path that it leads to
+            a.yaml is a file, not a folder
+            missing
+            missing
+            ");
+        }
+        let with_id: CommitId = with.parse().unwrap();
+        assert_eq!(mirror.file(Some(&with_id), "charts/rancher.tgz", 7).unwrap().1, FileAt::TooLarge { bytes: 8 });
+        let outside = at(&mut mirror, Some(&with), "../x").unwrap_err();
+        assert!(matches!(outside, GitError::Path { .. }), "{outside}");
+        let nowhere = at(&mut mirror, Some(&"0".repeat(40)), "a.yaml").unwrap_err();
+        assert!(matches!(nowhere, GitError::Revision { .. }), "{nowhere}");
+
+        // What was read before is at hand while the remote is away, for another process, too.
+        std::fs::rename(bare, bare.with_extension("away")).unwrap();
+        drop(mirror);
+        let mut mirror = Mirror::open(cache, patient(url, None), "main").unwrap();
+        assert_eq!(at(&mut mirror, Some(&with), "charts/rancher.tgz").unwrap().1, packaged);
     });
 }
 
