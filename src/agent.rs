@@ -4,6 +4,7 @@
 //! looked at again in the next pass. Nothing is kept in memory that a new process would miss.
 
 pub mod begin;
+mod chart;
 mod drift;
 pub mod hold;
 pub mod ledger;
@@ -303,6 +304,11 @@ impl Agent {
         let view = self.source.look(&self.config).await;
         let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
         self.despite_git(view, books).await
+    }
+
+    /// Where manifests are read.
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     /// What is handed to Git.

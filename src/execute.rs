@@ -102,6 +102,8 @@ pub enum ExecuteError {
     Record(RecordError),
     #[error("the plan cannot be made again")]
     Observe(#[source] ObserveError),
+    #[error("the chart that is to be installed is not at hand, and cannot be read from Git: {0}")]
+    Chart(String),
 }
 
 /// Why a step gave up; goes into the journal.
@@ -155,6 +157,19 @@ impl From<ClusterError> for StepError {
     }
 }
 
+/// The packaged chart that a run installs: read when it was planned, so that Git is not waited for while Rancher is at 0.
+#[derive(Debug, Clone)]
+pub enum Chart {
+    AtHand(Arc<[u8]>),
+    /// Read by an earlier process. Git, where it is to be read again, does not answer: why.
+    Away(String),
+    /// It is not where it was, or not the same: why, as a clause.
+    Gone(String),
+}
+
+/// Why an archive is not installed whose digest is not that of the plan.
+pub const OTHER_ARCHIVE: &str = "it is not the archive that was planned";
+
 /// What the steps share while a run is carried out.
 pub struct Work {
     pub recorder: Recorder,
@@ -168,6 +183,8 @@ pub struct Work {
     pub location: Option<Location>,
     /// The plan that the writes go by; `None` until it is made, after quiesce.
     pub laid_out: Option<Arc<LaidOut>>,
+    /// `None` where none is to be installed.
+    pub chart: Option<Chart>,
     /// What the plan that passed the gates would delete; `None` of a run whose object was deleted, and of very many.
     pub planned_deletions: Option<PlannedDeletions>,
     /// The backup's index, until it is part of what is laid out.
@@ -372,7 +389,7 @@ impl Executor {
     async fn effects(&self, step: Step, work: &mut Work) -> Result<(), StepError> {
         match step {
             // The plan passed its gates before the run was begun.
-            Step::Preflight => Ok(()),
+            Step::Preflight => Box::pin(self.try_chart(work)).await,
             Step::Announce => self.announce(work).await,
             Step::Quiesce => Box::pin(self.quiesce(work)).await,
             Step::SafetyBackup => Box::pin(self.back_up(work)).await,

@@ -227,7 +227,40 @@ impl Helm {
         stop: impl Future<Output = ()>,
     ) -> Result<(), HelmError> {
         let what = format!("upgrade the Helm release {}/{} to the given chart", from.namespace, from.name);
+        self.upgrade_with(what, &[], from, chart, values, within, stop).await
+    }
+
+    /// What [`Self::upgrade`] would do, without doing it: the chart is rendered with these values, and its objects are looked up
+    /// in the cluster. Hooks are not run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::upgrade`]; nothing is changed by any.
+    pub async fn try_upgrade(
+        &self,
+        from: &Revision,
+        chart: &[u8],
+        values: Option<&Values>,
+        within: Duration,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), HelmError> {
+        let what = format!("try to upgrade the Helm release {}/{} to the given chart", from.namespace, from.name);
+        self.upgrade_with(what, &["--dry-run=server"], from, chart, values, within, stop).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what the two calls differ in")]
+    async fn upgrade_with(
+        &self,
+        what: String,
+        flags: &[&str],
+        from: &Revision,
+        chart: &[u8],
+        values: Option<&Values>,
+        within: Duration,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), HelmError> {
         let mut args: Vec<OsString> = vec!["upgrade".into(), (&from.name).into()];
+        args.extend(flags.iter().map(OsString::from));
         args.extend(["--reset-values".into()]);
         // By the standard input, for a file would stay behind when we are killed, and arguments are seen by all.
         args.extend(values.iter().map(|_| "--values=-".into()));
@@ -246,7 +279,7 @@ impl Helm {
         flags.iter().map(OsString::from)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what the two calls differ in")]
+    #[expect(clippy::too_many_arguments, reason = "what the calls differ in")]
     async fn change(
         &self,
         what: String,

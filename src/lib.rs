@@ -47,8 +47,9 @@
 //! - [`execute`]: carries out one run: what is next, record it, do it, record it
 //! - [`publish`]: what is owed to the status branch and to the cluster's Events, beside everything else
 //! - [`agent`]: the loop. `agent/source` reads manifests and their commits, `agent/ledger` what ran, `agent/look` makes a
-//!   plan of a manifest, `agent/begin` begins, continues and ends runs, `agent/hold` holds them, `agent/undo` places the
-//!   undo of a run that failed, `agent/setup` makes what they need in the cluster
+//!   plan of a manifest, `agent/chart` judges the chart that it names, `agent/begin` begins, continues and ends runs,
+//!   `agent/hold` holds them, `agent/undo` places the undo of a run that failed, `agent/setup` makes what they need in the
+//!   cluster
 //! - [`clock`]: what time it is, so that a simulation can say
 //! - [`telemetry`]: the log
 //! - [`demo`]: a rollback of a Rancher that is not there, for `reinback demo` and the fault tests

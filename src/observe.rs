@@ -25,7 +25,7 @@ use crate::cluster::{self, Catalog, ClusterError, ClusterReader, FailureKind};
 use crate::object::Resource;
 use crate::object::binding::Identity;
 use crate::object::protect::{Guarded, SecretRef};
-use crate::observed::{Access, BackupSeen, ClusterFacts, LedgerFacts, Live, Observed};
+use crate::observed::{Access, BackupSeen, ChartSeen, ClusterFacts, LedgerFacts, Live, Observed};
 use crate::plan::{self, Plan, Request};
 use crate::store::{Backups, Spool, SpoolLimits, StoreError};
 use crate::webhook::ServiceRef;
@@ -88,6 +88,13 @@ pub async fn fetch_backup(
     }
 }
 
+/// A packaged chart that was looked for, and its bytes when it is one.
+#[derive(Debug, Clone)]
+pub struct ChartFound {
+    pub seen: ChartSeen,
+    pub archive: Option<Arc<[u8]>>,
+}
+
 /// What of the world outside backup and cluster the plan needs.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
@@ -102,6 +109,8 @@ pub struct Known {
     pub opening: Opening,
     /// Version of the helm program, or why there is none that runs; only asked where a version is to be set.
     pub helm: Option<Result<String, String>>,
+    /// The packaged chart that a Rollback names; only read where it may be installed.
+    pub chart: Option<ChartFound>,
 }
 
 /// What of a cluster is asked whatever the backup holds, so that it is read beside it.
@@ -223,7 +232,8 @@ async fn look(
         cluster.services = facts::services_named(reader, backup).await?;
     }
     let guarded = Guarded { other_cluster, ..guarded(&cluster, &live, places, known.own_secrets, identity) };
-    let observed = Observed { at: now, backup: seen, cluster, live, ledger: known.ledger, denied, guarded };
+    let chart = known.chart.map(|found| found.seen);
+    let observed = Observed { at: now, backup: seen, chart, cluster, live, ledger: known.ledger, denied, guarded };
     Ok((observed, bystanders))
 }
 

@@ -14,7 +14,7 @@ use crate::object::owner::OwnerId;
 use crate::object::protect::{Guarded, SecretRef};
 use crate::object::{LiveFacts, ObjectKey, Resource, Summary};
 use crate::plan::version::Brought;
-use crate::release::History;
+use crate::release::{ChartArchive, History};
 use crate::webhook::{ServiceRef, Webhooks};
 
 /// Everything that a plan is made from, as it stood at one time.
@@ -22,6 +22,8 @@ use crate::webhook::{ServiceRef, Webhooks};
 pub struct Observed {
     pub at: Timestamp,
     pub backup: BackupSeen,
+    /// The packaged chart that a Rollback names; `None` where it names none, and where nobody looked.
+    pub chart: Option<ChartSeen>,
     pub cluster: ClusterFacts,
     pub live: Live,
     pub ledger: LedgerFacts,
@@ -97,6 +99,24 @@ impl fmt::Display for Closed {
             }
         }
     }
+}
+
+/// What became of looking for the packaged chart that a Rollback names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChartSeen {
+    Packaged(ChartFacts),
+    /// It is not there, or no packaged chart: why, as a clause.
+    Unusable(String),
+}
+
+/// A packaged chart in the source repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChartFacts {
+    pub about: ChartArchive,
+    /// `sha256:…` of the archive.
+    pub sha256: String,
+    /// Commit at which it was read, 40 digits.
+    pub commit: String,
 }
 
 /// Objects that lie open although the encryption configuration of the manifest encrypts their types.

@@ -129,7 +129,9 @@ fn data(restore: &RestoreSpec, safety: &str) -> RestoreSpec {
 /// `None` where nothing says what ran.
 fn version(change: &VersionChange, had: Option<&VersionHad>, restore: Option<RestoreSpec>) -> Option<RollbackSpec> {
     let (version_method, revision) = match &change.way {
-        Way::Helm { newest, .. } => (VersionMethod::Helm, had.and_then(|had| had.revision).or(Some(*newest))),
+        Way::Helm { newest, .. } | Way::Chart { newest, .. } => {
+            (VersionMethod::Helm, had.and_then(|had| had.revision).or(Some(*newest)))
+        }
         Way::Image { .. } => (VersionMethod::Image, None),
         Way::Keep => (VersionMethod::Auto, None),
     };

@@ -4,22 +4,23 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::hold::held_unseen;
 use super::ledger::Books;
 use super::look::{self, Asked, Looked};
-use super::{Agent, PassError};
+use super::{Agent, PassError, chart};
 use crate::backup::BackupName;
 use crate::cluster::ClusterWriter;
 use crate::desired::{CancelReason, Candidate, CommitPlace, Placed, RunKey, SupersededBy};
-use crate::execute::{Ended, Executor, Level, Recorder, Settings, Work};
+use crate::execute::{Chart, Ended, Executor, Level, Recorder, Settings, Work};
 use crate::journal::{self, Entry, Event, Next, OnFailure, Step};
 use crate::manifest::{self, Manifest};
 use crate::observe::ObserveError;
 use crate::observed::BackupSeen;
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::gates::{status_not_pushed, store_not_writable};
+use crate::plan::version::Way;
 use crate::plan::{self, Plan};
 use crate::run::{ManifestRef, NAMESPACE, Phase, PlanRecord, PlannedDeletions, Run, RunSpec, SourceRef};
 use crate::status;
@@ -168,6 +169,7 @@ impl Agent {
             Ok(mut asked) => {
                 asked.known.unfinished_runs = books.others_running.clone();
                 asked.ask_helm(self.helm.as_ref()).await;
+                asked.ask_chart(&self.source, &placed.commit.id).await.map_err(PassError::Source)?;
                 asked.look(&reader, self.stores.as_ref(), &places).await
             }
             Err(error) => Err(error),
@@ -284,14 +286,42 @@ impl Agent {
             let holder = crate::cluster::holder_identity();
             recorder.append(writer, Entry::TakenOver { holder }).await?;
         }
+        let chart = self.chart_again(&mut recorder, writer).await?;
         let prepared = match self.needs_backup(&recorder) {
             true => self.prepare_again(&mut recorder, writer, books, &placed).await?.unwrap_or_default(),
             false => self.prepare_to_verify(&recorder, books, &placed).await,
         };
+        let prepared = Prepared { chart, ..prepared };
         match Box::pin(self.execute(writer, books, recorder, &placed, prepared)).await? {
             Begun::Ended(phase) => Ok(Some(phase)),
             Begun::Held | Begun::Stopped => Ok(None),
         }
+    }
+
+    /// The chart of a run that installs one and has not done so. Where it is not what was planned, the run fails now and not when
+    /// the data is back; Git that does not answer is waited for by the step that needs the chart.
+    async fn chart_again(&self, recorder: &mut Recorder, writer: &ClusterWriter) -> Result<Option<Chart>, PassError> {
+        let Some(Way::Chart { chart: path, sha256, commit, .. }) =
+            recorder.status().plan.and_then(|plan| plan.version).map(|change| change.way)
+        else {
+            return Ok(None);
+        };
+        let step = match journal::next(&recorder.status().journal, OnFailure::Hold) {
+            Next::Run(step) | Next::Again(step) if step <= Step::SetVersion => step,
+            Next::Run(_) | Next::Again(_) => return Ok(None),
+            Next::GiveBack { .. } | Next::Resume { .. } | Next::Hold { .. } | Next::End { .. } => return Ok(None),
+        };
+        let chart = chart::again(self.source.chart(&commit, &path).await, &sha256);
+        match &chart {
+            // The version may be set already: that step looks.
+            Chart::Gone(why) if step < Step::SetVersion => {
+                let message = format!("the chart {path} cannot be installed: {why}");
+                self.fail(recorder, writer, GateCode::ReleaseNotFound.as_str(), &message).await?;
+            }
+            Chart::Away(why) => warn!("the chart {path} cannot be read now: {why}"),
+            Chart::AtHand(_) | Chart::Gone(_) => {}
+        }
+        Ok(Some(chart))
     }
 
     /// What only the operator can read is not read.
@@ -488,6 +518,7 @@ struct Prepared {
     looked: Option<Looked>,
     asked: Option<Asked>,
     found: Option<crate::observe::Found>,
+    chart: Option<Chart>,
 }
 
 impl Prepared {
@@ -509,6 +540,7 @@ impl Prepared {
             backup_name,
             location: None,
             laid_out: None,
+            chart: self.chart,
             planned_deletions: planned,
             backup: None,
             counts,
@@ -531,7 +563,10 @@ impl Prepared {
         let other_cluster_as_begun = work.recorder.status().plan.map(|plan| plan.other_cluster);
         if let Some(looked) = self.looked {
             work.planned_deletions = Some(planned_deletions(&looked));
-            let Looked { plan: _, observed, spool, known, location } = looked;
+            let Looked { plan, observed, spool, mut known, location } = looked;
+            let installs = matches!(plan.version.map(|change| change.way), Some(Way::Chart { .. }));
+            let archive = known.chart.take().and_then(|found| found.archive);
+            work.chart = archive.filter(|_| installs).map(Chart::AtHand);
             work.known = known;
             work.location = location;
             work.spool = spool;

@@ -5,11 +5,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
 use super::begin::chain;
+use super::source::Source;
 use crate::backup::BackupName;
 use crate::cluster::{ClusterReader, Target};
 use crate::config::{ApprovalFor, Config};
 use crate::desired::{Placed, StoreDefault};
 use crate::execute::Helm;
+use crate::git::GitError;
 use crate::journal::OnFailure;
 use crate::manifest::{Body, Engine, Manifest, RestoreSpec, RollbackSpec, S3Location};
 use crate::object::Resource;
@@ -148,6 +150,7 @@ pub async fn ask(
             other_cluster_as_begun: None,
             opening,
             helm: None,
+            chart: None,
         },
     })
 }
@@ -220,6 +223,18 @@ impl Asked {
         if self.request.version.is_some() {
             self.known.helm = Some(helm.version().await.map_err(|why| why.to_string()));
         }
+    }
+
+    /// Reads the chart that a Rollback names, at the commit that its run names; at the tip for one that is not from Git.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::chart`].
+    pub async fn ask_chart(&mut self, source: &Source, commit: &str) -> Result<(), GitError> {
+        if let Some(path) = self.request.version.as_ref().and_then(VersionRequest::chart) {
+            self.known.chart = Some(source.chart(commit, path).await?);
+        }
+        Ok(())
     }
 
     /// Fetches the backup.

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tracing::info;
 
-use super::shown;
+use super::{chart, shown};
 use crate::config::Config;
 use crate::desired::{Attribution, Change, CommitPlace, Placed, StoreDefault};
 use crate::git::{
     self, CommitId, CommitInfo, FileVersion, GitError, Mirror, ReadBranch, Remote, Snapshot, TreeLimits, offload,
 };
 use crate::manifest::{Document, Limits, ManifestId, SourceFile, Tree, parse};
+use crate::observe::ChartFound;
+use crate::release::MAX_ARCHIVE_BYTES;
 use crate::status::Problem;
 
 /// Status files and the dashboard, when they share the branch with the manifests.
@@ -109,6 +111,27 @@ impl Source {
             let commit = mirror.resolve(&revision)?;
             let snapshot = own_left_out(mirror.snapshot(&commit, &reading.path, &TreeLimits::default())?, &reading);
             read(&mut *mirror, &commit, snapshot, &reading)
+        })
+        .await
+    }
+
+    /// Reads a packaged chart at a commit of the branch; at its tip, as last fetched, where `commit` is no commit's id.
+    /// The remote is asked for what an earlier look has not brought, and for nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::look`], and for a commit that the branch does not have. What is not there, or no chart, is data.
+    pub async fn chart(&self, commit: &str, path: &str) -> Result<ChartFound, GitError> {
+        let mirror = Arc::clone(&self.mirror);
+        let commit: Option<CommitId> = commit.parse().ok();
+        let path = path.to_owned();
+        offload(self.blocks, move || {
+            let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
+            match mirror.file(commit.as_ref(), &path, MAX_ARCHIVE_BYTES) {
+                Ok((commit, file)) => Ok(chart::found(&commit, file)),
+                Err(GitError::Path { path: _, problem }) => Ok(chart::unusable(format!("it {problem}"))),
+                Err(error) => Err(error),
+            }
         })
         .await
     }

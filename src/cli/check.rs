@@ -226,6 +226,7 @@ mod tests {
         restore-by-operator.yaml:6 Restore restore-by-operator ok
         restore-from-folder.yaml:3 Restore back-to-monday ok
         restore-from-s3.yaml:5 Restore restore-from-s3 ok
+        rollback-by-chart.yaml:8 Rollback back-by-chart ok
         rollback-by-helm.yaml:5 Rollback back-to-2-9-3 ok
         rollback-by-image.yaml:6 Rollback back-by-image ok
         rollback-by-operator.yaml:3 Rollback back-by-operator ok

@@ -89,6 +89,7 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         let mut asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
         asked.known.unfinished_runs = unfinished(&books);
         asked.ask_helm(&helm).await;
+        asked.ask_chart(&source, &placed.commit.id).await?;
         let looked = asked.look(&cluster.reader(), &Stores, &look::places(&config)).await?;
         exit = exit.max(exit_of(&looked.plan));
         printer.tell(&looked.plan, &looked.observed, &mut told)?;

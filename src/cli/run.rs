@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::agent::LeaseArgs;
 use super::{Exit, reach, stop_signal};
 use crate::agent::ledger::{Books, list_runs};
+use crate::agent::source::Source;
 use crate::agent::{Agent, Options, hold::held_unseen, look};
 use crate::cluster::ClusterReader;
 use crate::config::{Config, ConfigArgs};
@@ -134,7 +135,7 @@ async fn carry_out(here: Here, books: Books, placed: Placed) -> anyhow::Result<E
         )?;
         return Ok(Exit::Done);
     }
-    if !show_plan(&config, &reader, &helm, &placed, &books).await? || !(yes || confirmed()?) {
+    if !show_plan(&config, &reader, &helm, agent.source(), &placed, &books).await? || !(yes || confirmed()?) {
         writeln!(io::stderr(), "nothing was done")?;
         return Ok(Exit::Held);
     }
@@ -197,6 +198,7 @@ async fn show_plan(
     config: &Config,
     reader: &ClusterReader,
     helm: &Program,
+    source: &Source,
     placed: &Placed,
     books: &Books,
 ) -> anyhow::Result<bool> {
@@ -208,6 +210,7 @@ async fn show_plan(
     let already_run = alone.runnable.or(alone.waiting).and_then(|candidate| candidate.already_run);
     let mut asked = look::ask(config, reader, placed, books.facts_of(already_run, Vec::new())).await?;
     asked.ask_helm(helm).await;
+    asked.ask_chart(source, &placed.commit.id).await?;
     let looked = asked.look(reader, &Stores, &look::places(config)).await?;
     let text = render::text(&looked.plan, &looked.observed, Verbosity::Summary);
     writeln!(io::stdout(), "{}", text.trim_end())?;

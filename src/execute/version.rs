@@ -35,7 +35,7 @@ impl Executor {
         match &change.way {
             Way::Keep => Ok(()),
             Way::Image { image, had } => self.set_image(image, had, work).await,
-            Way::Helm { .. } => self.set_by_helm(&change, work).await,
+            Way::Helm { .. } | Way::Chart { .. } => self.set_by_helm(&change, work).await,
         }
     }
 
@@ -46,7 +46,7 @@ impl Executor {
         }
         let image = self.rancher_deployment().await?.as_ref().and_then(main_image).map(str::to_owned);
         let revision = match &change.way {
-            Way::Helm { newest, .. } => Some(*newest),
+            Way::Helm { newest, .. } | Way::Chart { newest, .. } => Some(*newest),
             Way::Keep | Way::Image { .. } => None,
         };
         let mut removed = Vec::new();

@@ -105,7 +105,7 @@ fn of_version(change: &VersionChange) -> Vec<Access> {
         ["delete", "get"].map(|verb| right(verb, object.resource_type(), object.namespace.as_deref()))
     });
     let mut rights: Vec<Access> = removes.collect();
-    if let Way::Helm { namespace, .. } = &change.way {
+    if let Way::Helm { namespace, .. } | Way::Chart { namespace, .. } = &change.way {
         let revisions = Resource::new("", "v1", "secrets");
         rights.extend(
             ["create", "get", "list", "patch", "update"].map(|verb| right(verb, revisions.clone(), Some(namespace))),

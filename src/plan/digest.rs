@@ -32,7 +32,12 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
         covered["silences"] = json!(plan.silences);
     }
     if let Some(version) = &plan.version {
-        covered["setsVersion"] = json!({ "to": version.to, "way": version.way, "removes": version.removes });
+        let mut way = json!(version.way);
+        // A manifest that is given an approval gets another commit by that.
+        if let Some(way) = way.as_object_mut() {
+            way.remove("commit");
+        }
+        covered["setsVersion"] = json!({ "to": version.to, "way": way, "removes": version.removes });
     }
     if let Some(Handover { restore: _, prune, native_prune: _, repair, unreadable, overwrites: _, stuck: _ }) =
         &plan.handover

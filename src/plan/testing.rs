@@ -13,8 +13,8 @@ use crate::object::binding::Identity;
 use crate::object::protect::Guarded;
 use crate::object::{Interner, ObjectKey, Resource, live_facts, summarise};
 use crate::observed::{
-    Backup, BackupObject, BackupSeen, ClusterFacts, Dependent, LedgerFacts, Live, LiveObject, Observed, OpenEntries,
-    Served, ServedType, Workload,
+    Backup, BackupObject, BackupSeen, ChartSeen, ClusterFacts, Dependent, LedgerFacts, Live, LiveObject, Observed,
+    OpenEntries, Served, ServedType, Workload,
 };
 use crate::webhook::ServiceRef;
 
@@ -27,6 +27,7 @@ pub const SHA256: &str = "sha256:11111111111111111111111111111111111111111111111
 pub struct World {
     pub request: Request,
     pub cluster: ClusterFacts,
+    pub chart: Option<ChartSeen>,
     pub ledger: LedgerFacts,
     pub served: Served,
     pub denied: Vec<crate::observed::Access>,
@@ -157,6 +158,7 @@ impl World {
         let mut world = Self {
             request,
             cluster,
+            chart: None,
             ledger: LedgerFacts {
                 branch_exists: true,
                 branch_cluster_uid: Some(UID.to_owned()),
@@ -300,6 +302,7 @@ impl World {
         Observed {
             at: "2026-11-23T09:00:00Z".parse().expect("a time"),
             backup,
+            chart: self.chart.clone(),
             cluster: self.cluster.clone(),
             live,
             ledger: self.ledger.clone(),

@@ -10,7 +10,7 @@ use super::{Plan, printable};
 use crate::journal::Step;
 use crate::manifest::VersionMethod;
 use crate::object::Resource;
-use crate::observed::{BackupSeen, Observed};
+use crate::observed::{BackupSeen, ChartFacts, ChartSeen, Observed};
 use crate::rancher::{self, Version};
 use crate::release::{History, Revision};
 
@@ -24,6 +24,16 @@ pub struct VersionRequest {
     pub revision: Option<u64>,
     /// The packaged chart in the source repository that the manifest names.
     pub chart: Option<String>,
+}
+
+impl VersionRequest {
+    /// The packaged chart that may be installed, if no revision fits.
+    pub fn chart(&self) -> Option<&str> {
+        match self.method {
+            VersionMethod::Auto | VersionMethod::Helm => self.chart.as_deref(),
+            VersionMethod::Image => None,
+        }
+    }
 }
 
 /// How the version of Rancher is set: kept in the `Run`, and what a run that is gone on with goes by.
@@ -86,6 +96,23 @@ pub enum Way {
         /// The newest revision when the plan was made.
         newest: u64,
     },
+    /// `helm upgrade` to a packaged chart of the source repository, where Helm has no revision to go back to.
+    Chart {
+        release: String,
+        namespace: String,
+        /// Path of the archive in the source repository.
+        chart: String,
+        chart_version: String,
+        /// `sha256:…` of the archive.
+        sha256: String,
+        /// Commit at which the archive was read, and is read again. No part of what an approval covers: that would change it.
+        commit: String,
+        /// The revision whose values the chart is given; `None` where no revision has any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        values: Option<u64>,
+        /// The newest revision when the plan was made.
+        newest: u64,
+    },
     /// The tag of the Deployment's image. Helm does not learn of it.
     Image {
         /// The image to be.
@@ -103,7 +130,10 @@ impl VersionChange {
 
     /// Helm makes it.
     pub fn by_helm(&self) -> bool {
-        matches!(self.way, Way::Helm { .. })
+        match self.way {
+            Way::Helm { .. } | Way::Chart { .. } => true,
+            Way::Keep | Way::Image { .. } => false,
+        }
     }
 }
 
@@ -117,6 +147,20 @@ impl fmt::Display for VersionChange {
                 "from {from} to {} by helm rollback of release {namespace}/{release} to revision {revision} (now at {newest})",
                 self.to
             ),
+            Way::Chart { release, namespace, chart, chart_version, values, newest, sha256: _, commit: _ } => {
+                write!(
+                    f,
+                    "from {from} to {} by helm upgrade of release {namespace}/{release} (now at {newest}) to the chart {} \
+                     ({}) of the source, ",
+                    self.to,
+                    printable(chart),
+                    printable(chart_version)
+                )?;
+                match values {
+                    Some(revision) => write!(f, "with the values of revision {revision}"),
+                    None => f.write_str("with its own values alone"),
+                }
+            }
             Way::Image { image, had } => {
                 write!(f, "from {from} to {} by image {}, now {}", self.to, printable(image), printable(had))
             }
@@ -144,39 +188,29 @@ pub fn decide(request: &VersionRequest, observed: &Observed) -> Result<VersionCh
         VersionMethod::Image => false,
     };
     let way = match by_helm {
-        true => by_release(request, &cluster.releases, is_there)?,
+        true => by_release(request, observed, is_there)?,
         false => by_image(request, observed)?,
     };
     let removes = match way {
         Way::Keep => Vec::new(),
-        Way::Helm { .. } | Way::Image { .. } => removes(&request.to, observed),
+        Way::Helm { .. } | Way::Chart { .. } | Way::Image { .. } => removes(&request.to, observed),
     };
     Ok(VersionChange { from, to: request.to.clone(), way, removes })
 }
 
-fn by_release(request: &VersionRequest, releases: &History, is_there: bool) -> Result<Way, NoWay> {
-    let no_way = |problem: String, remedy: &str| NoWay::Release { problem, remedy: remedy.to_owned() };
+fn by_release(request: &VersionRequest, observed: &Observed, is_there: bool) -> Result<Way, NoWay> {
+    let releases = &observed.cluster.releases;
     let Some(newest) = releases.newest() else {
-        return Err(no_way(
-            "there is no Helm release of Rancher in its namespace".to_owned(),
-            "write `versionMethod: image`, or install Rancher by Helm",
-        ));
+        return Err(NoWay::Release {
+            problem: "there is no Helm release of Rancher in its namespace".to_owned(),
+            remedy: "write `versionMethod: image`, or install Rancher by Helm".to_owned(),
+        });
     };
     let target = match request.revision {
         Some(number) => named(number, request, releases)?,
         None => match request.to.parse().ok().and_then(|to| releases.newest_of(&to)) {
             Some(target) => target,
-            None => {
-                return Err(no_way(
-                    format!(
-                        "no revision of the Helm release {} that was deployed is of {}; it has {}",
-                        newest.name,
-                        request.to,
-                        listed(releases)
-                    ),
-                    "write `versionMethod: image`, or bring Rancher to that version by Helm yourself and commit a Restore",
-                ));
-            }
+            None => return by_chart(request, observed, newest),
         },
     };
     let stands = releases.deployed().is_some_and(|deployed| is_same(&deployed.app_version, &request.to));
@@ -189,6 +223,75 @@ fn by_release(request: &VersionRequest, releases: &History, is_there: bool) -> R
         revision: target.number,
         newest: newest.number,
     })
+}
+
+/// No revision fits.
+fn by_chart(request: &VersionRequest, observed: &Observed, newest: &Revision) -> Result<Way, NoWay> {
+    let releases = &observed.cluster.releases;
+    let problem = format!(
+        "no revision of the Helm release {} that was deployed is of {}; it has {}",
+        newest.name,
+        request.to,
+        listed(releases)
+    );
+    let Some(path) = request.chart() else {
+        return Err(NoWay::Release {
+            problem,
+            remedy: "name in `chart` a packaged chart of that version in the source repository, write `versionMethod: image`, or \
+                     bring Rancher to that version by Helm yourself and commit a Restore"
+                .to_owned(),
+        });
+    };
+    let facts = usable(request, observed, newest).map_err(|why| NoWay::Release {
+        problem: format!("{problem}; and the chart {} cannot be installed: {why}", printable(path)),
+        remedy: format!(
+            "commit there the packaged chart of {} together with a change of the manifest, since it is read at the commit that \
+             changed the manifest last; or write `versionMethod: image`",
+            request.to
+        ),
+    })?;
+    Ok(Way::Chart {
+        release: newest.name.clone(),
+        namespace: newest.namespace.clone(),
+        chart: path.to_owned(),
+        chart_version: facts.about.version.clone(),
+        sha256: facts.sha256.clone(),
+        commit: facts.commit.clone(),
+        values: releases.newest_with_values().map(|revision| revision.number),
+        newest: newest.number,
+    })
+}
+
+/// What is known of the chart; `Err` says in a clause why it is not the one that is wanted.
+fn usable<'o>(request: &VersionRequest, observed: &'o Observed, newest: &Revision) -> Result<&'o ChartFacts, String> {
+    let facts = match &observed.chart {
+        Some(ChartSeen::Packaged(facts)) => facts,
+        Some(ChartSeen::Unusable(why)) => return Err(why.clone()),
+        None => return Err("it was not looked for".to_owned()),
+    };
+    let about = &facts.about;
+    if about.name != newest.chart_name {
+        return Err(format!(
+            "it is the chart {}, and the release is of {}",
+            printable(&about.name),
+            printable(&newest.chart_name)
+        ));
+    }
+    if !is_same(&about.app_version, &request.to) {
+        let version = match about.app_version.as_str() {
+            "" => "no version".to_owned(),
+            version => printable(version),
+        };
+        return Err(format!("its appVersion says {version}, and the manifest declares {}", request.to));
+    }
+    // Helm takes no Kubernetes for one that fits a range that it cannot read.
+    match about.constraint() {
+        Ok(_) => Ok(facts),
+        Err(_) => Err(format!(
+            "Helm cannot read its kubeVersion: {}",
+            printable(about.kube_version.as_deref().unwrap_or_default())
+        )),
+    }
 }
 
 /// The revision that the manifest names.
@@ -316,8 +419,15 @@ pub fn warnings(change: &VersionChange, request: &VersionRequest, observed: &Obs
             "data stays as the newer Rancher has left it: an older one may not know what to do with it".to_owned(),
         );
     }
-    if request.chart.is_some() && change.by_helm() {
-        warnings.push("`chart` is not needed: a revision of the release fits".to_owned());
+    match &change.way {
+        Way::Helm { .. } if request.chart.is_some() => {
+            warnings.push("`chart` is not needed: a revision of the release fits".to_owned());
+        }
+        Way::Image { .. } if request.chart().is_some() => {
+            warnings.push("`chart` is not used: there is no Helm release of Rancher, and the image is set".to_owned());
+        }
+        Way::Chart { values, newest, .. } => warnings.push(of_values(*values, *newest)),
+        Way::Keep | Way::Helm { .. } | Way::Image { .. } => {}
     }
     if !change.removes.is_empty() {
         warnings.push(format!(
@@ -326,6 +436,20 @@ pub fn warnings(change: &VersionChange, request: &VersionRequest, observed: &Obs
         ));
     }
     warnings
+}
+
+/// A stored revision is exactly what ran; a chart is that only with the values that it had.
+fn of_values(values: Option<u64>, newest: u64) -> String {
+    let given = match values {
+        Some(revision) if revision == newest => format!("the chart is given the values of revision {revision}"),
+        Some(revision) => {
+            format!("the chart is given the values of revision {revision}, the newest that was made with any")
+        }
+        None => "no revision has values to give to the chart".to_owned(),
+    };
+    format!(
+        "{given}; all else is as the chart has it by default, which may differ from what the Rancher of that version had here"
+    )
 }
 
 #[cfg(test)]

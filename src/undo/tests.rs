@@ -98,6 +98,25 @@ fn an_undo_brings_the_data_of_the_safety_backup_and_the_revision_that_was_there_
 }
 
 #[test]
+fn a_chart_that_was_installed_is_undone_by_the_revision_that_was_there() {
+    let mut run = failed();
+    let plan = status(&mut run).plan.as_mut().expect("a plan");
+    plan.version.as_mut().expect("a version").way = Way::Chart {
+        release: "rancher".to_owned(),
+        namespace: "cattle-system".to_owned(),
+        chart: "charts/rancher-2.9.3.tgz".to_owned(),
+        chart_version: "2.9.3".to_owned(),
+        sha256: String::new(),
+        commit: String::new(),
+        values: Some(3),
+        newest: 3,
+    };
+    let Body::Rollback(rollback) = manifest(&run, Asked::ByHand).expect("a way").body else { panic!("a Rollback") };
+    assert_eq!((rollback.version_method, rollback.revision, rollback.chart), (VersionMethod::Helm, Some(3), None));
+    assert_eq!(rollback.to_version, "v2.10.1");
+}
+
+#[test]
 fn what_is_undone_by_policy_takes_every_gate_that_the_run_itself_may_have_raised() {
     let by_policy = manifest(&failed(), Asked::ByPolicy).expect("a way").options.accept;
     assert!(by_policy.contains(&GateCode::PruneDeletesNamespaces) && by_policy.contains(&GateCode::VersionBoundary));

@@ -232,10 +232,21 @@ async fn every_rollback_is_planned_and_its_undo_is_what_undo_prints() {
     assert_eq!((&plan["engine"], way(&plan)), (&Value::from("operator"), ("helm", "v2.9.3")), "{plan:#}");
     drop(operator);
 
-    // By the image, from a folder; carried out, and undone.
+    // By a chart, where Helm has no revision any more.
     let backups = world.folder().join("backups");
     let config = configuration(&world, "reinback-folder.yaml");
     let config = replaced(&config, "/var/lib/backups", &backups.display().to_string());
+    let oldest = ["delete", "secret", "-n", "cattle-system", "sh.helm.release.v1.rancher.v1"];
+    world.cluster.kubectl(&oldest, "").expect("it is there");
+    let manifest = replaced(&example("rollback-by-chart.yaml"), THEIRS, world.cluster.uid());
+    std::fs::write(backups.join(value(&manifest, "backupFilename")), &content).expect("a backup");
+    let chart = packaged(&world.cluster, world.folder(), "2.9.3");
+    std::fs::create_dir_all(world.work.path().join("charts")).expect("the clone is ours");
+    std::fs::copy(chart, world.work.path().join(value(&manifest, "chart"))).expect("the clone is ours");
+    let (code, plan) = planned(&world, &config, &manifest);
+    assert_eq!((code, gates(&plan), way(&plan)), (Some(2), vec![], ("chart", "v2.9.3")), "{plan:#}");
+
+    // By the image, from a folder; carried out, and undone.
     let manifest = replaced(&example("rollback-by-image.yaml"), THEIRS, world.cluster.uid());
     std::fs::write(backups.join(value(&manifest, "backupFilename")), &content).expect("a backup");
     let (code, plan) = planned(&world, &config, &manifest);

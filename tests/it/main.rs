@@ -33,6 +33,7 @@ mod proxy;
 mod prune;
 mod restore;
 mod rollback;
+mod rollback_by_chart;
 mod rounds;
 mod s3_restore;
 mod s3_server;

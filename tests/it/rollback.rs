@@ -139,7 +139,7 @@ async fn a_version_alone_is_held_until_somebody_accepts_that_data_stays() {
 }
 
 /// Rancher by Helm: installed at v2.9.3, backed up, and upgraded to v2.10.1. Gives the name of the backup.
-async fn by_helm(world: &mut World, program: &'static str, values: &str) -> String {
+pub async fn by_helm(world: &mut World, program: &'static str, values: &str) -> String {
     world.helm = Some(program);
     let kubectl = |args: &[&str]| world.cluster.kubectl(args, "").expect("kubectl does it");
     kubectl(&["delete", "deployment", "-n", "cattle-system", "rancher"]);
@@ -152,7 +152,8 @@ async fn by_helm(world: &mut World, program: &'static str, values: &str) -> Stri
     let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
     rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
     let new = packaged(&world.cluster, world.folder(), "2.10.1");
-    helm(&["upgrade", "rancher", path(&new), "--reuse-values", "--take-ownership"]);
+    // A hook that a test wants waited for is not waited for here.
+    helm(&["upgrade", "rancher", path(&new), "--reuse-values", "--take-ownership", "--no-hooks"]);
     let version =
         ["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", r#"{"value": "v2.10.1"}"#];
     kubectl(&version);
@@ -161,7 +162,7 @@ async fn by_helm(world: &mut World, program: &'static str, values: &str) -> Stri
 }
 
 /// Revisions by number, with version and state.
-fn revisions(world: &World, program: &str) -> Vec<(u64, String, String)> {
+pub fn revisions(world: &World, program: &str) -> Vec<(u64, String, String)> {
     let history = ["history", "rancher", "-n", "cattle-system", "-o", "json"];
     let history = world.cluster.helm_of(program, &history).expect("helm reads what we left");
     let history: Vec<Value> = serde_json::from_str(&history).expect("JSON");
@@ -207,7 +208,7 @@ async fn comes_back_by(program: &'static str) {
 }
 
 /// Nobody but Helm sets Rancher's replicas above 0, and before the data is back nobody does.
-fn assert_helm_started_it(world: &World, mark: usize) {
+pub fn assert_helm_started_it(world: &World, mark: usize) {
     let events = world.cluster.audit_since(mark);
     let is_rancher = |event: &&AuditEvent| {
         let object = &event.object_ref;

@@ -1,7 +1,7 @@
 //! Gates of the version of Rancher that a manifest declares.
 
 use super::View;
-use crate::observed::BackupSeen;
+use crate::observed::{BackupSeen, ChartSeen};
 use crate::plan::gate::{Gate, GateCode};
 use crate::plan::printable;
 use crate::plan::version::{NoWay, VersionChange, Way, decide};
@@ -64,18 +64,30 @@ pub(super) fn helm_missing(view: &View<'_>) -> Option<Gate> {
 }
 
 /// `helm rollback` does not look at the range of the chart; Rancher would come up on a Kubernetes that it does not know.
+/// `helm upgrade` does, and would find it out when the data is back already.
 pub(super) fn kubernetes_too_new(view: &View<'_>) -> Option<Gate> {
-    let Way::Helm { revision, .. } = &view.plan.version.as_ref()?.way else { return None };
-    let target: &Revision = view.observed.cluster.releases.get(*revision)?;
-    let (range, there) = (target.kube_version.as_deref()?, view.observed.cluster.kubernetes_version.as_deref()?);
-    // One that Helm cannot read either keeps nobody from installing the chart.
-    let fits = target.constraint().ok()?.is_none_or(|constraint| constraint.takes(there));
+    let (of, range, constraint, place) = match &view.plan.version.as_ref()?.way {
+        Way::Helm { revision, .. } => {
+            let target: &Revision = view.observed.cluster.releases.get(*revision)?;
+            let place = format!("the chart in revision {revision}");
+            (&target.app_version, &target.kube_version, target.constraint(), place)
+        }
+        Way::Chart { chart, .. } => {
+            let Some(ChartSeen::Packaged(facts)) = &view.observed.chart else { return None };
+            let place = format!("the chart {}", printable(chart));
+            (&facts.about.app_version, &facts.about.kube_version, facts.about.constraint(), place)
+        }
+        Way::Keep | Way::Image { .. } => return None,
+    };
+    let (range, there) = (range.as_deref()?, view.observed.cluster.kubernetes_version.as_deref()?);
+    // One that Helm cannot read either keeps nobody from going back to a revision.
+    let fits = constraint.ok()?.is_none_or(|constraint| constraint.takes(there));
     (!fits).then(|| {
         Gate::new(
             GateCode::KubernetesTooNew,
             format!(
-                "Rancher {} runs on Kubernetes {} (kubeVersion of the chart in revision {revision}), and here is {}",
-                printable(&target.app_version),
+                "Rancher {} runs on Kubernetes {} (kubeVersion of {place}), and here is {}",
+                printable(of),
                 printable(range),
                 printable(there)
             ),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::plan::gate::GateCode;
 use crate::plan::testing::World;
+use crate::release::ChartArchive;
 
 /// A revision as Helm stores it.
 pub fn stored(number: u64, status: &str, version: &str, more: &Value) -> Value {
@@ -34,6 +35,28 @@ pub fn upgraded(more: &[Value]) -> World {
     world.cluster.kubernetes_version = Some("v1.36.2+k3s1".to_owned());
     world.request.kind = "Rollback".to_owned();
     world.request.version = Some(VersionRequest { to: "v2.9.3".to_owned(), ..VersionRequest::default() });
+    world
+}
+
+/// A packaged chart as it is found in the source.
+pub fn packaged(name: &str, version: &str, kube_version: Option<&str>) -> ChartSeen {
+    let about = ChartArchive {
+        name: name.to_owned(),
+        version: version.trim_start_matches('v').to_owned(),
+        app_version: version.to_owned(),
+        kube_version: kube_version.map(str::to_owned),
+    };
+    let (sha256, commit) = (format!("sha256:{}", "b".repeat(64)), "c".repeat(40));
+    ChartSeen::Packaged(ChartFacts { about, sha256, commit })
+}
+
+/// As [`upgraded`], where Helm has only the newest revision, and the manifest names a chart.
+pub fn trimmed(chart: ChartSeen) -> World {
+    let mut world = upgraded(&[]);
+    let values = json!({"config": {"hostname": "rancher.example.org"}});
+    world.cluster.releases = History::read(&[stored(3, "deployed", "v2.10.1", &values)]);
+    asked(&mut world).chart = Some("charts/rancher-2.9.3.tgz".to_owned());
+    world.chart = Some(chart);
     world
 }
 
@@ -67,7 +90,96 @@ fn a_revision_that_is_not_there_or_of_another_version_is_no_way() {
     insta::assert_snapshot!(told(&world), @"revision 1 of the Helm release is of v2.8.0, and the manifest declares v2.9.3 -> name a revision of the declared version, or none; or declare the version of that revision");
     let mut trimmed = upgraded(&[]);
     asked(&mut trimmed).to = "v2.7.5".to_owned();
-    insta::assert_snapshot!(told(&trimmed), @"no revision of the Helm release rancher that was deployed is of v2.7.5; it has 3 (v2.10.1, deployed), 2 (v2.9.3, superseded), 1 (v2.8.0, superseded) -> write `versionMethod: image`, or bring Rancher to that version by Helm yourself and commit a Restore");
+    insta::assert_snapshot!(told(&trimmed), @"no revision of the Helm release rancher that was deployed is of v2.7.5; it has 3 (v2.10.1, deployed), 2 (v2.9.3, superseded), 1 (v2.8.0, superseded) -> name in `chart` a packaged chart of that version in the source repository, write `versionMethod: image`, or bring Rancher to that version by Helm yourself and commit a Restore");
+}
+
+#[test]
+fn where_helm_has_no_revision_that_fits_the_chart_is_installed_with_the_newest_values() {
+    let chart = || packaged("rancher", "v2.9.3", None);
+    let mut world = trimmed(chart());
+    insta::assert_snapshot!(told(&world), @"from v2.10.1 to v2.9.3 by helm upgrade of release cattle-system/rancher (now at 3) to the chart charts/rancher-2.9.3.tgz (2.9.3) of the source, with the values of revision 3");
+    let plan = world.plan();
+    assert_eq!(plan.holding().count(), 0, "{:?}", plan.gates);
+    let steps = plan.own_steps().expect("steps of its own");
+    assert_eq!(steps[steps.len() - 3..], [Step::SetVersion, Step::Resume, Step::Verify]);
+    insta::assert_snapshot!(plan.warnings.join("\n"), @"the chart is given the values of revision 3; all else is as the chart has it by default, which may differ from what the Rancher of that version had here");
+    // A revision without values, newer than one with.
+    let with = stored(2, "superseded", "v2.10.0", &json!({"config": {"hostname": "rancher.example.org"}}));
+    world.cluster.releases = History::read(&[with, stored(3, "deployed", "v2.10.1", &json!({}))]);
+    assert!(told(&world).ends_with("with the values of revision 2"), "{}", told(&world));
+    insta::assert_snapshot!(world.plan().warnings.join("\n"), @"the chart is given the values of revision 2, the newest that was made with any; all else is as the chart has it by default, which may differ from what the Rancher of that version had here");
+    world.cluster.releases = History::read(&[stored(3, "deployed", "v2.10.1", &json!({}))]);
+    assert!(told(&world).ends_with("with its own values alone"), "{}", told(&world));
+    insta::assert_snapshot!(world.plan().warnings.join("\n"), @"no revision has values to give to the chart; all else is as the chart has it by default, which may differ from what the Rancher of that version had here");
+    asked(&mut world).method = VersionMethod::Helm;
+    assert!(told(&world).contains("by helm upgrade"), "{}", told(&world));
+}
+
+#[test]
+fn a_chart_is_not_used_where_a_revision_fits_or_is_named_or_there_is_no_release() {
+    let mut world = upgraded(&[]);
+    asked(&mut world).chart = Some("charts/rancher-2.9.3.tgz".to_owned());
+    world.chart = Some(packaged("rancher", "v2.9.3", None));
+    assert!(told(&world).contains("to revision 2"), "{}", told(&world));
+    insta::assert_snapshot!(world.plan().warnings.join("\n"), @"`chart` is not needed: a revision of the release fits");
+    asked(&mut world).revision = Some(1);
+    assert!(told(&world).contains("revision 1 of the Helm release is of v2.8.0"), "{}", told(&world));
+    asked(&mut world).revision = None;
+    world.cluster.releases = History::default();
+    assert!(told(&world).contains("by image"), "{}", told(&world));
+    insta::assert_snapshot!(world.plan().warnings.join("\n"), @"`chart` is not used: there is no Helm release of Rancher, and the image is set");
+}
+
+#[test]
+fn a_chart_that_is_not_the_wanted_one_is_no_way_and_it_is_told_why() {
+    let why = |chart: Option<ChartSeen>| {
+        let mut world = trimmed(ChartSeen::Unusable(String::new()));
+        world.chart = chart;
+        let told = told(&world);
+        let (why, remedy) =
+            told.split_once("cannot be installed: ").expect("why").1.split_once(" -> ").expect("a remedy");
+        (why.to_owned(), remedy.to_owned())
+    };
+    let (missing, remedy) = why(Some(ChartSeen::Unusable("there is no such file at commit 1f12ea5d".to_owned())));
+    insta::assert_snapshot!(remedy, @"commit there the packaged chart of v2.9.3 together with a change of the manifest, since it is read at the commit that changed the manifest last; or write `versionMethod: image`");
+    let whys = [
+        missing,
+        why(Some(packaged("rancher-monitoring", "v2.9.3", None))).0,
+        why(Some(packaged("rancher", "v2.9.4", None))).0,
+        why(Some(packaged("rancher", "", None))).0,
+        why(Some(packaged("rancher", "v2.9.3", Some("about 1.30")))).0,
+        why(None).0,
+    ];
+    insta::assert_snapshot!(whys.join("\n"), @"
+    there is no such file at commit 1f12ea5d
+    it is the chart rancher-monitoring, and the release is of rancher
+    its appVersion says v2.9.4, and the manifest declares v2.9.3
+    its appVersion says no version, and the manifest declares v2.9.3
+    Helm cannot read its kubeVersion: about 1.30
+    it was not looked for
+    ");
+}
+
+#[test]
+fn which_archive_and_whose_values_are_approved_and_not_the_commit_that_approves_them() {
+    let changed = |change: &dyn Fn(&mut ChartFacts)| {
+        let mut seen = packaged("rancher", "v2.9.3", None);
+        if let ChartSeen::Packaged(facts) = &mut seen {
+            change(facts);
+        }
+        trimmed(seen)
+    };
+    let digest = |world: &World| world.plan().digest;
+    let planned = digest(&changed(&|_| {}));
+    assert_eq!(digest(&changed(&|facts| facts.commit = "d".repeat(40))), planned);
+    assert_ne!(digest(&changed(&|facts| facts.sha256 = "sha256:00".to_owned())), planned);
+    let mut values = changed(&|_| {});
+    values.cluster.releases = History::read(&[stored(3, "deployed", "v2.10.1", &json!({}))]);
+    assert_ne!(digest(&values), planned);
+    let change = changed(&|_| {}).plan().record().version.expect("it is kept");
+    let json = serde_json::to_value(&change).expect("JSON");
+    assert_eq!((&json["method"], &json["commit"]), (&json!("chart"), &json!("c".repeat(40))));
+    assert_eq!(serde_json::from_value::<VersionChange>(json).expect("it reads"), change);
 }
 
 #[test]
@@ -158,6 +270,12 @@ fn the_rights_that_setting_a_version_takes_are_asked_for_before_anything_is_done
         in_namespace.map(|right| format!("{} {}", right.verb, right.resource)).collect::<Vec<_>>().join(", ")
     };
     insta::assert_snapshot!(asked_for(&world), @"create secrets, delete services, get secrets, get services, list secrets, patch secrets, update secrets");
+    let by_helm = asked_for(&world);
+    world.cluster.releases = trimmed(packaged("rancher", "v2.9.3", None)).cluster.releases;
+    asked(&mut world).chart = Some("rancher.tgz".to_owned());
+    world.chart = Some(packaged("rancher", "v2.9.3", None));
+    assert!(matches!(world.plan().version.expect("a way").way, Way::Chart { .. }));
+    assert_eq!(asked_for(&world), by_helm);
     asked(&mut world).method = VersionMethod::Image;
     insta::assert_snapshot!(asked_for(&world), @"delete services, get services");
     world.rancher().image = Some("rancher/rancher:v2.9.3".to_owned());

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::manifest::VersionMethod;
-use crate::plan::version::tests::{stored, upgraded};
+use crate::observed::ChartSeen;
+use crate::plan::version::tests::{packaged, stored, trimmed, upgraded};
 use crate::release::History;
 
 #[test]
@@ -18,10 +19,39 @@ fn no_revision_of_the_version_is_no_release() {
     world.cluster.releases = History::read(&[stored(3, "deployed", "v2.10.1", &json!({}))]);
     assert_snapshot!(held(&world), @"
     ReleaseNotFound: no revision of the Helm release rancher that was deployed is of v2.9.3; it has 3 (v2.10.1, deployed)
-    -> write `versionMethod: image`, or bring Rancher to that version by Helm yourself and commit a Restore
+    -> name in `chart` a packaged chart of that version in the source repository, write `versionMethod: image`, or bring Rancher to that version by Helm yourself and commit a Restore
     ");
     world.request.version.as_mut().expect("a Rollback").method = VersionMethod::Image;
     assert!(is_free(&world));
+}
+
+#[test]
+fn a_chart_takes_the_place_of_a_revision_that_helm_no_longer_has() {
+    let mut world = trimmed(packaged("rancher", "v2.9.3", Some("< 1.37.0-0")));
+    assert!(is_free(&world));
+    world.chart = Some(ChartSeen::Unusable("there is no such file at commit 1f12ea5d1f12".to_owned()));
+    assert_snapshot!(held(&world), @"
+    ReleaseNotFound: no revision of the Helm release rancher that was deployed is of v2.9.3; it has 3 (v2.10.1, deployed); and the chart charts/rancher-2.9.3.tgz cannot be installed: there is no such file at commit 1f12ea5d1f12
+    -> commit there the packaged chart of v2.9.3 together with a change of the manifest, since it is read at the commit that changed the manifest last; or write `versionMethod: image`
+    ");
+}
+
+#[test]
+fn a_chart_waits_for_helm_and_for_who_is_at_the_release_and_for_a_kubernetes_that_it_takes() {
+    let mut world = trimmed(packaged("rancher", "v2.9.3", Some("< 1.31.0-0")));
+    assert_snapshot!(held(&world), @"
+    KubernetesTooNew: Rancher v2.9.3 runs on Kubernetes < 1.31.0-0 (kubeVersion of the chart charts/rancher-2.9.3.tgz), and here is v1.36.2+k3s1
+    -> declare a version of Rancher that runs on this Kubernetes; Kubernetes itself cannot be taken back
+    ");
+    world.chart = Some(packaged("rancher", "v2.9.3", None));
+    world.cluster.helm = Some(Err("there is no program helm".to_owned()));
+    assert_eq!(world.holding(), [GateCode::HelmMissing]);
+    world.cluster.helm = Some(Ok("v3.22.0".to_owned()));
+    world.cluster.releases = History::read(&[
+        stored(3, "deployed", "v2.10.1", &json!({})),
+        stored(4, "pending-upgrade", "v2.11.0", &json!({})),
+    ]);
+    assert_eq!(world.holding(), [GateCode::ReleasePending]);
 }
 
 #[test]
