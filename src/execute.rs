@@ -547,6 +547,7 @@ impl Executor {
         let named = named_owners(&observed);
         let (uids, coming) = (owner_uids(&plan, &observed, &named), coming(&plan, &observed, &named));
         let owners = Owners::new(named, uids, coming);
+        plan.forget_equal(&mut observed.live);
         let (pausing, unserved) = (work.recorder.paused().is_some(), Mutex::default());
         let silenced = work.recorder.silenced().into_keys().collect();
         let laid_out = Arc::new(LaidOut { plan, observed, owners, held, pausing, silenced, unserved });

@@ -223,15 +223,25 @@ pub struct Summary {
     /// Of the status, where there is one.
     pub status: Option<Digest>,
     /// Compared apart ([`owner::lead_home`]): a reference may have to change, or to go, in an object that is equal.
-    pub owners: Box<[Owner]>,
+    pub owners: Arc<[Owner]>,
     /// `None` where there is nothing in it, as in most objects.
-    particulars: Option<Box<Particulars>>,
+    particulars: Option<Arc<Particulars>>,
 }
 
 impl Summary {
     pub fn particulars(&self) -> &Particulars {
         static NOTHING: LazyLock<Particulars> = LazyLock::new(Particulars::default);
         self.particulars.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// Takes what is equal from `other`, so that both share it.
+    pub fn share(&mut self, other: &Self) {
+        if self.owners == other.owners {
+            self.owners = Arc::clone(&other.owners);
+        }
+        if self.particulars == other.particulars {
+            self.particulars.clone_from(&other.particulars);
+        }
     }
 }
 
@@ -343,7 +353,7 @@ pub fn summarise(resource: &Resource, mut value: Value, interner: &mut Interner)
             Digest::of(&status)
         }),
         owners,
-        particulars: (particulars != Particulars::default()).then(|| Box::new(particulars)),
+        particulars: (particulars != Particulars::default()).then(|| Arc::new(particulars)),
     })
 }
 

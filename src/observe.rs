@@ -216,10 +216,11 @@ async fn look(
         backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
         backup.unlistable = lists::unlistable(backup, catalog);
     }
+    let controllers = controllers(&seen).to_vec();
     // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
     let (mut cluster, (live, denied, bystanders)) = tokio::try_join!(
-        facts::cluster(reader, catalog, places, &converters, controllers(&seen)),
-        live(reader, catalog, &seen, crds, &identity),
+        facts::cluster(reader, catalog, places, &converters, &controllers),
+        live(reader, catalog, &mut seen, crds, &identity),
     )?;
     if let (BackupSeen::Whole(backup), Some(spool)) = (&mut seen, spool) {
         stored::as_stored(reader, spool, &known.opening, backup, &live).await?;
@@ -240,16 +241,16 @@ async fn look(
 async fn live(
     reader: &ClusterReader,
     catalog: &Catalog,
-    seen: &BackupSeen,
+    seen: &mut BackupSeen,
     crds: lists::Crds,
     identity: &Identity,
 ) -> Result<(Live, Vec<Access>, Bystanders), ObserveError> {
-    match seen.whole() {
-        Some(backup) => {
+    match seen {
+        BackupSeen::Whole(backup) => {
             let served = lists::served(catalog, &crds.types);
             lists::live(reader, catalog, backup, served, crds, identity).await
         }
-        None => Ok((Live::default(), Vec::new(), Bystanders::default())),
+        _ => Ok((Live::default(), Vec::new(), Bystanders::default())),
     }
 }
 

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use crate::journal::{Step, WorkloadRef};
 use crate::object::protect::Protection;
 use crate::object::{ObjectKey, StatusPlace};
-use crate::observed::{Backup, BackupSeen, ClusterFacts, Observed, Unserved, Workload};
+use crate::observed::{Backup, BackupSeen, ClusterFacts, Live, Observed, Unserved, Workload};
 use crate::rancher::BACKUP_OPERATOR;
 use crate::run::{BackupRecord, Counts, PlanRecord};
 use crate::webhook::silence::WebhookRef;
@@ -216,6 +216,32 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Lets go of the live objects that are as they are to be: most of them, as a rule, and nothing that is still to be done asks
+    /// for one. Definitions stay, since one that is written once more is merged with the live one.
+    pub fn forget_equal(&mut self, live: &mut Live) {
+        let mut matters = vec![false; live.objects.len()];
+        let of_items = self.items.iter().filter(|item| item.change != Change::Skip).filter_map(|item| item.live);
+        for place in of_items.chain(self.deletions.iter().map(|deletion| deletion.live)) {
+            matters[place as usize] = true;
+        }
+        let left = matters.iter().filter(|matters| **matters).count();
+        let all = std::mem::replace(&mut live.objects, Vec::with_capacity(left));
+        let mut places = Vec::with_capacity(all.len());
+        for (object, matters) in all.into_iter().zip(matters) {
+            let stays = matters || object.key.resource.is_crd();
+            places.push(stays.then_some(live.objects.len() as u32));
+            if stays {
+                live.objects.push(object);
+            }
+        }
+        for item in &mut self.items {
+            item.live = item.live.and_then(|place| places[place as usize]);
+        }
+        for deletion in &mut self.deletions {
+            deletion.live = places[deletion.live as usize].unwrap_or(deletion.live);
+        }
+    }
+
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { deleted: self.deletions.len() as u64, ..Counts::default() };
         for item in &self.items {

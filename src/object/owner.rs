@@ -14,7 +14,7 @@ pub struct Owner {
     pub group: Arc<str>,
     pub kind: Arc<str>,
     pub name: Arc<str>,
-    pub uid: Box<str>,
+    pub uid: Arc<str>,
     /// The owner is the one that manages the object.
     pub controller: bool,
     /// The owner's deletion in the foreground waits for the object.
@@ -120,12 +120,12 @@ pub fn lead_home<'u>(backup: &[Owner], live: &[Owner], uid: impl Fn(&Owner) -> O
 /// # Errors
 ///
 /// When they are not a list of references with apiVersion, kind, name and uid.
-pub fn read(metadata: Option<&Value>, interner: &mut Interner) -> Result<Box<[Owner]>, ObjectError> {
+pub fn read(metadata: Option<&Value>, interner: &mut Interner) -> Result<Arc<[Owner]>, ObjectError> {
     let Some(references) = metadata.and_then(|metadata| metadata.get("ownerReferences")) else {
-        return Ok(Box::default());
+        return Ok(Arc::default());
     };
     if references.is_null() {
-        return Ok(Box::default());
+        return Ok(Arc::default());
     }
     let malformed = ObjectError::Malformed { field: "metadata.ownerReferences", expected: "a list of references" };
     let references = references.as_array().ok_or_else(|| malformed.clone())?;
@@ -141,7 +141,7 @@ fn read_one(reference: &Value, interner: &mut Interner) -> Option<Owner> {
         group: interner.text(group_of(text("apiVersion")?)),
         kind: interner.text(text("kind")?),
         name: interner.text(text("name")?),
-        uid: text("uid")?.into(),
+        uid: interner.text(text("uid")?),
     })
 }
 

@@ -219,14 +219,14 @@ fn point_to_live_owners(metadata: &mut Map<String, Value>, context: &Context<'_>
     references.retain_mut(|reference| {
         let wrapped = json!({ "ownerReferences": [reference.clone()] });
         let owners = owner::read(Some(&wrapped), &mut interner).unwrap_or_default();
-        let Some(owner) = owners.into_iter().next() else { return true };
-        match (context.owner_uid)(&owner, context.key.namespace.as_ref()) {
+        let Some(owner) = owners.first() else { return true };
+        match (context.owner_uid)(owner, context.key.namespace.as_ref()) {
             Some(uid) => {
                 reference["uid"] = Value::from(uid.as_ref());
                 true
             }
             None => {
-                dropped.push(owner);
+                dropped.push(owner.clone());
                 false
             }
         }

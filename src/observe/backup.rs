@@ -173,7 +173,7 @@ pub struct Brought {
 }
 
 /// How many objects are read ahead of those that are taken.
-const AHEAD: usize = 64;
+const AHEAD: usize = 16;
 /// How much of the archive is in memory at once, from its being read to its being written: an object takes some five times
 /// its entry then, as JSON, as what is sent and as what is answered. One that is larger goes alone.
 const ROOM_BYTES: u64 = 4 << 20;

@@ -14,7 +14,7 @@ use crate::object::binding::Identity;
 use crate::object::owner::{WantedOwners, group_of};
 use crate::object::protect::goes_by_content;
 use crate::object::{self, Interner, ObjectKey, Resource, Summary, unmanaged};
-use crate::observed::{Access, Backup, Dependent, Live, LiveObject, Served, ServedType, Unserved};
+use crate::observed::{Access, Backup, BackupObject, Dependent, Live, LiveObject, Served, ServedType, Unserved};
 use crate::plan::diff::wanted;
 use crate::webhook::{ConversionWebhook, silence};
 
@@ -122,7 +122,10 @@ struct Wish {
 
 /// What decides whether a listed object is kept.
 struct Keep {
-    backup: HashSet<ObjectKey>,
+    /// Of the backup, whose they are again once all lists are made.
+    objects: Vec<BackupObject>,
+    /// Their places, in the order of their keys.
+    by_key: Vec<u32>,
     owners: WantedOwners,
     selectors: Option<Selectors>,
     identity: Identity,
@@ -136,23 +139,30 @@ pub struct Bystanders {
     pub types: HashSet<(String, String)>,
 }
 
+impl Keep {
+    fn of_backup(&self, key: &ObjectKey) -> Option<&BackupObject> {
+        let place = self.by_key.binary_search_by(|place| self.objects[*place as usize].key.cmp(key)).ok()?;
+        Some(&self.objects[self.by_key[place] as usize])
+    }
+}
+
 /// Lists what the backup and its selectors ask for and keeps what matters of it; beside it, lists that we may not make, and the
 /// rest of what was listed.
 pub async fn live(
     reader: &ClusterReader,
     catalog: &Catalog,
-    backup: &Backup,
+    backup: &mut Backup,
     served: Served,
     crds: Crds,
     identity: &Identity,
 ) -> Result<(Live, Vec<Access>, Bystanders), ObserveError> {
-    let keep = Arc::new(Keep {
-        backup: backup.objects.iter().map(|object| object.key.clone()).collect(),
-        owners: wanted(backup),
-        selectors: backup.selectors.clone(),
-        identity: identity.clone(),
-    });
-    let mut wishes = wishes(catalog, backup, &keep.owners);
+    let owners = wanted(backup);
+    let mut wishes = wishes(catalog, backup, &owners);
+    let objects = std::mem::take(&mut backup.objects);
+    let mut by_key: Vec<u32> = (0..).zip(&objects).map(|(place, _)| place).collect();
+    by_key.sort_unstable_by(|a, b| objects[*a as usize].key.cmp(&objects[*b as usize].key));
+    let (selectors, identity) = (backup.selectors.clone(), identity.clone());
+    let keep = Arc::new(Keep { objects, by_key, owners, selectors, identity });
     // The longest list first: pages of one list come one after the other, and at the end nothing would run beside it.
     wishes.sort_by_key(|wish| std::cmp::Reverse(wish.compared));
     let mut crds = Some(crds.objects);
@@ -184,6 +194,8 @@ pub async fn live(
         }
     }
     drop(lists);
+    // Every list has ended, and nobody else has it.
+    backup.objects = Arc::into_inner(keep).ok_or(ObserveError::Interrupted)?.objects;
     objects.shrink_to_fit();
     unlisted.sort();
     let mut live = Live::new(objects, served);
@@ -363,15 +375,18 @@ fn kept(
     chosen: &HashMap<usize, HashSet<(String, String)>>,
 ) -> Matter {
     object.selected = is_selected(&object.key, labels, wish, keep, chosen);
-    let in_backup = keep.backup.get(&object.key);
+    let in_backup = keep.of_backup(&object.key);
     let matters = object.selected
         || in_backup.is_some()
         || keep.owners.contains(&object.key, &object.summary.kind)
         // Ours, whose roles are left as they are.
         || object.summary.particulars().binding.as_deref().is_some_and(|binding| binding.binds(&keep.identity));
     if matters {
-        // Both share one name, of which there may be 100,000.
-        in_backup.into_iter().for_each(|shared| object.key.clone_from(shared));
+        // What both say alike is kept once: there may be 100,000.
+        if let Some(BackupObject { key, summary }) = in_backup {
+            object.key.clone_from(key);
+            object.summary.share(summary);
+        }
         return Matter::Object(object);
     }
     let LiveObject { key, summary, facts, selected: _ } = object;
@@ -379,7 +394,7 @@ fn kept(
 }
 
 pub fn owner_uids(summary: &Summary) -> Vec<Box<str>> {
-    summary.owners.iter().map(|owner| owner.uid.clone()).collect()
+    summary.owners.iter().map(|owner| Box::from(&*owner.uid)).collect()
 }
 
 fn is_selected(

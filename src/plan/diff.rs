@@ -337,7 +337,7 @@ fn missing(items: &[Item], backup: &Backup, owners: &Owners<'_>) -> Vec<(ObjectK
     for item in items.iter().filter(|item| item.writes()) {
         let object = &backup.objects[item.backup as usize];
         let namespace = object.key.namespace.as_ref();
-        for owner in &object.summary.owners {
+        for owner in object.summary.owners.iter() {
             // A definition is written before any object that is none, so that such an owner comes too late.
             let in_time = |index: u32| coming.gets_uid(index) && items[index as usize].step <= item.step;
             let comes = owners.in_backup(owner, namespace).is_some_and(in_time);

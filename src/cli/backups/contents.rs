@@ -104,7 +104,7 @@ impl Gathered {
                         if let Some(crd) = &summary.particulars().crd {
                             self.defined.insert((crd.group.clone(), crd.plural.clone()));
                         }
-                        for owner in &summary.owners {
+                        for owner in summary.owners.iter() {
                             for id in owner.candidates(key.namespace.as_ref()).take(1) {
                                 self.wanted.entry(id).or_insert_with(|| key.clone());
                             }
