@@ -3,6 +3,7 @@
 //! - [`Cluster`]: etcd, kube-apiserver, controller manager, scheduler and KWOK, with kubectl and helm.
 //! - [`S3Server`]: an S3 server over HTTP or HTTPS.
 //! - [`WebhookServer`]: an admission webhook.
+//! - [`Bar`]: stops a write until whoever sent it is killed.
 //! - [`chart`]: a chart with the shape of Rancher's.
 //! - [`WebServer`]: an HTTP server that answers as a test says.
 //! - [`rancher`]: fills a cluster with the objects of a backup, and disturbs them.
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 mod audit;
 mod authority;
+mod bar;
 pub mod chart;
 mod cluster;
 pub mod rancher;
@@ -30,6 +32,7 @@ mod web;
 mod webhook;
 
 pub use audit::AuditEvent;
+pub use bar::Bar;
 pub use cluster::{Cluster, Options, User};
 pub use s3::S3Server;
 pub use web::{Asked, Page, WebServer, own_address};

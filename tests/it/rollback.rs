@@ -1,12 +1,14 @@
 //! Data and version of Rancher brought back by one manifest.
 
+pub mod killed;
+
 use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::Value;
 
 use crate::harness::chart::{packaged, path};
-use crate::harness::rancher::{self, Disturbance};
+use crate::harness::rancher::{self, Disturbance, Item};
 use crate::harness::{AuditEvent, eventually};
 use crate::process::{Process, forget_holder, phase, run_of};
 use crate::world::World;
@@ -29,8 +31,13 @@ pub fn set_server_version(entries: &mut [(String, Value)], version: &str) {
 
 /// A Rancher that was upgraded to v2.12.1 after a backup of v2.9.3, whose name is given.
 pub async fn upgraded(world: &World) -> String {
+    upgraded_with(world, &world.items).await
+}
+
+/// The same, and the upgrade changed a part of `items`.
+pub async fn upgraded_with(world: &World, items: &[Item]) -> String {
     let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
-    rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
+    rancher::disturb(&world.client, items, DISTURBED).await.expect("disturbed");
     let kubectl = |args: &[&str], stdin: &str| world.cluster.kubectl(args, stdin).expect("kubectl does it");
     kubectl(
         &["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", r#"{"value": "v2.12.1"}"#],
@@ -90,7 +97,7 @@ async fn data_and_version_come_back_by_one_manifest_and_no_rancher_runs_in_betwe
 }
 
 /// From the scale-down to the patch that sets the image no pod of Rancher is made.
-fn assert_no_rancher_ran_in_between(world: &World, mark: usize) {
+pub fn assert_no_rancher_ran_in_between(world: &World, mark: usize) {
     let events = world.cluster.audit_since(mark);
     let is_patch = |event: &&AuditEvent| {
         let object = &event.object_ref;
@@ -98,6 +105,7 @@ fn assert_no_rancher_ran_in_between(world: &World, mark: usize) {
             && event.verb == "patch"
             && object.resource == "deployments"
             && object.name == "rancher"
+            && event.response_status.code < 300
     };
     let patches: Vec<_> = events.iter().filter(is_patch).map(|event| event.request_received_timestamp).collect();
     let [down, image, up] = patches.as_slice() else { panic!("down, image and up: {patches:?}") };
@@ -140,6 +148,12 @@ async fn a_version_alone_is_held_until_somebody_accepts_that_data_stays() {
 
 /// Rancher by Helm: installed at v2.9.3, backed up, and upgraded to v2.10.1. Gives the name of the backup.
 pub async fn by_helm(world: &mut World, program: &'static str, values: &str) -> String {
+    let items = world.items.clone();
+    by_helm_with(world, program, values, &items).await
+}
+
+/// The same, and the upgrade changed a part of `items`.
+pub async fn by_helm_with(world: &mut World, program: &'static str, values: &str, items: &[Item]) -> String {
     world.helm = Some(program);
     let kubectl = |args: &[&str]| world.cluster.kubectl(args, "").expect("kubectl does it");
     kubectl(&["delete", "deployment", "-n", "cattle-system", "rancher"]);
@@ -150,7 +164,7 @@ pub async fn by_helm(world: &mut World, program: &'static str, values: &str) -> 
     let old = packaged(&world.cluster, world.folder(), "2.9.3");
     helm(&["install", "rancher", path(&old), "--take-ownership", "--set", values]);
     let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
-    rancher::disturb(&world.client, &world.items, DISTURBED).await.expect("disturbed");
+    rancher::disturb(&world.client, items, DISTURBED).await.expect("disturbed");
     let new = packaged(&world.cluster, world.folder(), "2.10.1");
     // A hook that a test wants waited for is not waited for here.
     helm(&["upgrade", "rancher", path(&new), "--reuse-values", "--take-ownership", "--no-hooks"]);
@@ -209,6 +223,13 @@ async fn comes_back_by(program: &'static str) {
 
 /// Nobody but Helm sets Rancher's replicas above 0, and before the data is back nobody does.
 pub fn assert_helm_started_it(world: &World, mark: usize) {
+    let is_of_the_data = |event: &AuditEvent| event.object_ref.resource == "settings";
+    let is_ours = |event: &AuditEvent| event.user_agent.starts_with("reinback/");
+    assert_helm_started_it_after(world, mark, |event| is_ours(event) && is_of_the_data(event));
+}
+
+/// The same, and these writes bring the data.
+pub fn assert_helm_started_it_after(world: &World, mark: usize, of_the_data: impl Fn(&AuditEvent) -> bool) {
     let events = world.cluster.audit_since(mark);
     let is_rancher = |event: &&AuditEvent| {
         let object = &event.object_ref;
@@ -227,10 +248,8 @@ pub fn assert_helm_started_it(world: &World, mark: usize) {
             && event.request_received_timestamp < started
     });
     assert_eq!(pods.count(), 0);
-    let objects = events.iter().filter(|event| {
-        event.user_agent.starts_with("reinback/") && event.object_ref.resource == "settings" && event.writes()
-    });
-    let last = objects.map(|event| event.request_received_timestamp).max().expect("settings were disturbed");
+    let objects = events.iter().filter(|event| event.writes() && of_the_data(event));
+    let last = objects.map(|event| event.request_received_timestamp).max().expect("data was disturbed");
     assert!(last < started, "{last} {started}");
 }
 
