@@ -200,8 +200,9 @@ pub struct Work {
     pub given_back: Replicas,
     /// What the operator was handed was taken back from it, and not done.
     pub is_withdrawn: bool,
-    /// The operator was started anew while it restored: another process of it may be at work.
-    pub operator_changed: bool,
+    /// The operator was started anew while it restored: another process of it may be at work. `None` in a process that did not
+    /// see it.
+    pub operator_changed: Option<bool>,
     /// Why the run could not be announced.
     pub not_announced: String,
 }

@@ -549,7 +549,7 @@ impl Prepared {
             quiet: None,
             given_back: BTreeMap::new(),
             is_withdrawn: false,
-            operator_changed: false,
+            operator_changed: None,
             not_announced: String::new(),
         };
         if let Some(Asked { request: _, backup_name: _, location, known }) = self.asked {

@@ -64,7 +64,7 @@ impl Executor {
         info!("the operator has done Restore {}", handed.name);
         let record = OperatorRecord { restore: handed.name.clone(), message: "done".to_owned() };
         work.recorder.run_mut().status.get_or_insert_default().operator = Some(record);
-        work.operator_changed = self.is_newer_than(&handed).await?;
+        work.operator_changed = Some(self.is_newer_than(&handed).await?);
         self.keep_down(work).await?;
         self.tell_what_is_not_back(work).await
     }
@@ -99,7 +99,7 @@ impl Executor {
     }
 
     /// A pod of the operator was made after its Restore, by the API server's clock: the operator was upgraded or replaced meanwhile.
-    async fn is_newer_than(&self, handed: &Handed) -> Result<bool, StepError> {
+    pub(super) async fn is_newer_than(&self, handed: &Handed) -> Result<bool, StepError> {
         let created = |object: &Value| {
             let text = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
             text.and_then(|text| text.parse::<Timestamp>().ok())
@@ -110,7 +110,7 @@ impl Executor {
     }
 
     /// With their metadata alone; `None` where it is not known which are its.
-    async fn operator_pods(&self, reader: &ClusterReader) -> Result<Option<Vec<Value>>, StepError> {
+    pub(super) async fn operator_pods(&self, reader: &ClusterReader) -> Result<Option<Vec<Value>>, StepError> {
         let operator = self.own_operator();
         let selector = self.look_at(&operator).await?.map(|seen| seen.selector).unwrap_or_default();
         if selector.is_empty() {

@@ -22,7 +22,8 @@ const FAILED: &str = "SetVersionFailed";
 
 impl Executor {
     pub(super) async fn set_version(&self, work: &mut Work) -> Result<(), StepError> {
-        // Rancher is to start in this step.
+        // Rancher is to start in this step: nobody may be left who writes objects under it, or 0 to its Deployment.
+        self.withdraw(work).await?;
         work.quiet = None;
         let change = work.recorder.status().plan.and_then(|plan| plan.version);
         let Some(change) = change else {

@@ -1,4 +1,5 @@
-//! Taking back what the operator was handed, so that it writes nothing more: before replicas return, and before a run is held.
+//! Taking back what the operator was handed, so that it writes nothing more: before a version is set, before replicas return, and
+//! before a run is held.
 //!
 //! A try that runs does not hear that its Restore is deleted: it goes on, and at its end writes the replicas that it remembers,
 //! which is 0. So what counts is the Lease, which names the Restore while the operator is at it. Where it is not given back, the
@@ -37,6 +38,9 @@ impl Executor {
             }
             None => work.is_withdrawn = true,
         }
+        if self.is_stopped(work).await? {
+            return Ok(());
+        }
         if !self.lets_go(&handed).await? {
             warn!("the operator does not let go of Restore {}: it is stopped", handed.name);
             work.recorder.warn(&format!(
@@ -46,7 +50,12 @@ impl Executor {
             ));
             return self.stop_operator(PODS_GONE_WITHIN, work).await;
         }
-        if work.operator_changed {
+        let changed = match work.operator_changed {
+            Some(changed) => changed,
+            None => self.is_newer_than(&handed).await?,
+        };
+        work.operator_changed = Some(changed);
+        if changed {
             // Two of them hold the Lease under one name, and the first to end gives it back for both.
             work.recorder.warn(
                 "the operator was started anew while it restored: it was stopped until the end of the run, so that only \
@@ -108,6 +117,16 @@ impl Executor {
             () = stopped(self.stop.clone()) => return Err(StepError::Stopped),
         };
         Ok(matches!(waited, Waited::Met(_)))
+    }
+
+    /// It was stopped before, and none of its pods is left.
+    async fn is_stopped(&self, work: &Work) -> Result<bool, StepError> {
+        let operator = self.own_operator();
+        if !work.recorder.replicas().contains_key(&operator) {
+            return Ok(false);
+        }
+        let is_at_zero = self.look_at(&operator).await?.is_some_and(|seen| seen.replicas == 0);
+        Ok(is_at_zero && self.operator_pods(&self.reader).await?.is_some_and(|pods| pods.is_empty()))
     }
 
     /// Its replicas are journaled and annotated as those of any other, and given back with them.

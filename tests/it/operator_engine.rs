@@ -7,6 +7,7 @@ mod gates;
 mod interrupted;
 mod real;
 mod restored;
+mod rolled_back;
 mod told;
 
 use std::time::Duration;

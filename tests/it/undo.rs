@@ -8,7 +8,7 @@ use crate::rollback::{ACCEPT, image, upgraded};
 use crate::world::World;
 
 /// Pods of this image are not made, as where a registry does not have it.
-const NO_SUCH_IMAGE: &str = "\
+pub const NO_SUCH_IMAGE: &str = "\
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata: {name: no-such-image}

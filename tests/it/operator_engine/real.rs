@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use futures::FutureExt as _;
 use serde_json::Value;
 
+use super::rolled_back::{self, By};
 use super::{NAMESPACE, Operated, PATIENCE, assert_held_at_zero, bound, end, outcome, served};
 use crate::harness::eventually;
 use crate::harness::rancher::{self, Place};
@@ -60,6 +61,30 @@ async fn install(checkout: Checkout) -> Operated {
     super::available(&world);
     world.settle().await;
     Operated { world, stand_in }
+}
+
+async fn rolled_back(by: By) {
+    let Some(checkout) = Checkout::or_skip("operator_engine: a Rollback by the real operator") else { return };
+    let mut operated = install(checkout).await;
+    let backup = rolled_back::upgrade(&mut operated.world, by).await;
+    let mark = operated.world.cluster.audit_mark();
+    rolled_back::merge(&operated.world, by, &backup, &[]);
+    let (said, run) = operated.once("back").await;
+    assert_eq!(said.code, Some(0), "{}\n{}", said.stderr, run["status"]);
+    assert_eq!(end(&run), outcome("Succeeded", "Succeeded"), "{}", run["status"]);
+    rolled_back::assert_rolled_back(&operated, by).await;
+    rolled_back::assert_quiet(&operated.world, mark, by);
+    println!("{by:?}: {}", run["status"]["message"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_operator_brings_the_data_and_the_image_brings_the_version() {
+    rolled_back(By::Image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_operator_brings_the_data_and_helm_brings_the_version() {
+    rolled_back(By::Helm("helm")).await;
 }
 
 /// Waits until the operator is in the middle of a Restore: it has it, and some of it is written.

@@ -12,12 +12,12 @@ use crate::process::{assert_quiet_during, assert_rancher_is_back, rancher_pods};
 use crate::stand_in::Phase;
 
 /// What the operator does not bring back of the fixture, all of it for one reason: owners that are roles.
-fn is_known_loss(difference: &str) -> bool {
+pub fn is_known_loss(difference: &str) -> bool {
     difference.starts_with("clusterroles.") && difference.ends_with(": metadata: ownerReferences is missing")
 }
 
 /// Writes of the backup's objects by the operator.
-fn operator_writes(events: &[AuditEvent]) -> Vec<&AuditEvent> {
+pub fn operator_writes(events: &[AuditEvent]) -> Vec<&AuditEvent> {
     let is_write = |event: &&AuditEvent| {
         let object = &event.object_ref;
         let is_own = object.resource == "leases" || object.api_group == "resources.cattle.io";
