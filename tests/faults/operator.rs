@@ -21,10 +21,9 @@ const SEED: u64 = 1;
 const BOTH: usize = 40;
 /// Of the effects of a run without an end, one in so many is its last.
 const EVERY: usize = 4;
-const ENGINE: &str = "    reinback.io/engine: operator\n";
 
 /// The operator on this stage, as this process, once it runs.
-async fn install(stage: &Stage, process: &Process) -> StandIn {
+pub async fn install(stage: &Stage, process: &Process) -> StandIn {
     let client = kube::Client::new(process.around(stage.sim.service()), "default");
     let settings = Settings {
         namespace: OPERATOR_NAMESPACE.to_owned(),
@@ -81,18 +80,28 @@ struct End {
     phases: Vec<Phase>,
 }
 
-/// A restore by the operator, in which reinback dies at each of `deaths`, one process after the other, and the operator before each of
+/// What is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Merged {
+    Restore,
+    Rollback,
+}
+
+/// A run by the operator, in which reinback dies at each of `deaths`, one process after the other, and the operator before each of
 /// `phases`, to be started again after so long.
-fn story(deaths: &[Death], phases: &[(Phase, Duration)]) -> End {
+fn story(merged: Merged, deaths: &[Death], phases: &[(Phase, Duration)]) -> End {
     simulated(async {
-        let stage = Stage::operated(SEED).await;
+        let stage = match merged {
+            Merged::Restore => Stage::operated(SEED).await,
+            Merged::Rollback => Stage::operated_rolling_back(SEED).await,
+        };
         let watchdog = Watchdog::new(&stage);
         let stand_in = install(&stage, &watchdog.operator()).await;
         for (phase, after) in phases {
             stand_in.script().die(*phase, Then::Restarts(*after));
         }
         stage.put_setting("made-at-the-last-moment").await;
-        stage.merge("back", ENGINE);
+        stage.merge("back", "");
         let mut first = None;
         for death in deaths {
             let process = watchdog.mortal(Some(*death));
@@ -145,7 +154,7 @@ fn assert_same(end: &End, undisturbed: &End) {
 /// Who dies when.
 type Deaths = (Vec<Death>, Vec<(Phase, Duration)>);
 
-fn die_each(undisturbed: &End, stories: &[Deaths]) {
+fn die_each(merged: Merged, undisturbed: &End, stories: &[Deaths]) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..crate::threads() {
@@ -153,7 +162,7 @@ fn die_each(undisturbed: &End, stories: &[Deaths]) {
                 while let Some((deaths, phases)) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let at = deaths.first().map(|death| &undisturbed.effects[death.at]);
                     println!("{deaths:?} {at:?} {phases:?}");
-                    assert_same(&story(deaths, phases), undisturbed);
+                    assert_same(&story(merged, deaths, phases), undisturbed);
                 }
             });
         }
@@ -162,19 +171,37 @@ fn die_each(undisturbed: &End, stories: &[Deaths]) {
 
 #[test]
 fn killed_before_or_after_any_of_its_effects_reinback_comes_to_the_same_end() {
-    let undisturbed = story(&[], &[]);
+    let undisturbed = story(Merged::Restore, &[], &[]);
     let count = undisturbed.effects.len();
     println!("{:#?} {:?}", undisturbed.effects, undisturbed.phases);
     assert!(count > 30, "{count} effects");
     assert_restored(&undisturbed);
     let moments = (0..count).flat_map(|at| [Moment::Before, Moment::After].map(|moment| Death { at, moment }));
     let stories: Vec<Deaths> = moments.map(|death| (vec![death], Vec::new())).collect();
-    die_each(&undisturbed, &stories);
+    die_each(Merged::Restore, &undisturbed, &stories);
+}
+
+/// From where it is another run than a restore: prune is its last step before.
+#[test]
+fn killed_before_or_after_any_effect_that_sets_the_version_after_the_operator_a_rollback_comes_to_the_same_end() {
+    let undisturbed = story(Merged::Rollback, &[], &[]);
+    let effects = &undisturbed.effects;
+    assert_restored(&undisturbed);
+    let rancher = &undisturbed.picture["deployments.apps/cattle-system/rancher"];
+    assert_eq!(rancher["spec"]["template"]["spec"]["containers"][0]["image"], "rancher/rancher:v2.9.3");
+    let is_patch = |at: &usize| effects[*at] == "PATCH /apis/apps/v1/namespaces/cattle-system/deployments/rancher";
+    let patches: Vec<usize> = (0..effects.len()).filter(is_patch).collect();
+    let [_, image, _] = patches[..] else { panic!("scaled, set and given back: {patches:?} of {effects:#?}") };
+    let from = image - 6;
+    let moments =
+        (from..effects.len()).flat_map(|at| [Moment::Before, Moment::After].map(|moment| Death { at, moment }));
+    let stories: Vec<Deaths> = moments.map(|death| (vec![death], Vec::new())).collect();
+    die_each(Merged::Rollback, &undisturbed, &stories);
 }
 
 #[test]
 fn killed_before_any_of_its_phases_once_and_twice_the_operator_costs_no_more_than_time() {
-    let undisturbed = story(&[], &[]);
+    let undisturbed = story(Merged::Restore, &[], &[]);
     let mut stories: Vec<Deaths> = Vec::new();
     for phase in undisturbed.phases.iter().copied() {
         for after in [Duration::ZERO, Duration::from_secs(90)] {
@@ -182,12 +209,12 @@ fn killed_before_any_of_its_phases_once_and_twice_the_operator_costs_no_more_tha
         }
         stories.push((Vec::new(), vec![(phase, Duration::from_secs(1)); 2]));
     }
-    die_each(&undisturbed, &stories);
+    die_each(Merged::Restore, &undisturbed, &stories);
 }
 
 #[test]
 fn both_killed_they_come_to_the_same_end() {
-    let undisturbed = story(&[], &[]);
+    let undisturbed = story(Merged::Restore, &[], &[]);
     let mut rng = StdRng::seed_from_u64(SEED);
     let stories: Vec<Deaths> = (0..BOTH)
         .map(|_| {
@@ -197,7 +224,7 @@ fn both_killed_they_come_to_the_same_end() {
             (vec![death], vec![(phase, Duration::from_secs(rng.random_range(0..120)))])
         })
         .collect();
-    die_each(&undisturbed, &stories);
+    die_each(Merged::Restore, &undisturbed, &stories);
 }
 
 /// An operator that does not come to an end.
@@ -230,7 +257,7 @@ fn endless_story(endless: Endless, on_failure: &str, deaths: &[Death]) -> Vec<St
         let stand_in = install(&stage, &watchdog.operator()).await;
         endless.tell(&stand_in);
         let more = format!("    reinback.io/timeout: 10m\n    reinback.io/on-failure: {on_failure}\n");
-        stage.merge("back", &format!("{ENGINE}{more}"));
+        stage.merge("back", &more);
         let mut first = None;
         for death in deaths.iter().copied().map(Some).chain([None]) {
             let process = watchdog.mortal(death);

@@ -123,6 +123,14 @@ impl Play {
         }
     }
 
+    /// A line of the annotations of what is merged.
+    fn engine(self) -> &'static str {
+        match self {
+            Self::Native => "",
+            Self::Operated => "    reinback.io/engine: operator\n",
+        }
+    }
+
     fn config(self) -> String {
         match self {
             Self::Native => CONFIG.to_owned(),
@@ -142,9 +150,14 @@ impl Stage {
         Self { rolls_back: true, ..Self::new(seed).await }
     }
 
-    /// With all that the rancher-backup operator needs, and without it.
+    /// With all that the rancher-backup operator needs, and without it: it carries out what is merged.
     pub async fn operated(seed: u64) -> Self {
         Self::of(seed, Play::Operated).await
+    }
+
+    /// [`Stage::operated`], and what is merged is a `Rollback`.
+    pub async fn operated_rolling_back(seed: u64) -> Self {
+        Self { rolls_back: true, ..Self::operated(seed).await }
     }
 
     async fn of(seed: u64, play: Play) -> Self {
@@ -199,7 +212,8 @@ impl Stage {
         };
         let mut text = format!(
             "apiVersion: {api_version}\nkind: {kind}\nmetadata:\n  name: {name}\n  annotations:\n    \
-             reinback.io/accept: \"{accepted}\"\n{annotations}spec:\n"
+             reinback.io/accept: \"{accepted}\"\n{}{annotations}spec:\n",
+            self.play.engine(),
         );
         let indent = match self.rolls_back {
             true => {

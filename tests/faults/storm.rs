@@ -22,6 +22,7 @@ use crate::memory_git::{SOURCE, STATUS};
 use crate::process::Process;
 use crate::simulated;
 use crate::stage::{BOUND, Ended, Stage};
+use crate::stand_in::{Phase, StandIn, Then};
 use crate::weather::{Climate, Weather};
 
 /// Seeds of one run of the tests; `REINBACK_SEEDS` sets another number, or the seeds themselves as `from..to`.
@@ -127,8 +128,12 @@ async fn story(seed: u64) -> String {
         tracing::subscriber::set_default(builder.finish())
     });
     let mut rng = StdRng::seed_from_u64(seed);
-    let rolls_back = seed % 3 == 2;
-    let stage = Arc::new(if rolls_back { Stage::rolling_back(seed).await } else { Stage::new(seed).await });
+    let stage = Arc::new(match seed % 6 {
+        2 => Stage::rolling_back(seed).await,
+        // The operator is another process, and the weather is not its.
+        5 => Stage::operated_rolling_back(seed).await,
+        _ => Stage::new(seed).await,
+    });
     let climate = Climate {
         cluster: *[0, 5, 20, 60].choose(&mut rng).expect("there are some"),
         git: *[0, 50, 200].choose(&mut rng).expect("there are some"),
@@ -145,6 +150,10 @@ async fn story(seed: u64) -> String {
     println!("seed {seed}: {climate:?} {incidents:?}");
     let weather = Weather::of(seed, climate);
     let watchdog = Watchdog::new(&stage);
+    let _operator = match seed % 6 {
+        5 => Some(mortal_operator(&stage, &watchdog, seed).await),
+        _ => None,
+    };
     stage.merge("back", "");
     Storm { stage: Arc::clone(&stage), weather: weather.clone(), watchdog: watchdog.clone(), agents: Vec::new() }
         .rage(&incidents, &mut rng)
@@ -159,6 +168,20 @@ async fn story(seed: u64) -> String {
     }
     watchdog.assert_ended_well(&incidents.iter().map(|(_, incident)| format!("{incident:?}")).collect::<Vec<_>>());
     ended
+}
+
+/// It runs, and dies at some of its phases, to be started again.
+async fn mortal_operator(stage: &Stage, watchdog: &Watchdog, seed: u64) -> StandIn {
+    // Of its own, so that what else befalls a seed is the same without it.
+    let mut rng = StdRng::seed_from_u64(!seed);
+    let operator = crate::operator::install(stage, &watchdog.operator()).await;
+    for _ in 0..rng.random_range(0..3) {
+        let phase = *Phase::ALL.choose(&mut rng).expect("there are some");
+        let after = Duration::from_millis(rng.random_range(0..120_000));
+        println!("seed {seed}: the operator dies before {phase:?} for {after:?}");
+        operator.script().die(phase, Then::Restarts(after));
+    }
+    operator
 }
 
 #[test]
