@@ -341,4 +341,4 @@ pub use backup::{Brought, ObjectPass, index, pass};
 pub use health::{Doctor, connected_clusters, settings_of_backup};
 pub use opening::Opening;
 pub use operator::is_installed as operator_is_installed;
-pub use version::releases;
+pub use version::{releases, removed};

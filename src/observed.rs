@@ -259,6 +259,8 @@ pub struct ClusterFacts {
     pub helm: Option<Result<String, String>>,
     /// What a newer Rancher makes when it runs and an older one does not serve; only looked at where a version is to be set.
     pub brought: Vec<Brought>,
+    /// What a run before removed of that and is missing since; only looked at where a version is to be set.
+    pub removed: Vec<Brought>,
     /// Downstream clusters that are connected, by name; only looked at where a version is to be set, and `None` where they may not
     /// be seen or are too many to record.
     pub connected_clusters: Option<Vec<String>>,

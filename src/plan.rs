@@ -369,7 +369,8 @@ pub fn outline(request: &Request, observed: &Observed) -> Plan {
 /// A run that is under way goes by what it recorded.
 fn add_version(plan: &mut Plan, observed: &Observed) {
     let Some(request) = plan.request.version.as_ref().filter(|_| !plan.request.resuming) else { return };
-    if let Ok(change) = version::decide(request, observed) {
+    if let Ok(mut change) = version::decide(request, observed) {
+        change.makes = version::makes(&change, plan.request.undoes, observed);
         plan.warnings.extend(version::warnings(&change, request, observed));
         plan.version = Some(change);
     }

@@ -3,6 +3,8 @@
 //! An undo is a run like any other, planned, guarded and journaled. What it goes by stands in the `Run` that it undoes, so
 //! that it can be asked for by whoever finds that run, however much later.
 
+mod removed;
+
 use std::collections::BTreeSet;
 
 use crate::journal::{Journal, OnFailure, VersionHad, safety_backup, version_had};
@@ -12,6 +14,7 @@ use crate::manifest::{
 use crate::plan::gate::{GateClass, GateCode};
 use crate::plan::version::{VersionChange, Way};
 use crate::run::{Run, RunStatus};
+pub use removed::{Removed, removed};
 
 /// Longest name of an object, in bytes (RFC 1123 subdomain).
 const MAX_NAME_BYTES: usize = 253;

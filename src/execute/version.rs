@@ -6,13 +6,15 @@ mod helm;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tracing::info;
 
 use super::quiesce::is_conflict;
-use super::{ExecuteError, Executor, StepError, Work};
-use crate::cluster::{FailureKind, Preconditions, Target};
+use super::{ExecuteError, Executor, StepError, Work, broken_off};
+use crate::cluster::{FailureKind, Preconditions, Target, WriteError};
 use crate::journal::{Entry, Step, VersionHad, WorkloadRef, version_had};
+use crate::observe;
 use crate::plan::version::{ObjectRef, VersionChange, Way};
 use crate::rancher;
 pub use helm::{Helm, NoHelm, Program};
@@ -33,6 +35,7 @@ impl Executor {
         for object in &change.removes {
             self.remove(object).await?;
         }
+        self.make_again(&change.makes, work).await?;
         match &change.way {
             Way::Keep => Ok(()),
             Way::Image { image, had } => self.set_image(image, had, work).await,
@@ -84,6 +87,32 @@ impl Executor {
             Err(error) if error.kind() == Some(FailureKind::NotFound) || is_conflict(&error) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What a run before deleted, as it was then, and never over what is there. A Rancher that runs makes its own, so that what cannot be
+    /// made is told, and stops nothing.
+    async fn make_again(&self, objects: &[ObjectRef], work: &mut Work) -> Result<(), StepError> {
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let removed = observe::removed(&self.reader).await.map_err(broken_off)?;
+        for object in objects {
+            let Some(known) = removed.iter().find(|known| known.object == *object) else {
+                work.recorder.warn(&format!("{object} is not made again: the run that deleted it is gone"));
+                continue;
+            };
+            let resource = object.resource_type();
+            let target = Target::new(&resource, object.namespace.as_deref(), &object.name);
+            match self.writer.create(&target, Bytes::from(known.value.to_string())).await {
+                Ok(_) => info!("made {object} again, which a run before deleted"),
+                Err(error) if error.kind() == Some(FailureKind::AlreadyExists) => {}
+                Err(error @ (WriteError::Api { .. } | WriteError::BadName(_))) => {
+                    work.recorder.warn(&format!("{object} is left to the Rancher that is started: {error}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Helm may have started Rancher by its stored manifest.
@@ -182,9 +211,11 @@ fn as_made(mut object: Value) -> Value {
         object.remove("status");
     }
     if let Some(spec) = object["spec"].as_object_mut() {
-        // Of a Service: given out anew.
-        spec.remove("clusterIP");
-        spec.remove("clusterIPs");
+        // Of a Service: given out anew, but for one that has none.
+        if spec.get("clusterIP").is_some_and(|address| address != "None") {
+            spec.remove("clusterIP");
+            spec.remove("clusterIPs");
+        }
     }
     object
 }
@@ -226,5 +257,7 @@ mod tests {
             as_made(live),
             json!({"kind": "Service", "metadata": {"name": "api-extension"}, "spec": {"ports": [{"port": 6666}]}})
         );
+        let headless = json!({"metadata": {}, "spec": {"clusterIP": "None", "clusterIPs": ["None"]}});
+        assert_eq!(as_made(headless.clone()), headless);
     }
 }

@@ -67,6 +67,7 @@ pub async fn cluster(
         releases: History::default(),
         helm: None,
         brought: Vec::new(),
+        removed: Vec::new(),
         workloads,
         webhooks,
         restores,

@@ -11,6 +11,9 @@ use crate::observed::ClusterFacts;
 use crate::plan::version::{Brought, ObjectRef};
 use crate::rancher::API_SERVICES;
 use crate::release::History;
+use crate::run::NAMESPACE;
+use crate::status;
+use crate::undo::{self, Removed};
 
 /// Adds it to what is known of the cluster.
 ///
@@ -25,6 +28,7 @@ pub async fn read(
 ) -> Result<(), ObserveError> {
     cluster.releases = releases(reader, places).await?;
     cluster.brought = brought(reader, catalog).await?;
+    cluster.removed = missing(reader, catalog).await?;
     cluster.connected_clusters = connected_clusters(reader).await?;
     Ok(())
 }
@@ -42,6 +46,34 @@ pub async fn releases(reader: &ClusterReader, places: &Places) -> Result<History
     let options = ListOptions { namespace, label_selector: &labels, ..ListOptions::default() };
     let listed = reader.list(&secrets, options, |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?))).await;
     Ok(History::read(&visible(listed.map(|listed| listed.items))?))
+}
+
+/// What the last run that deleted it knows of what only a newer Rancher serves.
+///
+/// # Errors
+///
+/// When the API server does not answer; a cluster without runs has none, and neither has one whose runs we may not see.
+pub async fn removed(reader: &ClusterReader) -> Result<Vec<Removed>, ObserveError> {
+    let options = ListOptions { namespace: Some(NAMESPACE), ..ListOptions::default() };
+    let runs = Resource::new("reinback.io", "v1alpha1", "runs");
+    // One that cannot be read is told of where the ledger is read.
+    let listed =
+        reader.list(&runs, options, |raw| Ok(status::run_from_value(serde_json::from_str(raw.get())?).ok())).await;
+    Ok(undo::removed(&visible(listed.map(|listed| listed.items))?))
+}
+
+/// Of that, what nobody has made since.
+async fn missing(reader: &ClusterReader, catalog: &Catalog) -> Result<Vec<Brought>, ObserveError> {
+    let mut missing = Vec::new();
+    for Removed { object, since, value: _ } in removed(reader).await? {
+        let resource = object.resource_type();
+        if catalog.find(&resource).is_some()
+            && get(reader, &resource, object.namespace.as_deref(), &object.name).await?.is_none()
+        {
+            missing.push(Brought { object, since });
+        }
+    }
+    Ok(missing)
 }
 
 async fn brought(reader: &ClusterReader, catalog: &Catalog) -> Result<Vec<Brought>, ObserveError> {

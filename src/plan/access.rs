@@ -104,7 +104,8 @@ fn of_version(change: &VersionChange) -> Vec<Access> {
     let removes = change.removes.iter().flat_map(|object| {
         ["delete", "get"].map(|verb| right(verb, object.resource_type(), object.namespace.as_deref()))
     });
-    let mut rights: Vec<Access> = removes.collect();
+    let makes = change.makes.iter().map(|object| right("create", object.resource_type(), object.namespace.as_deref()));
+    let mut rights: Vec<Access> = removes.chain(makes).collect();
     if let Way::Helm { namespace, .. } | Way::Chart { namespace, .. } = &change.way {
         let revisions = Resource::new("", "v1", "secrets");
         rights.extend(

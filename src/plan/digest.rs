@@ -38,6 +38,9 @@ pub fn of(plan: &Plan, observed: &Observed) -> String {
             way.remove("commit");
         }
         covered["setsVersion"] = json!({ "to": version.to, "way": way, "removes": version.removes });
+        if !version.makes.is_empty() {
+            covered["setsVersion"]["makes"] = json!(version.makes);
+        }
     }
     if let Some(Handover { restore: _, prune, native_prune: _, repair, unreadable, overwrites: _, stuck: _ }) =
         &plan.handover

@@ -50,6 +50,9 @@ pub struct VersionChange {
     /// What only the newer Rancher brought, and is deleted before the older one starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removes: Vec<ObjectRef>,
+    /// What a run before removed and is missing since: the declared version makes it when it runs, and it is made again before that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub makes: Vec<ObjectRef>,
 }
 
 /// An object, as a `Run` names it.
@@ -125,7 +128,7 @@ pub enum Way {
 impl VersionChange {
     /// Something is written for it.
     pub fn sets(&self) -> bool {
-        self.way != Way::Keep
+        self.way != Way::Keep || !self.makes.is_empty()
     }
 
     /// Helm makes it.
@@ -195,7 +198,18 @@ pub fn decide(request: &VersionRequest, observed: &Observed) -> Result<VersionCh
         Way::Keep => Vec::new(),
         Way::Helm { .. } | Way::Chart { .. } | Way::Image { .. } => removes(&request.to, observed),
     };
-    Ok(VersionChange { from, to: request.to.clone(), way, removes })
+    Ok(VersionChange { from, to: request.to.clone(), way, removes, makes: Vec::new() })
+}
+
+/// What of what a run before removed is made again. Where the version stays, an undo alone asks for it: whatever else runs at its version
+/// makes its own, or was told not to.
+pub fn makes(change: &VersionChange, undoes: bool, observed: &Observed) -> Vec<ObjectRef> {
+    let Ok(to) = change.to.parse::<Version>() else { return Vec::new() };
+    if change.way == Way::Keep && !undoes {
+        return Vec::new();
+    }
+    let fits = observed.cluster.removed.iter().filter(|removed| to.numbers() >= removed.since);
+    fits.map(|removed| removed.object.clone()).collect()
 }
 
 fn by_release(request: &VersionRequest, observed: &Observed, is_there: bool) -> Result<Way, NoWay> {
@@ -433,6 +447,13 @@ pub fn warnings(change: &VersionChange, request: &VersionRequest, observed: &Obs
         warnings.push(format!(
             "deleted before the older Rancher starts, since only the newer one serves them: {}",
             super::gates::listed(&change.removes)
+        ));
+    }
+    if !change.makes.is_empty() {
+        warnings.push(format!(
+            "made again before {} starts, since a run before deleted them: {}",
+            change.to,
+            super::gates::listed(&change.makes)
         ));
     }
     warnings

@@ -36,7 +36,13 @@ pub fn failed() -> Run {
     let mut status = RunStatus { phase: Phase::Failed, ..RunStatus::default() };
     let way =
         Way::Helm { release: "rancher".to_owned(), namespace: "cattle-system".to_owned(), revision: 2, newest: 3 };
-    let change = VersionChange { from: Some("v2.10.1".to_owned()), to: "v2.9.3".to_owned(), way, removes: Vec::new() };
+    let change = VersionChange {
+        from: Some("v2.10.1".to_owned()),
+        to: "v2.9.3".to_owned(),
+        way,
+        removes: Vec::new(),
+        makes: Vec::new(),
+    };
     status.plan = Some(PlanRecord { version: Some(change), ..PlanRecord::default() });
     let safety = SafetyBackup {
         name: "reinback-safety-x.tar.gz".to_owned(),

@@ -1,9 +1,11 @@
 //! Back from a run: by itself where the manifest asks for it, and by hand.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
-use crate::harness::rancher;
-use crate::process::run_of;
+use crate::harness::{AuditEvent, Bar, rancher};
+use crate::process::{Process, forget_holder, phase, run_of, until_ended};
+use crate::rollback::killed::{killed_before, recorded, sets_image, write};
 use crate::rollback::{ACCEPT, image, upgraded};
 use crate::world::World;
 
@@ -38,11 +40,21 @@ async fn fails(world: &World, on_failure: &str) -> BTreeSet<String> {
     differences
 }
 
+/// A field of what only the newer Rancher serves; empty where it is not there.
+fn extension(world: &World, object: &str, field: &str) -> String {
+    let field = format!("jsonpath={{{field}}}");
+    let args = ["get", "-n", "cattle-system", object, "--ignore-not-found", "-o", &field];
+    world.cluster.kubectl(&args, "").expect("kubectl answers")
+}
+
 async fn assert_undone(world: &World, differed: &BTreeSet<String>) {
     assert_eq!(image(world), "rancher/rancher:v2.12.1");
     assert_eq!(world.replicas("cattle-system", "rancher").await.expect("it is there"), (3, 3));
     let (fleet, _) = world.replicas("cattle-fleet-system", "fleet-controller").await.expect("it is there");
     assert_eq!(fleet, 1);
+    // What the run deleted, since the older Rancher does not serve it, is there as it was.
+    assert_eq!(extension(world, "apiservice/v1.ext.cattle.io", ".spec.service.name"), "api-extension");
+    assert_eq!(extension(world, "service/api-extension", ".spec.ports[0].port"), "6666");
     let differs: BTreeSet<String> = world.differences().await.into_iter().collect();
     assert_eq!(differs.symmetric_difference(differed).collect::<Vec<_>>(), Vec::<&String>::new());
 }
@@ -93,6 +105,51 @@ async fn a_run_that_failed_says_how_it_is_undone_and_a_person_does_it_by_one_com
     let undo = run_of(&world, "undo-back").await.expect("a run");
     let safety = undo["status"]["safetyBackup"]["name"].as_str().expect("a name");
     assert!(!rancher::read(&world.store().join(safety)).expect("a whole backup").is_empty());
+}
+
+/// Somebody has made one of the two meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_makes_again_what_the_run_deleted_an_undo_comes_to_the_same_end_and_writes_over_nothing() {
+    let world = World::start().await;
+    let differed = fails(&world, "Hold").await;
+    assert_eq!(extension(&world, "apiservice/v1.ext.cattle.io", ".metadata.name"), "");
+    let theirs = "{apiVersion: v1, kind: Service, metadata: {name: api-extension, namespace: cattle-system, \
+                  labels: {by: hand}}, spec: {selector: {app: rancher}, ports: [{port: 6666}]}}";
+    world.cluster.kubectl(&["create", "-f", "-"], theirs).expect("it is made");
+    let planned = world.reinback(&["undo", "back"]).await;
+    let told = "made again before v2.12.1 starts, since a run before deleted them: apiservices/v1.ext.cattle.io";
+    assert!(planned.stdout.contains(told), "{planned:?}");
+    let bar = Bar::install(&world.cluster).await;
+    let mark = world.cluster.audit_mark();
+    let stop = bar.before(write("CREATE", "apiservices", "v1.ext.cattle.io"));
+    let mut undo = world.command(&["undo", "back", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let undo = undo.as_mut().expect("it starts");
+    assert!(stop.reached().await, "the APIService is never made: {:?}", world.runs().await);
+    undo.kill().expect("it can be killed");
+    undo.wait().expect("it ends");
+    stop.drop_it();
+    forget_holder(&world).await;
+    let writes = [
+        ("the version", sets_image("rancher/rancher:v2.12.1")),
+        ("the end of the step", recorded("finished", "SetVersion")),
+    ];
+    for (what, write) in writes {
+        killed_before(&world, &bar, "undo-back", what, write).await;
+    }
+    let _agent = Process::start(&world, &[]);
+    let run = until_ended(&world, "undo-back").await;
+    assert_eq!(phase(&run), "Succeeded", "{}", run["status"]);
+    assert_undone(&world, &differed).await;
+    assert_eq!(extension(&world, "service/api-extension", ".metadata.labels.by"), "hand");
+    let events = world.cluster.audit_since(mark);
+    let is_ours = |event: &&AuditEvent| event.user_agent.starts_with("reinback/") && event.response_status.code < 300;
+    let made = events.iter().filter(is_ours).filter(|event| event.verb == "create");
+    let made: Vec<_> = made.filter(|event| event.object_ref.resource == "apiservices").collect();
+    let [made] = made[..] else { panic!("it is made once: {made:?}") };
+    let is_rancher =
+        |event: &&AuditEvent| event.object_ref.name == "rancher" && event.object_ref.resource == "deployments";
+    let patches = events.iter().filter(is_ours).filter(is_rancher).map(|event| event.request_received_timestamp);
+    assert!(patches.max().is_some_and(|last| made.request_received_timestamp < last), "before Rancher starts");
 }
 
 #[tokio::test(flavor = "multi_thread")]

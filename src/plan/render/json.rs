@@ -21,7 +21,7 @@ use crate::plan::{Change, Deletion, Handover, is_same_cluster, printable};
 /// operator    null, or {restore, prune, nativePrune, repair, unreadable: text or null, overwrites: [{object, reason}],
 ///             stuck: [{object, why}]}: what the operator is handed
 /// version     null, or {from?, to, method: keep, helm, chart or image, release?, namespace?, revision?, newest?, image?, had?,
-///             chart?, chartVersion?, sha256?, commit?, values?: revision, removes?}
+///             chart?, chartVersion?, sha256?, commit?, values?: revision, removes?, makes?}
 /// backup      null, or {name, sha256, sizeBytes, rancherVersion?, clusterUid?, takenAt?, sameCluster}
 /// cluster     {uid, rancherVersion: text or null}
 /// gates       [{code, class, message, remedy, accepted}]

@@ -3,6 +3,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::observed::Access;
 use crate::plan::gate::GateCode;
 use crate::plan::testing::World;
 use crate::release::ChartArchive;
@@ -281,6 +282,62 @@ fn the_rights_that_setting_a_version_takes_are_asked_for_before_anything_is_done
     world.rancher().image = Some("rancher/rancher:v2.9.3".to_owned());
     insta::assert_snapshot!(asked_for(&world), @"");
     assert_eq!(crate::plan::accesses(&world.plan(), &world.observed()).len(), 0);
+}
+
+/// What a Rancher since 2.11 serves, deleted by a run before.
+fn deleted(since: (u64, u64, u64)) -> Brought {
+    let object = ObjectRef {
+        api_version: "apiregistration.k8s.io/v1".to_owned(),
+        resource: "apiservices".to_owned(),
+        namespace: None,
+        name: "v1.ext.cattle.io".to_owned(),
+    };
+    Brought { object, since }
+}
+
+#[test]
+fn what_a_run_before_deleted_is_made_again_for_a_version_that_serves_it() {
+    let mut world = upgraded(&[]);
+    world.cluster.removed = vec![deleted((2, 11, 0))];
+    let makes = |world: &World| {
+        let change = world.plan().version.expect("a way");
+        change.makes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(makes(&world), Vec::<String>::new(), "v2.9.3 does not serve it");
+    asked(&mut world).to = "v2.12.1".to_owned();
+    asked(&mut world).method = VersionMethod::Image;
+    assert_eq!(makes(&world), ["apiservices/v1.ext.cattle.io"]);
+    let plan = world.plan();
+    let warned = plan.warnings.iter().any(|warning| warning.starts_with("made again before v2.12.1 starts"));
+    assert!(warned, "{:?}", plan.warnings);
+    let mut there = upgraded(&[]);
+    there.request = world.request.clone();
+    assert_ne!(plan.digest, there.plan().digest);
+    let creates = Access {
+        verb: "create",
+        group: "apiregistration.k8s.io".to_owned(),
+        resource: "apiservices".to_owned(),
+        namespace: None,
+        name: None,
+    };
+    assert!(crate::plan::accesses(&plan, &world.observed()).contains(&creates));
+}
+
+/// The run deleted it, and failed before it had set the version.
+#[test]
+fn where_the_version_stays_an_undo_alone_makes_again_what_is_missing() {
+    let mut world = upgraded(&[]);
+    world.cluster.removed = vec![deleted((2, 11, 0))];
+    world.rancher().image = Some("rancher/rancher:v2.12.1".to_owned());
+    asked(&mut world).to = "v2.12.1".to_owned();
+    asked(&mut world).method = VersionMethod::Image;
+    let plan = world.plan();
+    assert!(!plan.version.as_ref().expect("a way").sets());
+    assert!(!plan.own_steps().unwrap_or_default().contains(&Step::SetVersion));
+    world.request.undoes = true;
+    let plan = world.plan();
+    assert_eq!(plan.version.as_ref().map(|change| (&change.way, change.makes.len())), Some((&Way::Keep, 1)));
+    assert!(plan.own_steps().unwrap_or_default().contains(&Step::SetVersion));
 }
 
 #[test]
