@@ -257,6 +257,8 @@ pub struct ClusterFacts {
     pub releases: History,
     /// Version of the helm program, such as `v3.22.0`, or why there is none that runs; only asked where a version is to be set.
     pub helm: Option<Result<String, String>>,
+    /// Types of what its revisions consist of, by group and kind, as far as they are served; only looked at where a version is to be set.
+    pub release_types: BTreeMap<(String, String), ReleaseType>,
     /// What a newer Rancher makes when it runs and an older one does not serve; only looked at where a version is to be set.
     pub brought: Vec<Brought>,
     /// What a run before removed of that and is missing since; only looked at where a version is to be set.
@@ -285,6 +287,13 @@ pub struct ClusterFacts {
     pub kubernetes_version: Option<String>,
     /// Run that another agent or an earlier start of ours has not ended, by name.
     pub unfinished_runs: Vec<String>,
+}
+
+/// The type of an object of a Helm release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseType {
+    pub resource: Resource,
+    pub namespaced: bool,
 }
 
 /// A workload that a run scales to 0.

@@ -52,8 +52,7 @@ pub async fn find(
 
 /// `None` for a type that is not served: then it holds nothing.
 fn key(catalog: &Catalog, release: &Revision, object: &ReleaseObject) -> Option<ObjectKey> {
-    let group = object.api_version.split_once('/').map_or("", |(group, _)| group);
-    let served = catalog.find_kind(group, &object.kind)?;
+    let served = catalog.find_kind(object.group(), &object.kind)?;
     let namespace = object.namespace.as_deref().unwrap_or(&release.namespace);
     Some(ObjectKey::new(&served.resource, served.namespaced.then_some(namespace), &object.name))
 }

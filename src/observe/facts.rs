@@ -66,6 +66,7 @@ pub async fn cluster(
         release_version,
         releases: History::default(),
         helm: None,
+        release_types: BTreeMap::new(),
         brought: Vec::new(),
         removed: Vec::new(),
         workloads,

@@ -1,5 +1,7 @@
 //! What setting Rancher's version stands on: its Helm release, what only a newer Rancher serves, and which clusters are connected.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 
 use super::facts::{get, release_name};
@@ -7,7 +9,7 @@ use super::health::connected_clusters;
 use super::{ObserveError, Places, visible};
 use crate::cluster::{Catalog, ClusterReader, ListOptions};
 use crate::object::Resource;
-use crate::observed::ClusterFacts;
+use crate::observed::{ClusterFacts, ReleaseType};
 use crate::plan::version::{Brought, ObjectRef};
 use crate::rancher::API_SERVICES;
 use crate::release::History;
@@ -27,6 +29,7 @@ pub async fn read(
     cluster: &mut ClusterFacts,
 ) -> Result<(), ObserveError> {
     cluster.releases = releases(reader, places).await?;
+    cluster.release_types = release_types(catalog, &cluster.releases);
     cluster.brought = brought(reader, catalog).await?;
     cluster.removed = missing(reader, catalog).await?;
     cluster.connected_clusters = connected_clusters(reader).await?;
@@ -46,6 +49,17 @@ pub async fn releases(reader: &ClusterReader, places: &Places) -> Result<History
     let options = ListOptions { namespace, label_selector: &labels, ..ListOptions::default() };
     let listed = reader.list(&secrets, options, |raw| Ok(Some(serde_json::from_str::<Value>(raw.get())?))).await;
     Ok(History::read(&visible(listed.map(|listed| listed.items))?))
+}
+
+fn release_types(catalog: &Catalog, releases: &History) -> BTreeMap<(String, String), ReleaseType> {
+    let objects = releases.revisions().iter().flat_map(|revision| &revision.objects);
+    let kinds: BTreeSet<(&str, &str)> = objects.map(|object| (object.group(), object.kind.as_str())).collect();
+    let served = kinds.into_iter().filter_map(|(group, kind)| {
+        let served = catalog.find_kind(group, kind)?;
+        let of_kind = ReleaseType { resource: served.resource.as_ref().clone(), namespaced: served.namespaced };
+        Some(((group.to_owned(), kind.to_owned()), of_kind))
+    });
+    served.collect()
 }
 
 /// What the last run that deleted it knows of what only a newer Rancher serves.

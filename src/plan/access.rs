@@ -7,7 +7,7 @@ use super::{Change, Plan};
 use crate::object::normal::CAPI_GROUP;
 use crate::object::protect::OPERATOR_GROUP;
 use crate::object::{ObjectKey, Resource, StatusPlace, owner};
-use crate::observed::{Access, BackupObject, Observed};
+use crate::observed::{Access, BackupObject, Observed, ReleaseType};
 use crate::rancher::{SUDO_ACCOUNT, SUDO_GROUP, is_cluster_api};
 use crate::run::NAMESPACE;
 use crate::webhook::{Operation, Write};
@@ -86,13 +86,14 @@ pub fn accesses(plan: &Plan, observed: &Observed) -> BTreeSet<Access> {
         }
     }
     accesses.extend(version.into_iter().flat_map(of_version));
+    accesses.extend(version.into_iter().flat_map(|change| of_charts(change, observed)));
     if (writes || deletes) && takes_sudo(plan, objects, observed) {
         accesses.extend(impersonation());
     }
     accesses
 }
 
-/// What setting the version takes beside the Deployment, which is patched anyway. Objects of a chart are helm's to be refused.
+/// What setting the version takes beside the Deployment, which is patched anyway, and beside what the release consists of.
 fn of_version(change: &VersionChange) -> Vec<Access> {
     let right = |verb, resource: Resource, namespace: Option<&str>| Access {
         verb,
@@ -111,6 +112,30 @@ fn of_version(change: &VersionChange) -> Vec<Access> {
         rights.extend(
             ["create", "get", "list", "patch", "update"].map(|verb| right(verb, revisions.clone(), Some(namespace))),
         );
+    }
+    rights
+}
+
+/// What helm takes to write the objects of the revision that it goes back to, and to delete what only newer ones have: it acts as we do. Of
+/// a type that is not served there is nothing to ask.
+fn of_charts(change: &VersionChange, observed: &Observed) -> BTreeSet<Access> {
+    let Way::Helm { namespace, revision, .. } = &change.way else { return BTreeSet::new() };
+    let releases = &observed.cluster.releases;
+    let Some(target) = releases.get(*revision) else { return BTreeSet::new() };
+    let left = releases.leftovers(*revision + 1, target);
+    let written = target.objects.iter().map(|object| (object, &["create", "get", "patch"][..]));
+    let deleted = left.iter().map(|object| (object, &["delete", "get"][..]));
+    let mut rights = BTreeSet::new();
+    for (object, verbs) in written.chain(deleted) {
+        let kind = (object.group().to_owned(), object.kind.clone());
+        let Some(ReleaseType { resource, namespaced }) = observed.cluster.release_types.get(&kind) else { continue };
+        let within = namespaced.then(|| object.namespace.clone().unwrap_or_else(|| namespace.clone()));
+        let mut wanted = Wanted::default();
+        wanted.add(resource, verbs);
+        if verbs.contains(&"create") {
+            wanted.grants(resource);
+        }
+        rights.extend(wanted.accesses().into_iter().map(|right| Access { namespace: within.clone(), ..right }));
     }
     rights
 }

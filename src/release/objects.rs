@@ -22,6 +22,13 @@ pub struct ReleaseObject {
     pub keep: bool,
 }
 
+impl ReleaseObject {
+    /// Empty for the core group.
+    pub fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+}
+
 /// What a manifest says of one Deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeploymentShape {

@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::observed::Access;
+use crate::observed::{Access, ReleaseType};
 use crate::plan::gate::GateCode;
 use crate::plan::testing::World;
 use crate::release::ChartArchive;
@@ -338,6 +338,73 @@ fn where_the_version_stays_an_undo_alone_makes_again_what_is_missing() {
     let plan = world.plan();
     assert_eq!(plan.version.as_ref().map(|change| (&change.way, change.makes.len())), Some((&Way::Keep, 1)));
     assert!(plan.own_steps().unwrap_or_default().contains(&Step::SetVersion));
+}
+
+#[test]
+fn the_rights_that_helm_takes_for_what_the_release_consists_of_are_asked_for() {
+    const OLD: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: rancher}
+---
+apiVersion: example.org/v1
+kind: NotServed
+metadata: {name: x}
+";
+    const NEW: &str = "
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: rancher, namespace: elsewhere}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: kept, annotations: {helm.sh/resource-policy: keep}}
+";
+    let mut world = upgraded(&[]);
+    let revisions = [
+        stored(2, "superseded", "v2.9.3", &json!({"manifest": OLD})),
+        stored(3, "deployed", "v2.10.1", &json!({"manifest": NEW})),
+    ];
+    world.cluster.releases = History::read(&revisions);
+    let served = [
+        ("", "ConfigMap", "configmaps", true),
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding", "clusterrolebindings", false),
+        ("networking.k8s.io", "Ingress", "ingresses", true),
+        ("policy", "PodDisruptionBudget", "poddisruptionbudgets", true),
+    ];
+    let served = served.map(|(group, kind, plural, namespaced)| {
+        ((group.to_owned(), kind.to_owned()), ReleaseType { resource: Resource::new(group, "v1", plural), namespaced })
+    });
+    world.cluster.release_types = served.into();
+    world.request.backup_name = String::new();
+    world.seen = Some(BackupSeen::NotNamed);
+    let of_chart = |world: &World| {
+        let rights = crate::plan::accesses(&world.plan(), &world.observed());
+        let groups = ["networking.k8s.io", "policy", "rbac.authorization.k8s.io", "example.org"];
+        let of_chart =
+            rights.into_iter().filter(|right| groups.contains(&right.group.as_str()) || right.resource == "configmaps");
+        let shown = of_chart.map(|right| {
+            format!("{} {} in {}", right.verb, right.resource, right.namespace.as_deref().unwrap_or("all"))
+        });
+        shown.collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(of_chart(&world), @"
+    bind clusterroles in all
+    create configmaps in cattle-system
+    create clusterrolebindings in all
+    delete ingresses in elsewhere
+    get configmaps in cattle-system
+    get ingresses in elsewhere
+    get clusterrolebindings in all
+    patch configmaps in cattle-system
+    patch clusterrolebindings in all
+    ");
+    asked(&mut world).method = VersionMethod::Image;
+    assert_eq!(of_chart(&world), "");
 }
 
 #[test]

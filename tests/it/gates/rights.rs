@@ -169,6 +169,24 @@ async fn the_documented_rights_carry_a_rollback_by_helm_and_without_its_own_the_
     let held = world.reinback_as(&user.kubeconfig, &["plan"]).await;
     assert_eq!(held.code, Some(3), "{held:?}");
     assert!(held.stdout.contains("missing: delete apiservices.apiregistration.k8s.io"), "{}", held.stdout);
+
+    // What the release consists of is helm's to write and to delete, as reinback, also where no data takes that right.
+    world.commit_rollback("alone", &[("accept", "VersionMismatch")], "  toVersion: v2.9.3\n");
+    let mut fewer = all.clone();
+    let rules = fewer[0]["rules"].as_array_mut().expect("rules");
+    for rule in rules.iter_mut().filter(|rule| rule["resources"][0] == "configmaps") {
+        rule["resources"] = json!(["namespaces", "secrets"]);
+    }
+    grant(&world, &fewer[..1]);
+    let held = world.reinback_as(&user.kubeconfig, &["plan", "-o", "json"]).await;
+    assert_eq!(held.code, Some(3), "{held:?}");
+    let plans: Value = serde_json::from_str(&held.stdout).expect("JSON");
+    let gates = plans["plans"][0]["gates"].as_array().or(plans[0]["gates"].as_array()).expect("gates");
+    let denied = gates.iter().find(|gate| gate["code"] == "PermissionDenied").expect("it holds the plan");
+    insta::assert_snapshot!(denied["message"].as_str().expect("a message"), @"8 rights are missing: create configmaps in cattle-system, create serviceaccounts in cattle-system, create services in cattle-system, delete configmaps in cattle-system, delete services in cattle-system, patch configmaps in cattle-system, patch serviceaccounts in cattle-system, patch services in cattle-system");
+    world.work.git(&["rm", "-q", "clusters/test/alone.yaml"]);
+    world.work.commit("Remove alone");
+    world.work.push(&["origin", "HEAD:main"]);
     grant(&world, &all);
     let said = world.reinback_as(&user.kubeconfig, &["agent", "--once"]).await;
     assert_eq!(said.code, Some(0), "{}\n{:?}", said.stderr, world.runs().await);
