@@ -102,7 +102,8 @@ const THEIRS: &str = "6e9ee6a6-d4f2-46c2-bd99-75269cf041dc";
 async fn every_example_is_planned_against_the_store_that_it_names() {
     let world = World::start().await;
     let content = std::fs::read(fixture(PLAIN)).expect("the fixture");
-    world.cluster.kubectl(&["delete", "users.management.cattle.io", "--all"], "").expect("there are users");
+    let preferences = ["delete", "preferences.management.cattle.io", "--all", "--all-namespaces"];
+    world.cluster.kubectl(&preferences, "").expect("there are preferences");
 
     // A folder, as the agent's own store.
     let backups = world.folder().join("backups");
@@ -181,7 +182,7 @@ fn says(world: &World, args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// Rancher by Helm, installed at v2.9.3 and upgraded to v2.10.1, and its users gone; gives the name of a backup of before that.
+/// Rancher by Helm, installed at v2.9.3 and upgraded to v2.10.1, and its preferences gone; gives the name of a backup of before that.
 pub fn upgraded_by_helm(world: &mut World) -> String {
     world.helm = Some("helm");
     let kubectl = |args: &[&str]| world.cluster.kubectl(args, "").expect("kubectl does it");
@@ -194,7 +195,7 @@ pub fn upgraded_by_helm(world: &mut World) -> String {
     let version = r#"{"value": "v2.10.1"}"#;
     kubectl(&["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", version]);
     let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
-    kubectl(&["delete", "users.management.cattle.io", "--all"]);
+    kubectl(&["delete", "preferences.management.cattle.io", "--all", "--all-namespaces"]);
     kubectl(&["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]);
     backup
 }

@@ -31,9 +31,9 @@ mod supervisor;
 mod web;
 mod webhook;
 
-pub use audit::AuditEvent;
+pub use audit::{AuditEvent, ObjectRef};
 pub use bar::Bar;
-pub use cluster::{Cluster, Options, User};
+pub use cluster::{Cluster, Image, Options, User};
 pub use s3::S3Server;
 pub use web::{Asked, Page, WebServer, own_address};
 pub use webhook::WebhookServer;

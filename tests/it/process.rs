@@ -49,6 +49,7 @@ impl Process {
         let mut command = Command::new(REINBACK);
         command.args(["agent", "--source-interval", "5s"]).args(args).arg("--config").arg(world.config());
         command.env("KUBECONFIG", kubeconfig).env("PATH", world.path()).env_remove("RUST_LOG");
+        command.envs(world.env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("the folder is writable"));
         Self { child: command.spawn().expect("the agent starts"), log: path }
     }
@@ -328,7 +329,7 @@ impl<'a> Round<'a> {
             }
             Moment::Written(count) => {
                 eventually(Duration::from_secs(60), || async {
-                    let written = object_writes(&world.cluster.audit_since(*mark)).len();
+                    let written = object_writes(&world.cluster.audit_of_ours(*mark)).len();
                     anyhow::ensure!(written >= *count, "{written} of {count} objects are written");
                     Ok(())
                 })

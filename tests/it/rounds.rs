@@ -79,7 +79,7 @@ async fn an_etcd_that_dies_in_the_middle_is_outlived() {
         event.user_agent.starts_with("reinback/") && event.writes() && event.response_status.code >= 500
     };
     let met = async || {
-        while !world.cluster.audit_since(round.mark).iter().any(is_failed_write) {
+        while !world.cluster.audit_of_ours(round.mark).iter().any(is_failed_write) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

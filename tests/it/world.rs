@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use flate2::Compression;
@@ -11,16 +12,16 @@ use flate2::write::GzEncoder;
 use kube::Client;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::git_server::{Work, git, make_bare};
 use crate::harness::rancher::{self, Item};
-use crate::harness::{Cluster, Options, REINBACK, binaries, fixture, temp_dir};
+use crate::harness::{Cluster, Image, Options, REINBACK, binaries, fixture, temp_dir};
 
 /// The plain fixture: 464 objects.
 pub const PLAIN: &str = "plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz";
 
-/// Worlds at a time: they wait more than they work, but two cores carry no more.
+/// Worlds at a time that work: two cores carry no more.
 static ROOM: Semaphore = Semaphore::const_new(3);
 
 pub struct World {
@@ -35,10 +36,14 @@ pub struct World {
     pub has_store: bool,
     /// Fields of `policy`, in one line.
     pub policy: String,
+    /// Where the agent asks Rancher itself; else it asks through the API server.
+    pub rancher_url: Option<String>,
+    /// Set in the environment of reinback.
+    pub env: Vec<(&'static str, &'static str)>,
     /// Which of the helm programs reinback finds on its `PATH`, as `helm` or `helm4`.
     pub helm: Option<&'static str>,
     folder: TempDir,
-    _room: SemaphorePermit<'static>,
+    room: Mutex<Option<SemaphorePermit<'static>>>,
 }
 
 /// What a cluster holds when it is handed out.
@@ -73,17 +78,21 @@ impl World {
     }
 
     /// A cluster as `options` say, with this backup of the fixtures in the store.
-    pub async fn of(options: Options, backup: &str, filled: Filled) -> Self {
+    pub async fn of(options: Options, backup_name: &str, filled: Filled) -> Self {
         let room = ROOM.acquire().await.expect("the semaphore is never closed");
         let folder = temp_dir();
-        let cluster = tokio::task::spawn_blocking(|| Cluster::start(options)).await.expect("it starts");
+        let cluster = match (backup_name, filled) {
+            (PLAIN, Filled::Restored) => restored(options).await,
+            _ => tokio::task::spawn_blocking(|| Cluster::start(options)).await.expect("it starts"),
+        };
         let client = cluster.client().await;
         let store = folder.path().join("backups");
         std::fs::create_dir_all(&store).expect("a folder");
-        let source = fixture(backup);
+        let source = fixture(backup_name);
         let backup = rancher::backup_as_own(cluster.uid(), &source, &store).expect("a copy");
         let items = rancher::read(&source).expect("a backup");
         match filled {
+            Filled::Restored if backup_name == PLAIN => {}
             Filled::Restored => {
                 rancher::seed(&client, &source).await.expect("the backup is put into the cluster");
             }
@@ -96,8 +105,28 @@ impl World {
         work.write("README.md", "manifests\n").commit("Begin");
         work.push(&["-u", "origin", "HEAD:main"]);
         // No Rancher runs that would bring clusters and charts back.
-        let (has_store, policy, helm) = (true, "verify: {clusterTimeout: 0s}".to_owned(), None);
-        Self { cluster, client, backup, items, work, has_store, policy, helm, folder, _room: room }
+        let policy = "verify: {clusterTimeout: 0s}".to_owned();
+        let (has_store, rancher_url, env, helm) = (true, None, Vec::new(), None);
+        Self {
+            cluster,
+            client,
+            backup,
+            items,
+            work,
+            has_store,
+            policy,
+            rancher_url,
+            env,
+            helm,
+            folder,
+            room: Mutex::new(Some(room)),
+        }
+    }
+
+    /// From now on this world mostly sits out a time that the product takes, such as that of a run: another one may work
+    /// beside it.
+    pub fn step_aside(&self) {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub fn folder(&self) -> &Path {
@@ -113,8 +142,9 @@ impl World {
         let path = self.folder.path().join("reinback.yaml");
         let store =
             if self.has_store { format!("store: {{directory: {}}}\n", self.store().display()) } else { String::new() };
+        let rancher = self.rancher_url.as_ref().map(|url| format!("rancher: {{url: \"{url}\"}}\n")).unwrap_or_default();
         let text = format!(
-            "cluster: test\nsource: {{url: \"file://{}\", branch: main, path: clusters/test, interval: 5s}}\n{store}policy: {{{}}}\ndataDir: {}\n",
+            "cluster: test\nsource: {{url: \"file://{}\", branch: main, path: clusters/test, interval: 5s}}\n{store}{rancher}policy: {{{}}}\ndataDir: {}\n",
             self.remote().display(),
             self.policy,
             self.folder.path().join("data").display(),
@@ -172,7 +202,7 @@ impl World {
         let mut command = Command::new(REINBACK);
         command.args(args).arg("--config").arg(self.config()).env("KUBECONFIG", kubeconfig);
         command.env_remove("RUST_LOG").stdin(Stdio::null());
-        command.env("PATH", self.path());
+        command.env("PATH", self.path()).envs(self.env.iter().copied());
         command
     }
 
@@ -311,6 +341,25 @@ impl World {
         let value: Value = serde_json::from_str(&text)?;
         let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
         Ok((number("/spec/replicas"), number("/status/readyReplicas")))
+    }
+}
+
+/// A cluster restored from the plain fixture. The first one is filled, all others begin with what that one held.
+async fn restored(options: Options) -> Cluster {
+    static IMAGE: OnceCell<Image> = OnceCell::const_new();
+    let (mut first, its_options) = (None, options.clone());
+    let fill = async || {
+        let cluster = tokio::task::spawn_blocking(|| Cluster::start(its_options)).await.expect("it starts");
+        let client = cluster.client().await;
+        rancher::seed(&client, &fixture(PLAIN)).await.expect("the backup is put into the cluster");
+        let image = cluster.image().expect("it is copied");
+        first = Some(cluster);
+        image
+    };
+    let image = IMAGE.get_or_init(fill).await;
+    match first {
+        Some(cluster) => cluster,
+        None => tokio::task::spawn_blocking(|| Cluster::start_from(image, options)).await.expect("it starts"),
     }
 }
 

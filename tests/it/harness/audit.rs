@@ -56,10 +56,10 @@ impl AuditEvent {
     }
 }
 
-/// Reads whole lines; one that is still being written is left out.
-pub(super) fn parse(log: &str) -> Vec<AuditEvent> {
+/// Reads whole lines that contain a text; one that is still being written is left out.
+pub(super) fn parse(log: &str, text: &str) -> Vec<AuditEvent> {
     log.split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
+        .filter(|line| line.ends_with('\n') && line.contains(text))
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("audit event {line}: {error}")))
         .collect()
 }

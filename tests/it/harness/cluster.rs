@@ -1,13 +1,15 @@
 //! A Kubernetes cluster on this machine: real control plane, nodes and pods played by KWOK.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -47,9 +49,25 @@ impl Default for Options {
 pub struct Cluster {
     options: Options,
     api_port: u16,
-    authority: Authority,
+    trust: Arc<Trust>,
     kubeconfig: PathBuf,
     uid: String,
+    supervisor: Supervisor,
+}
+
+/// Whom the servers of a cluster trust; what they store is signed by it.
+#[derive(Debug)]
+struct Trust {
+    authority: Authority,
+    /// Signs the tokens of service accounts.
+    accounts: rcgen::KeyPair,
+}
+
+/// What a cluster held at one moment: others begin with it, and so are spared the work of coming there.
+#[derive(Debug)]
+pub struct Image {
+    trust: Arc<Trust>,
+    /// Holds the data, and removes it with the process.
     supervisor: Supervisor,
 }
 
@@ -65,10 +83,22 @@ impl Cluster {
     /// # Panics
     /// When it does not come up, with the log of what failed.
     pub fn start(options: Options) -> Self {
+        Self::start_on(None, options)
+    }
+
+    /// A cluster of one's own that holds what another held, its uid too.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_from(image: &Image, options: Options) -> Self {
+        Self::start_on(Some(image), options)
+    }
+
+    fn start_on(image: Option<&Image>, options: Options) -> Self {
         let mut last = None;
         // A port that was free when it was picked may be taken by the time its server listens.
         for _ in 0..3 {
-            match Self::try_start(options.clone()) {
+            match Self::try_start(image, options.clone()) {
                 Ok(cluster) => return cluster,
                 Err(error) if format!("{error:?}").contains("address already in use") => last = Some(error),
                 Err(error) => panic!("the cluster does not start: {error:?}"),
@@ -77,18 +107,24 @@ impl Cluster {
         panic!("the cluster does not start: {last:?}")
     }
 
-    fn try_start(options: Options) -> Result<Self> {
+    fn try_start(image: Option<&Image>, options: Options) -> Result<Self> {
         let [etcd_port, peer_port, api_port] = free_ports();
         let supervisor = Supervisor::new("reinback-cluster-")?;
         let folder = supervisor.folder();
-        let authority = Authority::new()?;
+        let trust = match image {
+            Some(image) => {
+                copy_folder(&image.supervisor.folder().join(ETCD), &folder.join(ETCD))?;
+                Arc::clone(&image.trust)
+            }
+            None => Arc::new(Trust { authority: Authority::new()?, accounts: rcgen::KeyPair::generate()? }),
+        };
         let token = format!("{:032x}", rand::random::<u128>());
         let admin = Credentials::Token(token.clone());
         let mut cluster = Self {
-            kubeconfig: write_kubeconfig(folder, "admin", api_port, &authority, &admin)?,
+            kubeconfig: write_kubeconfig(folder, "admin", api_port, &trust.authority, &admin)?,
             options,
             api_port,
-            authority,
+            trust,
             uid: String::new(),
             supervisor,
         };
@@ -119,10 +155,10 @@ impl Cluster {
 
     /// A user of this name, by a client certificate: who has no rights until a test binds some.
     pub fn user(&self, name: &str) -> User {
-        let identity = self.authority.user(name).expect("a certificate can be signed");
+        let identity = self.trust.authority.user(name).expect("a certificate can be signed");
         let file = format!("user-{name}");
         let credentials = Credentials::Certificate(identity);
-        let path = write_kubeconfig(self.folder(), &file, self.api_port, &self.authority, &credentials);
+        let path = write_kubeconfig(self.folder(), &file, self.api_port, &self.trust.authority, &credentials);
         User { name: name.to_owned(), kubeconfig: path.expect("the cluster's folder is writable") }
     }
 
@@ -149,12 +185,17 @@ impl Cluster {
 
     /// The requests after a mark that [`Self::audit_mark`] gave.
     pub fn audit_since(&self, mark: usize) -> Vec<AuditEvent> {
-        audit::parse(&self.audit_log()[mark..])
+        audit::parse(&self.audit_log(mark), "")
+    }
+
+    /// Those among them that reinback made, found in a fraction of the time.
+    pub fn audit_of_ours(&self, mark: usize) -> Vec<AuditEvent> {
+        audit::parse(&self.audit_log(mark), "\"userAgent\":\"reinback/")
     }
 
     /// The present end of the audit log.
     pub fn audit_mark(&self) -> usize {
-        self.audit_log().rfind('\n').map_or(0, |end| end + 1)
+        self.audit_log(0).rfind('\n').map_or(0, |end| end + 1)
     }
 
     /// Kills kube-apiserver with SIGKILL; returns when it is gone.
@@ -189,20 +230,42 @@ impl Cluster {
         self.supervisor.signal(API_SERVER, "CONT").expect("kube-apiserver runs");
     }
 
+    /// What the cluster holds now. Its servers stand still meanwhile.
+    ///
+    /// # Errors
+    /// When a server has ended, or the data cannot be copied.
+    pub fn image(&self) -> Result<Image> {
+        let supervisor = Supervisor::new("reinback-image-")?;
+        // Whoever plays the node next would wait until this lease of another has run out.
+        self.supervisor.signal(KWOK, "STOP")?;
+        self.kubectl(&["delete", "lease", "-n", "kube-node-lease", NODE, "--ignore-not-found"], "")?;
+        // Between two of its writes, as after a kill: etcd recovers from that.
+        self.supervisor.signal(ETCD, "STOP")?;
+        let copied = copy_folder(&self.folder().join(ETCD), &supervisor.folder().join(ETCD));
+        self.supervisor.signal(ETCD, "CONT")?;
+        self.supervisor.signal(KWOK, "CONT")?;
+        copied?;
+        Ok(Image { trust: Arc::clone(&self.trust), supervisor })
+    }
+
     /// Holds the data, logs and kubeconfigs of the cluster.
     pub fn folder(&self) -> &Path {
         self.supervisor.folder()
     }
 
-    fn audit_log(&self) -> String {
-        std::fs::read_to_string(self.folder().join("audit.log")).expect("the cluster was started with an audit log")
+    fn audit_log(&self, from: usize) -> String {
+        let mut log = File::open(self.folder().join("audit.log")).expect("the cluster was started with an audit log");
+        log.seek(SeekFrom::Start(from as u64)).expect("a file");
+        let mut text = String::new();
+        log.read_to_string(&mut text).expect("the log is text");
+        text
     }
 
     fn start_etcd(&self, port: u16, peer_port: u16) -> Result<()> {
         let client = format!("http://127.0.0.1:{port}");
         let peer = format!("http://127.0.0.1:{peer_port}");
         let mut args = vec![
-            format!("--data-dir={}", self.folder().join("etcd").display()),
+            format!("--data-dir={}", self.folder().join(ETCD).display()),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
@@ -217,13 +280,13 @@ impl Cluster {
     }
 
     fn start_api_server(&self, etcd_port: u16, token: &str) -> Result<()> {
-        let Identity { certificate, key } = self.authority.server()?;
+        let Trust { authority, accounts } = self.trust.as_ref();
+        let Identity { certificate, key } = authority.server()?;
         let file = |name: &str, content: &str| -> Result<String> {
             let path = self.folder().join(name);
             std::fs::write(&path, content)?;
             Ok(path.display().to_string())
         };
-        let accounts = rcgen::KeyPair::generate()?;
         let mut args = vec![
             format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
             format!("--secure-port={}", self.api_port),
@@ -231,7 +294,7 @@ impl Cluster {
             "--advertise-address=127.0.0.1".to_owned(),
             format!("--tls-cert-file={}", file("server.crt", &certificate)?),
             format!("--tls-private-key-file={}", file("server.key", &key)?),
-            format!("--client-ca-file={}", file("ca.crt", &self.authority.certificate())?),
+            format!("--client-ca-file={}", file("ca.crt", &authority.certificate())?),
             format!("--token-auth-file={}", file("tokens.csv", &format!("{token},admin,admin,\"system:masters\"\n"))?),
             "--authorization-mode=RBAC".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
@@ -278,7 +341,7 @@ impl Cluster {
             &[&kubeconfig, "--leader-elect=false", "--secure-port=0", "--kube-api-qps=500", "--kube-api-burst=1000"],
         )?;
         self.supervisor.start(
-            "kwok",
+            KWOK,
             &bin.join("kwok"),
             &[
                 &kubeconfig,
@@ -305,8 +368,12 @@ impl Cluster {
     async fn objects_ready(&self) -> Result<String> {
         let client = self.client().await;
         if self.options.controllers {
-            Api::all(client.clone()).create(&PostParams::default(), &fake_node()?).await?;
+            match Api::all(client.clone()).create(&PostParams::default(), &fake_node()?).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                made => drop(made?),
+            }
         }
+        let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
         let namespaces = Api::<Namespace>::all(client.clone());
         self.wait(|| async {
             namespaces.get("default").await?;
@@ -315,6 +382,7 @@ impl Cluster {
                 let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
                 ensure!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "the node is not ready");
                 ensure!(node.spec.and_then(|spec| spec.taints).unwrap_or_default().is_empty(), "the node is tainted");
+                leases.get(NODE).await.context("nobody plays the node yet")?;
             }
             let uid = namespaces.get("kube-system").await?.metadata.uid;
             uid.context("kube-system has no uid")
@@ -378,6 +446,7 @@ impl User {
 
 const ETCD: &str = "etcd";
 const API_SERVER: &str = "kube-apiserver";
+const KWOK: &str = "kwok";
 const NODE: &str = "node-0";
 
 const AUDIT_POLICY: &str = "\
@@ -397,6 +466,13 @@ async fn client(kubeconfig: &Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
+}
+
+/// What etcd makes room for beforehand stays room that takes no disk.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").args(["-r", "--sparse=always"]).args([from, to]).output()?;
+    ensure!(copied.status.success(), "cp: {}", String::from_utf8_lossy(&copied.stderr));
+    Ok(())
 }
 
 /// A kubeconfig in JSON, which is YAML, under `NAME.kubeconfig`.

@@ -49,6 +49,7 @@ async fn an_operator_that_hangs_is_stopped_when_time_is_up_and_writes_nothing_af
     let Operated { world, .. } = &operated;
     operated.script().hang(Phase::ScaleUp);
     operated.merge("hangs", &[("timeout", "1m"), ("on-failure", "Resume")], "  prune: false\n");
+    world.step_aside();
     let (said, run) = operated.once("hangs").await;
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert_eq!(end(&run), outcome("Failed", "Timeout"), "{}", run["status"]);
@@ -68,6 +69,7 @@ async fn a_zero_that_the_operator_writes_after_its_restore_was_deleted_does_not_
     operated.merge("late-zero", &[("timeout", "1m"), ("on-failure", "Resume")], "  prune: false\n");
     let _agent = Process::start(world, &[]);
     gate.reached().await;
+    world.step_aside();
     eventually(PATIENCE, || async {
         ensure!(operated.restores().await?.is_empty(), "the Restore is not deleted yet");
         Ok(())
@@ -101,6 +103,7 @@ async fn an_operator_that_dies_for_good_is_not_waited_for_for_ever() {
     let Operated { world, .. } = &operated;
     operated.script().die(Phase::ClusterScoped, Then::Never);
     operated.merge("dead", &[("timeout", "1m"), ("on-failure", "Resume")], "  prune: false\n");
+    world.step_aside();
     let (said, run) = operated.once("dead").await;
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert_eq!(end(&run), outcome("Failed", "Timeout"), "{}", run["status"]);
