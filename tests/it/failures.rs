@@ -50,6 +50,19 @@ pub async fn refuse(world: &World, setting: &str) {
     .await;
 }
 
+/// Makes at once a pod that Rancher's selector chooses, and no Deployment has made.
+async fn pod_by_hand(world: &World, name: &str) {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "cattle-system", "labels": {"app": "rancher"}},
+        "spec": {"containers": [{"name": "rancher", "image": "rancher/rancher:v2.9.3"}]},
+    });
+    let request =
+        http::Request::post("/api/v1/namespaces/cattle-system/pods").header("content-type", "application/json");
+    let request = request.body(pod.to_string().into_bytes()).expect("a request");
+    world.client.request_text(request).await.expect("made");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_refused_fails_the_run_and_rancher_is_left_as_the_manifest_says() {
     let world = World::start().await;
@@ -109,6 +122,7 @@ async fn pods_that_do_not_go_fail_the_run_before_its_first_write_and_replicas_ar
     world.cluster.kubectl(&["patch", "-n", "cattle-system", &pod, "--type=merge", "-p", keep], "").expect("patched");
     let round = Round::begin_with(&world, "stuck", 24, &[("timeout", "1m")], "").await;
     let _agent = Process::start(&world, &[]);
+    world.step_aside();
     let run = until_ended(&world, "stuck").await;
     assert_eq!((phase(&run), reason(&run)), ("Failed", "QuiesceFailed"), "{}", run["status"]);
     assert!(message(&run).contains(pod.trim_start_matches("pod/")), "{}", message(&run));
@@ -123,14 +137,10 @@ async fn a_pod_of_rancher_that_stays_stops_the_writing_until_the_run_is_out_of_t
     let round = Round::begin_with(&world, "late", 25, &[("timeout", "1m")], "").await;
     let _agent = Process::start(&world, &["--limits-qps", "60"]);
     round.reach(&Moment::Written(10)).await;
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "rancher-by-hand", "namespace": "cattle-system", "labels": {"app": "rancher"}},
-        "spec": {"containers": [{"name": "rancher", "image": "rancher/rancher:v2.9.3"}]},
-    });
-    world.cluster.kubectl(&["create", "-f", "-"], &pod.to_string()).expect("made");
+    pod_by_hand(&world, "rancher-by-hand").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let written = object_writes(&world.cluster.audit_since(round.mark)).len();
+    world.step_aside();
     let run = until_ended(&world, "late").await;
     assert_eq!((phase(&run), reason(&run)), ("Failed", "Timeout"), "{}", run["status"]);
     assert!(message(&run).contains("within 60 s"), "{}", message(&run));
@@ -180,16 +190,21 @@ async fn a_person_who_interferes_is_worked_around_and_told_of() {
     world.cluster.kubectl(&["create", "clusterrole", "c-late", "--verb=get", "--resource=pods"], "").expect("made");
     finalizers(Value::Null);
     round.reach(&Moment::Journal("finished", "Quiesce")).await;
-    round.reach(&Moment::Written(10)).await;
-    delete_runs_of(&world, "meddled").await;
+    // A pod of Rancher stops the writing for as long as the person takes, who changes what is written last.
+    pod_by_hand(&world, "rancher-by-hand").await;
+    round.reach(&Moment::Journal("started", "Crds")).await;
     for place in round.disturbed.changed.iter().filter(|place| place.is("", "secrets")) {
         let mut args = vec!["annotate", "secret", &place.name, "meddled=with", "--overwrite"];
         args.extend(place.namespace.as_deref().map(|_| "-n").into_iter().chain(place.namespace.as_deref()));
         world.cluster.kubectl(&args, "").expect("changed");
     }
-    round.reach(&Moment::Written(40)).await;
     let scale = ["scale", "deployment", "-n", "cattle-system", "rancher", "--replicas=2"];
     world.cluster.kubectl(&scale, "").expect("scaled");
+    round.reach(&Moment::Scaled).await;
+    let delete = ["delete", "pod", "-n", "cattle-system", "rancher-by-hand", "--wait=false"];
+    world.cluster.kubectl(&delete, "").expect("deleted");
+    round.reach(&Moment::Written(10)).await;
+    delete_runs_of(&world, "meddled").await;
     // What was on its way when the pods came is written; at 60 requests a second that may take half a second.
     let run = round.judge(Duration::from_secs(1)).await;
     let warnings = run.pointer("/status/warnings").map(Value::to_string).unwrap_or_default();

@@ -163,18 +163,31 @@ fn lock(bare: &Path) -> PathBuf {
     lock
 }
 
+/// How many files lie in a folder and those in it.
+fn files_under(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| if entry.path().is_dir() { files_under(&entry.path()) } else { 1 }).sum()
+}
+
 #[test]
 fn a_branch_that_somebody_is_writing_is_waited_for() {
     on_both(|cache, url, bare| {
         let mut branch = open(cache, url, None);
         publish(&mut branch, "one", &[put("a", "1")]).unwrap();
         let lock = lock(bare);
+        let held = lock.clone();
+        let objects = bare.join("objects");
+        let before = files_under(&objects);
         let unlock = std::thread::spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(1500));
+            // Objects are there before the branch is asked for, which is refused at once.
+            while files_under(&objects) == before {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(500));
             std::fs::remove_file(lock).unwrap();
         });
         let published = publish(&mut branch, "two", &[put("a", "2")]).unwrap();
-        assert!(matches!(published, Published::Pushed { tries: 2.., .. }), "{published:?}");
+        assert!(!held.exists(), "it was pushed over the lock: {published:?}");
         unlock.join().unwrap();
         assert_eq!(git(bare, &["log", "--format=%s", BRANCH]), "two\none");
     });
@@ -248,6 +261,8 @@ fn the_lock_that_a_killed_push_leaves_on_a_folder_holds_nobody_up_for_ever() {
     publish(&mut branch, "first", &[put("a", "1")]).unwrap();
     let lock = bare.join(format!("refs/heads/{BRANCH}.lock"));
     let file = std::fs::File::create(&lock).unwrap();
+    // However long the tries take, it does not get old meanwhile.
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(3600)).unwrap();
     let refused = publish(&mut branch, "second", &[put("a", "2")]);
     assert!(matches!(refused, Err(GitError::Contended { .. })), "somebody may hold it: {refused:?}");
     assert!(lock.exists());
