@@ -196,12 +196,14 @@ fn left_at_zero(status: &RunStatus) -> Option<String> {
         return None;
     }
     let had: Vec<String> = replicas.iter().map(|(workload, replicas)| format!("{workload} had {replicas}")).collect();
-    Some(format!(
-        "Replicas were not given back: {}. Two ways on: take the cause away and set a new reinback.io/requested-at in \
-         the manifest, which restores again and gives them back; or, when the data is known to be good, scale them by \
-         hand, such as `kubectl -n NAMESPACE scale RESOURCE/NAME --replicas=N`.",
-        had.join(", ")
-    ))
+    let ways = match &status.undone_by {
+        Some(name) => format!("{} undoes the run, and gives them back.", text::clean(name)),
+        None => "Two ways on: take the cause away and set a new reinback.io/requested-at in the manifest, which restores \
+                 again and gives them back; or, when the data is known to be good, scale them by hand, such as `kubectl \
+                 -n NAMESPACE scale RESOURCE/NAME --replicas=N`."
+            .to_owned(),
+    };
+    Some(format!("Replicas were not given back: {}. {ways}", had.join(", ")))
 }
 
 #[cfg(test)]

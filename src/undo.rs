@@ -16,6 +16,8 @@ use crate::plan::version::{VersionChange, Way};
 use crate::run::{Run, RunStatus};
 pub use removed::{Removed, removed};
 
+/// In the place of its file, an undo names the run that it goes back from.
+const FILE: &str = "undo of run ";
 /// Longest name of an object, in bytes (RFC 1123 subdomain).
 const MAX_NAME_BYTES: usize = 253;
 
@@ -41,6 +43,12 @@ pub enum Asked {
     ByPolicy,
     /// A person, perhaps long after: what came meanwhile would go too, so that its gates hold.
     ByHand,
+}
+
+/// Name of the run that a manifest from this file undoes; `None` where it is another manifest, or an undo that somebody
+/// committed.
+pub fn undone_run(file: &str) -> Option<&str> {
+    file.strip_prefix(FILE)
 }
 
 /// The manifest that undoes a run.
@@ -104,7 +112,7 @@ pub fn made(run: &Run, status: &RunStatus, asked: Asked) -> Result<Manifest, NoU
         on_failure: Some(OnFailure::Hold),
         timeout: undone.options.timeout,
     };
-    let file = format!("undo of run {name}");
+    let file = format!("{FILE}{name}");
     let manifest = Manifest { id, file: file.clone(), body, options, ..undone };
     // Read anew, so that its digest is that of its own document.
     unpin(&pin(&manifest), &file, "").map_err(unreadable)

@@ -11,7 +11,8 @@ use super::{
 use crate::health::{Check, Outcome};
 use crate::journal::SafetyBackup;
 use crate::plan::gate::{Gate, GateClass};
-use crate::run::{ManifestRef, OperatorRecord, Phase, Run, SourceRef};
+use crate::run::{ManifestRef, OperatorRecord, Phase, Run, RunStatus, SourceRef};
+use crate::undo::undone_run;
 
 /// Runs in the table, and held runs told in full; the folder has all.
 const RUNS_SHOWN: usize = 20;
@@ -80,8 +81,7 @@ pub fn is_dashboard(text: &str) -> bool {
 
 fn head(cluster: &str, cluster_uid: &str, rules: Option<Rules<'_>>, runs: &[&Run]) -> String {
     let drift = drift_line(rules, runs).unwrap_or_default();
-    let rules =
-        rules.map_or("no manifest yet".to_owned(), |Rules { manifest, source }| told_manifest(manifest, source));
+    let rules = told_rules(rules, runs);
     let running: Vec<String> =
         runs.iter().filter(|run| status_of(run).phase == Phase::Running).map(|run| running_line(run)).collect();
     let running = if running.is_empty() { "nothing".to_owned() } else { running.join("; ") };
@@ -93,6 +93,59 @@ fn head(cluster: &str, cluster_uid: &str, rules: Option<Rules<'_>>, runs: &[&Run
         code(cluster_uid).trim_matches(['`', ' ']),
         safety_line(runs).unwrap_or_default(),
     )
+}
+
+fn told_rules(rules: Option<Rules<'_>>, runs: &[&Run]) -> String {
+    match (told_undo(rules, runs), rules, runs.iter().find(|run| moment(run).is_some())) {
+        (Some(undo), _, _) => undo,
+        (None, Some(Rules { manifest, source }), _) => told_manifest(manifest, source),
+        (None, None, None) => "no manifest yet".to_owned(),
+        (None, None, Some(_)) if runs.iter().all(|run| status_of(run).phase == Phase::Superseded) => {
+            "no manifest yet; what was in Git at the first look does not run".to_owned()
+        }
+        (None, None, Some(last)) => format!("nothing; last, {}", told_run(last)),
+    }
+}
+
+/// What failed and what went back from it stand in one place, and have both ended: nothing rules, since the cluster is as it
+/// was before. A manifest that was merged after them rules.
+fn told_undo(rules: Option<Rules<'_>>, runs: &[&Run]) -> Option<String> {
+    let undo = runs.iter().find(|run| status_of(run).started_at.is_some())?;
+    let undone = undone_run(&undo.spec.manifest.file)?;
+    let undone = runs.iter().find(|run| run_name(run) == undone)?;
+    if rules.is_some_and(|rules| *rules.manifest != undone.spec.manifest) {
+        return None;
+    }
+    let (undone, by) = (told_run(undone), code(&undo.spec.manifest.name));
+    Some(match status_of(undo).phase {
+        Phase::Pending | Phase::Held | Phase::Running => format!("nothing: {undone} and is being undone by {by}"),
+        Phase::Succeeded => format!("nothing: {undone} and was undone by {by}; what was before it is back"),
+        Phase::Failed | Phase::Superseded | Phase::Cancelled => {
+            format!("nothing: {undone}, and {by}, which was to undo it, {}", told_end(&status_of(undo)))
+        }
+    })
+}
+
+/// ``Rollback `back-to-2-9-3` failed (ChecksFailed)``.
+fn told_run(run: &Run) -> String {
+    let ManifestRef { kind, name, file: _, blob: _ } = &run.spec.manifest;
+    format!("{} {} {}", markdown(kind), code(name), told_end(&status_of(run)))
+}
+
+fn told_end(status: &RunStatus) -> String {
+    let reason = |word: &str| match status.reason.as_str() {
+        "" => word.to_owned(),
+        reason => format!("{word} ({})", markdown(reason)),
+    };
+    match status.phase {
+        Phase::Pending => "has not begun".to_owned(),
+        Phase::Held => "is held".to_owned(),
+        Phase::Running => "runs".to_owned(),
+        Phase::Succeeded => "succeeded".to_owned(),
+        Phase::Failed => reason("failed"),
+        Phase::Superseded => "was superseded".to_owned(),
+        Phase::Cancelled => "was cancelled".to_owned(),
+    }
 }
 
 /// Of the run of the manifest that rules.

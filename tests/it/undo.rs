@@ -35,6 +35,7 @@ async fn fails(world: &World, on_failure: &str) -> BTreeSet<String> {
         format!("  toVersion: v2.9.3\n  versionMethod: image\n  restore: {{backupFilename: {backup}, prune: true}}\n");
     let annotations = [ACCEPT, ("on-failure", on_failure), ("timeout", "1m")];
     world.commit_rollback("back", &annotations, &spec);
+    world.step_aside();
     let said = world.once().await;
     assert_eq!(said.code, Some(1), "{}\n{:?}", said.stderr, world.runs().await);
     differences
@@ -73,6 +74,8 @@ async fn a_version_that_does_not_come_up_is_undone_by_itself_where_the_manifest_
     assert_undone(&world, &differed).await;
     let failed = run_of(&world, "back").await.expect("a run");
     assert_eq!(failed["status"]["undoneBy"], "undo-back", "{}", failed["status"]["message"]);
+    let rules = "- Rules now: nothing: Rollback `back` failed (RancherNotReady) and was undone by `undo-back`; what was before it is back\n";
+    assert!(world.dashboard().contains(rules), "{}", world.dashboard());
     // It is not done again, nor is the manifest.
     let again = world.once().await;
     assert_eq!(again.code, Some(0), "{}", again.stderr);

@@ -233,6 +233,86 @@ fn the_dashboard_says_what_the_last_run_left_at_zero_until_a_newer_one_gives_it_
     assert!(!dashboard_of(&[newer, failed], &[]).contains("## Left at 0"));
 }
 
+/// A Rollback that failed, and the run that undid it, which came a minute later.
+fn undone() -> [Run; 2] {
+    let mut failed = failed_in_crds("back-to-2-9-3");
+    failed.spec.manifest.kind = "Rollback".to_owned();
+    failed.status.as_mut().expect("a status").undone_by = Some("undo-back-to-2-9-3".to_owned());
+    let mut undo = with(succeeded("undo-back-to-2-9-3"), |status| {
+        status.started_at = Some(after(100));
+        status.ended_at = Some(after(160));
+    });
+    undo.spec.manifest.kind = "Rollback".to_owned();
+    undo.spec.manifest.file = format!("undo of run {}", failed.metadata.name.as_deref().expect("a name"));
+    [failed, undo]
+}
+
+/// What the dashboard says that rules, where this manifest does.
+fn rules_of(runs: &[Run], rules: Option<&Run>) -> String {
+    let page = dashboard(&Dashboard {
+        cluster: "prod",
+        cluster_uid: "6e9ee6a6-d4f2-46c2-bd99-75269cf041dc",
+        rules: rules.map(|run| Rules { manifest: &run.spec.manifest, source: &run.spec.source }),
+        runs: &runs.iter().collect::<Vec<_>>(),
+        problems: &[],
+    });
+    let rules = page.lines().find_map(|line| line.strip_prefix("- Rules now: "));
+    rules.expect("a line").to_owned()
+}
+
+#[test]
+fn after_an_undo_the_dashboard_says_that_nothing_rules_and_why() {
+    let [failed, mut undo] = undone();
+    let runs = |undo: &Run| [undo.clone(), failed.clone()];
+    let told = rules_of(&runs(&undo), None);
+    assert_eq!(
+        told,
+        "nothing: Rollback `back-to-2-9-3` failed (Timeout) and was undone by `undo-back-to-2-9-3`; what was before it is back"
+    );
+    // By hand, it stands nowhere in Git.
+    assert_eq!(rules_of(&runs(&undo), Some(&failed)), told);
+    // What was merged after both rules.
+    let newer = with(pending("newer"), |_| {});
+    assert!(
+        rules_of(&[runs(&undo).as_slice(), std::slice::from_ref(&newer)].concat(), Some(&newer)).contains("`newer` (")
+    );
+    let status = undo.status.as_mut().expect("a status");
+    (status.phase, status.reason) = (Phase::Failed, "ObjectsFailed".to_owned());
+    assert_eq!(
+        rules_of(&runs(&undo), None),
+        "nothing: Rollback `back-to-2-9-3` failed (Timeout), and `undo-back-to-2-9-3`, which was to undo it, failed (ObjectsFailed)"
+    );
+    let status = undo.status.as_mut().expect("a status");
+    (status.phase, status.reason, status.ended_at) = (Phase::Running, String::new(), None);
+    assert_eq!(
+        rules_of(&runs(&undo), Some(&failed)),
+        "nothing: Rollback `back-to-2-9-3` failed (Timeout) and is being undone by `undo-back-to-2-9-3`"
+    );
+    assert!(
+        rules_of(&runs(&undo), Some(&undo)).contains("`undo-back-to-2-9-3` (`undo of run "),
+        "while it runs, it rules"
+    );
+}
+
+#[test]
+fn where_nothing_rules_the_dashboard_says_what_was_last() {
+    let cancelled = with(pending("monday"), |status| {
+        (status.phase, status.ended_at) = (Phase::Cancelled, Some(after(5)));
+    });
+    assert_eq!(rules_of(&[cancelled], None), "nothing; last, Restore `monday` was cancelled");
+    let first = rules_of(&[superseded("first"), superseded("second")], None);
+    assert_eq!(first, "no manifest yet; what was in Git at the first look does not run");
+}
+
+#[test]
+fn a_run_that_is_undone_leaves_the_replicas_to_its_undo() {
+    let [failed, undo] = undone();
+    let told = render_one(&failed, after(200));
+    assert!(told.contains("undo-back-to-2-9-3 undoes the\nrun, and gives them back."), "{told}");
+    assert!(!told.contains("Two ways on"), "{told}");
+    assert!(!dashboard_of(&[failed, undo], &[]).contains("## Left at 0"));
+}
+
 #[test]
 fn the_dashboard_has_the_same_bytes_whatever_the_order() {
     let mut runs: Vec<Run> = (0..30).map(|n| succeeded(&format!("run-{n:02}"))).collect();
