@@ -48,5 +48,6 @@ mod status_branch;
 mod store;
 mod stored;
 mod undo;
+mod verify;
 mod webhooks;
 mod world;
