@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::Exit;
 use super::agent::LeaseArgs;
 use super::run::{Here, HereArgs, user};
-use super::status::find;
+use super::status::{find, no_run};
 use crate::config::ConfigArgs;
 use crate::journal::Journal;
 use crate::run::{Phase, Run};
@@ -47,16 +47,19 @@ pub async fn cancel(args: CancelArgs) -> anyhow::Result<Exit> {
     loop {
         let books = here.books().await?;
         let runs: Vec<Run> = books.runs.values().cloned().collect();
-        let run = find(&newest_first(&runs), &name).with_context(|| format!("there is no run or manifest {name:?}"))?;
+        let run = find(&newest_first(&runs), &name).with_context(|| no_run(&name))?;
         let own_name = run.metadata.name.as_deref().unwrap_or_default();
         match standing(run) {
             Standing::Cancelled => {
                 writeln!(io::stdout(), "{own_name} is cancelled")?;
                 return Ok(Exit::Done);
             }
-            Standing::Ended(phase) => anyhow::bail!(
+            Standing::Ended { phase, wrote: true } => anyhow::bail!(
                 "{own_name} has ended {phase:?}: there is nothing to cancel; `reinback undo {name}` goes back to what was before it"
             ),
+            Standing::Ended { phase, wrote: false } => {
+                anyhow::bail!("{own_name} has ended {phase:?}, and has changed nothing: there is nothing to cancel")
+            }
             Standing::Written => anyhow::bail!(
                 "{own_name} has begun to write, and goes on to its end, since half of it is no state to stop in; `reinback undo \
                  {name}` goes back to what was before it, once it has ended"
@@ -77,15 +80,20 @@ enum Standing {
     /// Something was changed.
     Written,
     Cancelled,
-    Ended(Phase),
+    Ended {
+        phase: Phase,
+        /// Something was changed.
+        wrote: bool,
+    },
 }
 
 fn standing(run: &Run) -> Standing {
     let status = run.status.clone().unwrap_or_default();
+    let wrote = Journal::from(status.journal).first_write_begun();
     match status.phase {
         Phase::Cancelled => Standing::Cancelled,
-        phase if phase.is_terminal() => Standing::Ended(phase),
-        _ if Journal::from(status.journal).first_write_begun() => Standing::Written,
+        phase if phase.is_terminal() => Standing::Ended { phase, wrote },
+        _ if wrote => Standing::Written,
         _ => Standing::Open,
     }
 }

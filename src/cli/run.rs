@@ -127,12 +127,13 @@ impl Here {
 
 async fn carry_out(here: Here, books: Books, placed: Placed) -> anyhow::Result<Exit> {
     let Here { config, reader, mut agent, helm, yes, _folder } = here;
-    if books.ledger.entries.get(&placed.key).is_some_and(|entry| entry.phase.is_terminal()) {
-        writeln!(
-            io::stderr(),
-            "{} has ended before and never runs again; to run it, change reinback.io/requested-at",
-            placed.manifest.id
-        )?;
+    if let Some(entry) = books.ledger.entries.get(&placed.key).filter(|entry| entry.phase.is_terminal()) {
+        let way = match placed.undoes {
+            true => "to do it once more, commit what --print prints, with a reinback.io/requested-at",
+            false => "to run it, change reinback.io/requested-at",
+        };
+        let Placed { manifest, .. } = placed;
+        writeln!(io::stderr(), "{} has ended before ({:?}) and never runs again; {way}", manifest.id, entry.phase)?;
         return Ok(Exit::Done);
     }
     if !show_plan(&config, &reader, &helm, agent.source(), &placed, &books).await? || !(yes || confirmed()?) {
@@ -172,8 +173,9 @@ fn read(file: &PathBuf, config: &Config) -> anyhow::Result<Placed> {
     let blob = crate::git::BlobId::of(&content).map(|id| id.to_string()).unwrap_or_default();
     let source = SourceFile { path: &name, blob: &blob, content: &content };
     let tree = Tree::read([source], &Limits::default());
-    if let Some(problem) = tree.problems.first() {
-        anyhow::bail!("{problem}");
+    if !tree.problems.is_empty() {
+        let problems: Vec<String> = tree.problems.iter().map(ToString::to_string).collect();
+        anyhow::bail!("{}", problems.join("\n"));
     }
     let mut manifests: Vec<_> = tree.manifests().cloned().collect();
     anyhow::ensure!(manifests.len() == 1, "{name} holds {} manifests; give a file with one", manifests.len());

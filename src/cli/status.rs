@@ -78,7 +78,7 @@ fn render(runs: &[Run], name: Option<&str>, output: Output) -> anyhow::Result<St
     let runs = newest_first(runs);
     let chosen: Vec<Run> = match name {
         None => runs.into_iter().cloned().collect(),
-        Some(name) => vec![find(&runs, name).with_context(|| format!("there is no run or manifest {name:?}"))?.clone()],
+        Some(name) => vec![find(&runs, name).with_context(|| no_run(name))?.clone()],
     };
     Ok(match (output, name) {
         (Output::Json, _) => format!("{:#}\n", json!({ "runs": chosen })),
@@ -91,6 +91,13 @@ fn render(runs: &[Run], name: Option<&str>, output: Output) -> anyhow::Result<St
 pub(super) fn find<'a>(newest_first: &[&'a Run], name: &str) -> Option<&'a Run> {
     let own = newest_first.iter().find(|run| run.metadata.name.as_deref() == Some(name));
     own.or_else(|| newest_first.iter().find(|run| run.spec.manifest.name == name)).copied()
+}
+
+/// What there is none of, and where the names are.
+pub(super) fn no_run(name: &str) -> String {
+    format!(
+        "there is no run or manifest {name:?}; `reinback status` lists what there is, with --config also what only Git knows"
+    )
 }
 
 fn width() -> usize {

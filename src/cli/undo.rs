@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::Exit;
 use super::run::{Here, HereArgs, placed_here};
-use super::status::find;
+use super::status::{find, no_run};
 use crate::agent::ledger::Books;
 use crate::manifest::Manifest;
 use crate::plan::gate::{GateClass, GateCode};
@@ -61,7 +61,7 @@ fn acceptable(codes: Vec<GateCode>) -> anyhow::Result<BTreeSet<GateCode>> {
 
 fn undone(books: &Books, name: &str, accept: &BTreeSet<GateCode>) -> anyhow::Result<Manifest> {
     let runs: Vec<_> = books.runs.values().cloned().collect();
-    let run = find(&newest_first(&runs), name).with_context(|| format!("there is no run or manifest {name:?}"))?;
+    let run = find(&newest_first(&runs), name).with_context(|| no_run(name))?;
     let mut manifest = undo::manifest(run, Asked::ByHand)?;
     manifest.options.accept.extend(accept);
     Ok(manifest)

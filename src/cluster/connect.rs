@@ -91,6 +91,9 @@ fn is_absent(error: &KubeconfigError) -> bool {
 /// The problem in our words. kube's texts may quote the file, and with it a token.
 fn told(error: &KubeconfigError) -> String {
     match error {
+        KubeconfigError::ReadConfig(source, path) if source.kind() == std::io::ErrorKind::NotFound => {
+            format!("there is no kubeconfig {}", path.display())
+        }
         KubeconfigError::ReadConfig(source, path) => format!("{} cannot be read ({})", path.display(), source.kind()),
         KubeconfigError::Parse(_) => "the kubeconfig is not valid YAML of a kubeconfig".to_owned(),
         KubeconfigError::CurrentContextNotSet => "the kubeconfig has no current context".to_owned(),

@@ -274,7 +274,7 @@ fn a_cluster_that_cannot_be_used_is_told_within_seconds() {
     ! reinback: cannot find out which cluster to use: the kubeconfig has no context "other"; set KUBECONFIG, --context, or run in a pod with a service account
     exit 1
     ----
-    ! reinback: cannot find out which cluster to use: absent cannot be read (entity not found); set KUBECONFIG, --context, or run in a pod with a service account
+    ! reinback: cannot find out which cluster to use: there is no kubeconfig absent; set KUBECONFIG, --context, or run in a pod with a service account
     exit 1
     ----
     ! reinback: cannot find out which cluster to use: there is no kubeconfig, and this is not a pod with a service account; set KUBECONFIG, --context, or run in a pod with a service account
@@ -289,7 +289,7 @@ fn a_manifest_that_is_wrong_is_told_before_any_cluster_is_asked() {
         "apiVersion: resources.cattle.io/v1\nkind: Restore\nmetadata: {name: back}\nspec: {backupFilename: b.tar.gz}\n";
     desk.write("two.yaml", &format!("{restore}---\n{}", restore.replace("back}", "again}")));
     desk.write("none.yaml", "kind: ConfigMap\napiVersion: v1\n");
-    desk.write("typo.yaml", &restore.replace("backupFilename", "backupFileName"));
+    desk.write("typo.yaml", &restore.replace("backupFilename: b.tar.gz", "backupFileName: b.tar.gz, prune: yes"));
     let run = |file: &str| desk.says(&["run", "--config", "reinback.yaml", file]);
     let said = [
         run("two.yaml"),
@@ -307,6 +307,7 @@ fn a_manifest_that_is_wrong_is_told_before_any_cluster_is_asked() {
     exit 1
     ----
     ! reinback: typo.yaml:4: unknown field `backupFileName` in `spec`, did you mean `backupFilename`?
+    ! typo.yaml:4: `spec.prune` must be a boolean, not `yes`: write true or false
     exit 1
     ----
     ! reinback: cannot read absent.yaml: No such file or directory (os error 2)
@@ -317,6 +318,7 @@ fn a_manifest_that_is_wrong_is_told_before_any_cluster_is_asked() {
     typo.yaml:1 Restore back invalid
     ! absent.yaml: cannot be read: No such file or directory (os error 2)
     ! typo.yaml:4: unknown field `backupFileName` in `spec`, did you mean `backupFilename`?
+    ! typo.yaml:4: `spec.prune` must be a boolean, not `yes`: write true or false
     ! typo.yaml:1: Restore back stands twice, here and at two.yaml:1: neither counts; rename or remove one
     exit 1
     ----
@@ -460,7 +462,13 @@ async fn on_a_fresh_cluster_the_commands_lead_from_the_definition_to_the_first_r
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
     assert!(said.stdout.contains("Held"), "{said:?}");
     let said = world.reinback(&["status", "forth"]).await;
-    assert_eq!((said.code, said.stderr.as_str()), (Some(1), "reinback: there is no run or manifest \"forth\"\n"));
+    assert_eq!(
+        (said.code, said.stderr.as_str()),
+        (
+            Some(1),
+            "reinback: there is no run or manifest \"forth\"; `reinback status` lists what there is, with --config also what only Git knows\n"
+        )
+    );
 }
 
 /// A file beside Cargo.toml.
