@@ -75,7 +75,8 @@ fn killed_after_any_effect_of_a_failure_and_its_undo_all_is_as_it_was_before_the
     assert!(effects.len() > failed + 40, "{effects:#?}");
     let is_patch = |at: &usize| effects[*at] == "PATCH /apis/apps/v1/namespaces/cattle-system/deployments/rancher";
     let patches: Vec<usize> = (0..failed).filter(is_patch).collect();
-    let [_, image, _] = patches[..] else { panic!("scaled, set and given back: {patches:?} of {effects:#?}") };
+    // Given back once more where a controller wrote in between.
+    let [_, image, _, ..] = patches[..] else { panic!("scaled, set and given back: {patches:?} of {effects:#?}") };
     // Before an effect is after the one before it; renewals of the Lease are as any other moment beside them.
     let at = (image..effects.len()).filter(|at| !effects[*at].contains("/leases/"));
     let deaths: Vec<Death> = at.map(|at| Death { at, moment: Moment::After }).collect();
