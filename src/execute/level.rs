@@ -18,7 +18,7 @@ const FIRST: usize = 32;
 const LEAST: usize = 2;
 /// The API server takes 200 writes at once from everybody (`--max-mutating-requests-inflight`); others have to live, too. Each place is a
 /// connection of some 40 KiB here.
-const MOST: usize = 64;
+const MOST: usize = 48;
 /// A window is at least this long, so that one slow answer does not make a rate.
 const WINDOW: Duration = Duration::from_millis(250);
 /// Answers of a window: each place in flight has answered about twice.
