@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::cluster::{
     Acquired, Candidate as LeaseCandidate, Cluster, ClusterError, Events, FailureKind, LeaseError, LeaseGuard,
-    LeaseName, LeaseTimes, Target, holder_identity,
+    LeaseName, LeaseTimes, Sighting, Target, holder_identity,
 };
 use crate::config::Config;
 use crate::desired::{CancelReason, Desired, Look, Placed, decide};
@@ -281,7 +281,7 @@ impl Agent {
     async fn try_pass(&mut self) -> Result<Passed, PassError> {
         let stop = self.stop.clone();
         // Nothing is under way yet, so that nobody waits for what does not answer.
-        let (view, books) = tokio::select! {
+        let (view, books, free) = tokio::select! {
             seen = self.look_around() => seen?,
             () = stopped(stop) => return Ok(Passed::default()),
         };
@@ -294,16 +294,19 @@ impl Agent {
             self.publisher.show();
             return Ok(Passed { invalid, ..Passed::default() });
         }
-        let acted = self.act_alone(&view, look).await;
+        let read = free.filter(|_| books.knows_git).map(|free| (free, books));
+        let acted = self.act_alone(&view, look, read).await;
         self.publisher.show();
         acted.map(|passed| Passed { invalid, ..passed })
     }
 
-    async fn look_around(&mut self) -> Result<(View, Books), PassError> {
+    /// What lies in Git, what ran, and the lease, if nobody held it before what ran was read.
+    async fn look_around(&mut self) -> Result<(View, Books, Option<Sighting>), PassError> {
         self.make_ready().await?;
-        let view = self.source.look(&self.config).await;
+        let (view, free) = tokio::join!(self.source.look(&self.config), self.lease.sight());
         let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
-        self.despite_git(view, books).await
+        let (view, books) = self.despite_git(view, books).await?;
+        Ok((view, books, free))
     }
 
     /// Where manifests are read.
@@ -330,10 +333,10 @@ impl Agent {
             other.commit.position = other.commit.position.saturating_add(1);
         }
         view.placed.push(placed);
-        let mut passed = self.act_alone(&view, Look { first: false, whole: false }).await?;
+        let mut passed = self.act_alone(&view, Look { first: false, whole: false }, None).await?;
         // What somebody else left unfinished came first.
         while passed.again && !*self.stop.borrow() {
-            passed = self.act_alone(&view, Look { first: false, whole: false }).await?;
+            passed = self.act_alone(&view, Look { first: false, whole: false }, None).await?;
         }
         self.publisher.settle_events(EVENTS_WITHIN).await;
         self.publisher.flush(FLUSH_WITHIN).await?;
@@ -406,8 +409,13 @@ impl Agent {
         }
     }
 
-    /// Acts while holding the lease; `busy` when another agent holds it.
-    async fn act_alone(&mut self, view: &View, look: Look) -> Result<Passed, PassError> {
+    /// Acts while holding the lease; `busy` when another agent holds it. `read` is what ran, read after the lease was seen free.
+    async fn act_alone(
+        &mut self,
+        view: &View,
+        look: Look,
+        read: Option<(Sighting, Books)>,
+    ) -> Result<Passed, PassError> {
         let stop = self.stop.clone();
         // A lease that is taken and not heard of runs out by itself.
         let taken = tokio::select! {
@@ -415,7 +423,10 @@ impl Agent {
             () = stopped(stop) => return Ok(Passed::default()),
         };
         match taken {
-            Some(guard) => Box::pin(self.act_while_held(guard, view, look)).await,
+            Some(guard) => {
+                let read = read.filter(|(free, _)| guard.follows(free)).map(|(_, books)| books);
+                Box::pin(self.act_while_held(guard, view, look, read)).await
+            }
             None => Ok(Passed { busy: true, ..Passed::default() }),
         }
     }
@@ -424,7 +435,13 @@ impl Agent {
     ///
     /// Asked to stop, what is done comes to a safe place by itself, or is broken off where it stands: that is as good as
     /// being killed, which any moment bears, and the lease is still given back. So it is when the lease is lost.
-    async fn act_while_held(&mut self, guard: LeaseGuard, view: &View, look: Look) -> Result<Passed, PassError> {
+    async fn act_while_held(
+        &mut self,
+        guard: LeaseGuard,
+        view: &View,
+        look: Look,
+        read: Option<Books>,
+    ) -> Result<Passed, PassError> {
         let fence = guard.fence();
         let stop = self.stop.clone();
         let patience = async move {
@@ -432,7 +449,7 @@ impl Agent {
             tokio::time::sleep(SAFE_PLACE_WITHIN).await;
         };
         let acted = tokio::select! {
-            acted = self.act(&guard, view, look) => acted,
+            acted = self.act(&guard, view, look, read) => acted,
             () = patience => Ok(Passed::default()),
             () = fence.until_lost() => Err(PassError::Execute(ExecuteError::LeaseLost)),
         };
@@ -459,13 +476,18 @@ impl Agent {
         until.is_some_and(|until| self.now() < until)
     }
 
-    /// With the lease held, the ledger is read once more: another agent may have been at work until a moment ago.
-    async fn act(&mut self, guard: &LeaseGuard, view: &View, look: Look) -> Result<Passed, PassError> {
-        let (books, problem) = match Books::read(&self.cluster.reader(), &self.publisher, &self.config).await {
-            Err(PassError::Status(problem)) => {
-                (Books::of_cluster(&self.cluster.reader(), &self.config).await?, Some(problem))
-            }
-            books => (books?, None),
+    /// With the lease held, the ledger is read once more, unless nobody else had the lease since it was: another agent may have
+    /// been at work until a moment ago.
+    async fn act(
+        &mut self,
+        guard: &LeaseGuard,
+        view: &View,
+        look: Look,
+        read: Option<Books>,
+    ) -> Result<Passed, PassError> {
+        let (books, problem) = match read {
+            Some(books) => (books, None),
+            None => self.books_or_the_clusters_alone().await?,
         };
         if guard.is_new() && books.has_running() {
             let wait = guard.times().takeover_after(Duration::ZERO);
@@ -508,6 +530,15 @@ impl Agent {
             passed.count(Box::pin(self.begin(&writer, &books, candidate)).await?);
         }
         Ok(passed)
+    }
+
+    async fn books_or_the_clusters_alone(&self) -> Result<(Books, Option<GitError>), PassError> {
+        match Books::read(&self.cluster.reader(), &self.publisher, &self.config).await {
+            Err(PassError::Status(problem)) => {
+                Ok((Books::of_cluster(&self.cluster.reader(), &self.config).await?, Some(problem)))
+            }
+            books => Ok((books?, None)),
+        }
     }
 
     /// What lies in Git, and the undo that a failure asks for.

@@ -25,7 +25,7 @@ mod testing;
 mod unpack;
 mod write;
 
-pub use archive::{Entry, Limits, Summary, read, reread};
+pub use archive::{Entry, Limits, Names, Summary, names, read, reread};
 pub use encryption::{CONFIGURATION_KEY, ConfigurationError, Encryption, SealError, Unopened};
 pub use error::{BackupError, EntryName, ReadError};
 pub use facts::Facts;

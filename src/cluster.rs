@@ -25,7 +25,9 @@ pub use connect::{Limits, connect};
 pub use discovery::{ApiResource, Catalog, GroupVersion};
 pub use events::{Event, Events, Regarding};
 pub use failure::{ApiFailure, FailureKind, JsonFault};
-pub use lease::{Acquired, Candidate, Fence, LeaseError, LeaseGuard, LeaseName, LeaseTimes, acquire, holder_identity};
+pub use lease::{
+    Acquired, Candidate, Fence, LeaseError, LeaseGuard, LeaseName, LeaseTimes, Sighting, acquire, holder_identity,
+};
 pub use list::{ListOptions, Listed};
 pub use proxy::{Proxied, ServicePort};
 pub use request::Lost;

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use crate::backup::BackupName;
 use crate::cluster::{self, Catalog, ClusterError, ClusterReader, FailureKind};
@@ -29,7 +30,8 @@ use crate::observed::{Access, BackupSeen, ChartSeen, ClusterFacts, LedgerFacts, 
 use crate::plan::{self, Plan, Request};
 use crate::store::{Backups, Spool, SpoolLimits, StoreError};
 use crate::webhook::ServiceRef;
-use lists::Bystanders;
+use lists::{Asking, Bystanders, Ended};
+use webhooks::Converters;
 
 /// Largest backup that is fetched. The largest that is known of has some tens of MiB.
 const MAX_BACKUP_BYTES: u64 = 8 << 30;
@@ -64,28 +66,71 @@ pub struct Found {
     pub spool: Option<Spool>,
 }
 
-/// Fetches the backup and checks it whole, its encrypted entries with what `opening` has.
+/// A backup that was looked for and is being read, and its bytes when it is there.
+pub struct Opened {
+    reading: Reading,
+    pub spool: Option<Spool>,
+}
+
+enum Reading {
+    Known(BackupSeen),
+    Underway(backup::Underway),
+}
+
+impl Opened {
+    /// One of which all is known.
+    pub fn known(seen: BackupSeen) -> Self {
+        Self { reading: Reading::Known(seen), spool: None }
+    }
+
+    /// Reads the backup to its end.
+    ///
+    /// # Errors
+    ///
+    /// `Spool` when the spooled backup cannot be read.
+    pub async fn whole(self) -> Result<Found, ObserveError> {
+        let seen = match self.reading {
+            Reading::Known(seen) => seen,
+            Reading::Underway(underway) => underway.index.await.map_err(|_| ObserveError::Interrupted)??,
+        };
+        Ok(Found { seen, spool: self.spool })
+    }
+}
+
+/// Fetches the backup, and begins to check it whole, its encrypted entries with what `opening` has.
 ///
 /// # Errors
 ///
 /// `Store` when the store does not answer or refuses us; a file that is missing or not whole is data.
+pub async fn open_backup(
+    store: &dyn Backups,
+    name: &BackupName,
+    opening: &Opening,
+    places: &Places,
+) -> Result<Opened, ObserveError> {
+    let limits = SpoolLimits { max_bytes: MAX_BACKUP_BYTES };
+    match store.spool(name.as_str(), &places.spool_dir, limits).await {
+        Ok(spool) => {
+            let reading = Reading::Underway(backup::begin(&spool, name, opening));
+            Ok(Opened { reading, spool: Some(spool) })
+        }
+        Err(StoreError::NotFound { .. }) => Ok(Opened::known(BackupSeen::Missing { place: store.describe() })),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Fetches the backup and checks it whole.
+///
+/// # Errors
+///
+/// As [`open_backup`] and [`Opened::whole`].
 pub async fn fetch_backup(
     store: &dyn Backups,
     name: &BackupName,
     opening: &Opening,
     places: &Places,
 ) -> Result<Found, ObserveError> {
-    let limits = SpoolLimits { max_bytes: MAX_BACKUP_BYTES };
-    match store.spool(name.as_str(), &places.spool_dir, limits).await {
-        Ok(spool) => {
-            let seen = backup::index(&spool, name, opening).await?;
-            Ok(Found { seen, spool: Some(spool) })
-        }
-        Err(StoreError::NotFound { .. }) => {
-            Ok(Found { seen: BackupSeen::Missing { place: store.describe() }, spool: None })
-        }
-        Err(error) => Err(error.into()),
-    }
+    open_backup(store, name, opening, places).await?.whole().await
 }
 
 /// A packaged chart that was looked for, and its bytes when it is one.
@@ -133,7 +178,16 @@ pub async fn glance(reader: &ClusterReader) -> Result<Glance, ObserveError> {
     Ok(Glance { catalog: Arc::new(catalog), crds, identity })
 }
 
-/// Looks at the cluster as far as the backup, its selectors and the gates ask for, and gives the outline that said for what.
+/// What was seen of backup and cluster.
+pub struct Sight {
+    pub observed: Observed,
+    /// The outline that said what to look at.
+    pub outline: Plan,
+    /// The bytes of the backup, when it is there.
+    pub spool: Option<Spool>,
+}
+
+/// Looks at the cluster as far as the backup, its selectors and the gates ask for; while the backup is read as well.
 ///
 /// # Errors
 ///
@@ -141,14 +195,15 @@ pub async fn glance(reader: &ClusterReader) -> Result<Glance, ObserveError> {
 pub async fn observe(
     reader: &ClusterReader,
     glance: Glance,
-    seen: Seen<'_>,
+    opened: Opened,
     request: &Request,
     places: &Places,
     known: Known,
     now: Timestamp,
-) -> Result<(Observed, Plan), ObserveError> {
+) -> Result<Sight, ObserveError> {
     let catalog = Arc::clone(&glance.catalog);
-    let (mut observed, bystanders) = look(reader, glance, seen, places, known, now).await?;
+    let Opened { reading, spool } = opened;
+    let (mut observed, bystanders) = look(reader, glance, reading, spool.as_ref(), places, known, now).await?;
     if plan::operator::engine(request, &observed) == plan::operator::OPERATOR {
         observed.cluster.operator = Some(operator::facts(reader, &catalog, places, request).await?);
     }
@@ -174,7 +229,7 @@ pub async fn observe(
         observed.denied.sort();
         observed.denied.dedup();
     }
-    Ok((observed, outline))
+    Ok(Sight { observed, outline, spool })
 }
 
 /// Looks once more at what writes go by. What deletions take along and which rights there are is judged once, before the
@@ -191,39 +246,29 @@ pub async fn observe_again(
     known: Known,
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
-    let seen = Seen { backup: seen, spool: Some(spool) };
-    let (observed, _) = look(reader, glance(reader).await?, seen, places, known, now).await?;
+    let reading = Reading::Known(seen);
+    let (observed, _) = look(reader, glance(reader).await?, reading, Some(spool), places, known, now).await?;
     Ok(observed)
-}
-
-/// A backup that was looked for, and where its bytes are.
-pub struct Seen<'s> {
-    pub backup: BackupSeen,
-    pub spool: Option<&'s Spool>,
 }
 
 async fn look(
     reader: &ClusterReader,
-    Glance { catalog, crds, identity }: Glance,
-    Seen { backup: mut seen, spool }: Seen<'_>,
+    glance: Glance,
+    reading: Reading,
+    spool: Option<&Spool>,
     places: &Places,
     known: Known,
     now: Timestamp,
 ) -> Result<(Observed, Bystanders), ObserveError> {
-    let catalog = catalog.as_ref();
-    let converters = webhooks::Converters { live: crds.conversion.clone(), coming: coming(&seen) };
+    let (catalog, identity) = (Arc::clone(&glance.catalog), glance.identity.clone());
+    let Looked { seen, mut cluster, live, denied, bystanders } = both(reader, glance, reading, places).await?;
+    let mut seen = seen;
     if let BackupSeen::Whole(backup) = &mut seen {
-        backup.unserved_selectors = lists::unserved_selectors(backup, catalog);
-        backup.unlistable = lists::unlistable(backup, catalog);
-    }
-    let controllers = controllers(&seen).to_vec();
-    // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
-    let (mut cluster, (live, denied, bystanders)) = tokio::try_join!(
-        facts::cluster(reader, catalog, places, &converters, &controllers),
-        live(reader, catalog, &mut seen, crds, &identity),
-    )?;
-    if let (BackupSeen::Whole(backup), Some(spool)) = (&mut seen, spool) {
-        stored::as_stored(reader, spool, &known.opening, backup, &live).await?;
+        backup.unserved_selectors = lists::unserved_selectors(backup, &catalog);
+        backup.unlistable = lists::unlistable(backup, &catalog);
+        if let Some(spool) = spool {
+            stored::as_stored(reader, spool, &known.opening, backup, &live).await?;
+        }
     }
     cluster.unfinished_runs = known.unfinished_runs;
     cluster.helm = known.helm;
@@ -238,19 +283,67 @@ async fn look(
     Ok((observed, bystanders))
 }
 
-async fn live(
+/// What of backup and cluster was read side by side.
+struct Looked {
+    seen: BackupSeen,
+    cluster: ClusterFacts,
+    live: Live,
+    denied: Vec<Access>,
+    bystanders: Bystanders,
+}
+
+/// Reads the backup, the facts and the lists; none waits for another longer than it must.
+async fn both(
     reader: &ClusterReader,
-    catalog: &Catalog,
-    seen: &mut BackupSeen,
-    crds: lists::Crds,
-    identity: &Identity,
-) -> Result<(Live, Vec<Access>, Bystanders), ObserveError> {
-    match seen {
+    glance: Glance,
+    reading: Reading,
+    places: &Places,
+) -> Result<Looked, ObserveError> {
+    let Glance { catalog, crds, identity } = glance;
+    let conversion = crds.conversion.clone();
+    let (tell, told) = oneshot::channel();
+    let whole = |seen| match seen {
         BackupSeen::Whole(backup) => {
-            let served = lists::served(catalog, &crds.types);
-            lists::live(reader, catalog, backup, served, crds, identity).await
+            // The facts end with the look.
+            let _ended = tell.send(coming(&backup));
+            Ok(backup)
         }
-        _ => Ok((Live::default(), Vec::new(), Bystanders::default())),
+        seen => Err(Ended::NotWhole(seen)),
+    };
+    let asking = match reading {
+        Reading::Known(seen) => whole(seen).map(|backup| (backup.controllers.clone(), Asking::Whole(backup))),
+        Reading::Underway(backup::Underway { names, index }) => {
+            let names = names.await.ok().flatten();
+            let index = async { index.await.map_err(|_| ObserveError::Interrupted)? };
+            match names {
+                Some(names) => {
+                    let read = async { whole(index.await?) };
+                    Ok((names.controllers.clone(), Asking::Names(names, read)))
+                }
+                None => whole(index.await?).map(|backup| (backup.controllers.clone(), Asking::Whole(backup))),
+            }
+        }
+    };
+    let looked = match asking {
+        Err(ended) => Err(ended),
+        Ok((controllers, asking)) => {
+            let coming = async { told.await.unwrap_or_default() };
+            let converters = Converters { live: conversion.clone(), coming };
+            let facts = async { Ok(facts::cluster(reader, &catalog, places, converters, &controllers).await?) };
+            // The facts are a score of small requests one after the other; the lists keep the API server busy meanwhile.
+            tokio::try_join!(facts, lists::live(reader, &catalog, asking, crds, &identity))
+        }
+    };
+    match looked {
+        Ok((cluster, (backup, live, denied, bystanders))) => {
+            Ok(Looked { seen: BackupSeen::Whole(backup), cluster, live, denied, bystanders })
+        }
+        Err(Ended::Failed(error)) => Err(error),
+        Err(Ended::NotWhole(seen)) => {
+            let converters = Converters { live: conversion, coming: std::future::ready(BTreeSet::new()) };
+            let cluster = facts::cluster(reader, &catalog, places, converters, &[]).await?;
+            Ok(Looked { seen, cluster, live: Live::default(), denied: Vec::new(), bystanders: Bystanders::default() })
+        }
     }
 }
 
@@ -286,14 +379,9 @@ fn to_list(resource: &Resource) -> Access {
 }
 
 /// Services that the backup's definitions name.
-fn coming(seen: &BackupSeen) -> BTreeSet<ServiceRef> {
-    let objects = seen.whole().map_or(&[][..], |backup| backup.objects.as_slice());
-    let crds = objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
+fn coming(backup: &crate::observed::Backup) -> BTreeSet<ServiceRef> {
+    let crds = backup.objects.iter().filter_map(|object| object.summary.particulars().crd.as_deref());
     crds.filter_map(|crd| crd.conversion.as_ref()?.service.clone()).collect()
-}
-
-fn controllers(seen: &BackupSeen) -> &[crate::journal::WorkloadRef] {
-    seen.whole().map(|backup| backup.controllers.as_slice()).unwrap_or_default()
 }
 
 fn guarded(

@@ -16,7 +16,7 @@ use crate::journal::OnFailure;
 use crate::manifest::{Body, Engine, Manifest, RestoreSpec, RollbackSpec, S3Location};
 use crate::object::Resource;
 use crate::object::protect::SecretRef;
-use crate::observe::{self, Found, Known, ObserveError, Opening, Places, Seen};
+use crate::observe::{self, Found, Known, ObserveError, Opened, Opening, Places, Sight};
 use crate::observed::{BackupSeen, LedgerFacts, Observed};
 use crate::operator;
 use crate::plan::version::VersionRequest;
@@ -243,15 +243,20 @@ impl Asked {
     ///
     /// When the store does not answer, refuses us, or is none.
     pub async fn fetch(&mut self, stores: &dyn OpenStore, places: &Places) -> Result<Found, ObserveError> {
+        self.open(stores, places).await?.whole().await
+    }
+
+    /// Fetches the backup, and begins to read it.
+    async fn open(&mut self, stores: &dyn OpenStore, places: &Places) -> Result<Opened, ObserveError> {
         let Some(backup_name) = self.backup_name.clone() else {
-            return Ok(Found { seen: BackupSeen::NotNamed, spool: None });
+            return Ok(Opened::known(BackupSeen::NotNamed));
         };
         let location = std::mem::replace(&mut self.location, Err(StoreError::Stopped))?;
         make_spool_dir(places).await?;
         let opened = stores.open(&location).await;
         self.location = Ok(location);
         let store = opened?;
-        observe::fetch_backup(store.as_ref(), &backup_name, &self.known.opening, places).await
+        observe::open_backup(store.as_ref(), &backup_name, &self.known.opening, places).await
     }
 
     /// Looks at backup and cluster, and makes the plan.
@@ -265,16 +270,15 @@ impl Asked {
         stores: &dyn OpenStore,
         places: &Places,
     ) -> Result<Looked, ObserveError> {
-        // One core reads the backup meanwhile.
-        let (fetched, glance) = tokio::join!(self.fetch(stores, places), observe::glance(reader));
-        let Found { seen, spool } = match fetched {
-            Ok(found) => found,
-            Err(error) => Found { seen: self.left_to_the_operator(reader, places, error).await?, spool: None },
+        let (opened, glance) = tokio::join!(self.open(stores, places), observe::glance(reader));
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => Opened::known(self.left_to_the_operator(reader, places, error).await?),
         };
         let now = reader.clock().now();
         let known = self.known.clone();
-        let seen = Seen { backup: seen, spool: spool.as_ref() };
-        let (observed, outline) = observe::observe(reader, glance?, seen, &self.request, places, known, now).await?;
+        let seen = observe::observe(reader, glance?, opened, &self.request, places, known, now).await?;
+        let Sight { observed, outline, spool } = seen;
         let plan = plan::judge(outline, &observed);
         Ok(Looked { plan, observed, spool, known: self.known, location: self.location.ok() })
     }

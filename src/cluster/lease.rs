@@ -26,6 +26,8 @@ pub(super) use doubt::Sent;
 
 /// How often a candidate looks (client-go's retry period).
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Longest time for a look that only saves another one.
+const SIGHT_WITHIN: Duration = Duration::from_secs(2);
 /// What a candidate waits beyond what the holder needs, for a request that the server finishes while it hears of its end.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -109,6 +111,10 @@ pub enum Acquired {
         at_most: Duration,
     },
 }
+
+/// A lease that nobody held when it was looked at, by its resourceVersion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting(String);
 
 /// Someone who wants the lease. Keep it between tries: what it has observed is how it knows that a holder is gone.
 pub struct Candidate {
@@ -202,6 +208,22 @@ impl Candidate {
         }
     }
 
+    /// Looks whether nobody holds the lease. What is read of runs from then on is all that there is for whoever takes the lease
+    /// as it was ([`LeaseGuard::follows`]): nobody writes them without it.
+    ///
+    /// `None` also where there is none, where it cannot be read, and where something that was sent under it before may still be
+    /// carried out: it has to be taken first then.
+    pub async fn sight(&self) -> Option<Sighting> {
+        if self.doubt.until(Instant::now()).is_some() {
+            return None;
+        }
+        let resource = leases();
+        let target = target(&resource, &self.name);
+        let looked = timeout(SIGHT_WITHIN, self.reader.get(&target)).await;
+        let record = Record::read(looked.ok()?.ok()??.value().ok()?);
+        record.holder.is_empty().then_some(Sighting(record.resource_version))
+    }
+
     /// Looks once, and takes the lease where it is free, given back, or unchanged for long enough.
     pub async fn try_acquire(&mut self) -> Result<Acquired, LeaseError> {
         let resource = leases();
@@ -242,12 +264,12 @@ impl Candidate {
             Err(error) if error.kind() == Some(FailureKind::NotFound) => {
                 Err(LeaseError::NamespaceMissing { lease: self.name.to_string(), namespace: namespace.clone() })
             }
-            written => self.taken(written, started, true),
+            written => self.taken(written, started, None),
         }
     }
 
     async fn take(&mut self, record: Record) -> Result<Acquired, LeaseError> {
-        let Record { mut object, holder, resource_version: _, stated: _ } = record;
+        let Record { mut object, holder, resource_version, stated: _ } = record;
         if !holder.is_empty() {
             info!(lease.holder = %holder, "lease {} of {holder:?} ran out, taking it", self.name);
         }
@@ -255,14 +277,14 @@ impl Candidate {
         let resource = leases();
         let started = Instant::now();
         let written = self.writer.replace(&target(&resource, &self.name), json_body(&object)).await;
-        self.taken(written, started, false)
+        self.taken(written, started, Some(Sighting(resource_version)))
     }
 
     fn taken(
         &mut self,
         written: Result<super::Answer, WriteError>,
         started: Instant,
-        is_new: bool,
+        replaced: Option<Sighting>,
     ) -> Result<Acquired, LeaseError> {
         let someone_else = |holder: &str| Acquired::Busy { holder: holder.to_owned(), at_most: LOOK_EVERY };
         match written {
@@ -271,7 +293,7 @@ impl Candidate {
                     lease: self.name.to_string(),
                     source: ClusterError::BadAnswer { what: format!("take lease {}", self.name), source },
                 })?;
-                Ok(Acquired::Held(self.guard(object, started, is_new)))
+                Ok(Acquired::Held(self.guard(object, started, replaced)))
             }
             // Someone was faster: the next look says who. A lost answer may have been a success, which it says too.
             Err(error) if matches!(error.kind(), Some(FailureKind::Conflict | FailureKind::AlreadyExists)) => {
@@ -282,7 +304,7 @@ impl Candidate {
         }
     }
 
-    fn guard(&self, object: Value, started: Instant, is_new: bool) -> LeaseGuard {
+    fn guard(&self, object: Value, started: Instant, replaced: Option<Sighting>) -> LeaseGuard {
         let (lost, _) = watch::channel(false);
         let valid_until = Mutex::new(started + self.times.renew_deadline);
         let fence = Fence { state: Arc::new(State { valid_until, lost, doubt: self.doubt.clone() }) };
@@ -298,7 +320,7 @@ impl Candidate {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(renewal.run(stopped));
         let running = Some(Running { stop, task });
-        LeaseGuard { fence, times: self.times, identity: self.identity.clone(), is_new, running }
+        LeaseGuard { fence, times: self.times, identity: self.identity.clone(), replaced, running }
     }
 }
 
@@ -366,7 +388,8 @@ pub struct LeaseGuard {
     fence: Fence,
     times: LeaseTimes,
     identity: String,
-    is_new: bool,
+    /// The lease as it was before; `None` for one that was not there.
+    replaced: Option<Sighting>,
     running: Option<Running>,
 }
 
@@ -392,7 +415,12 @@ impl LeaseGuard {
     /// The lease was not there, and was made. Should somebody have deleted it, its holder may go on until it looks: who
     /// finds work under way waits for [`LeaseTimes::takeover_after`] first.
     pub fn is_new(&self) -> bool {
-        self.is_new
+        self.replaced.is_none()
+    }
+
+    /// Nobody has held the lease from this sighting until it was taken: each who takes it, renews it or gives it back writes it.
+    pub fn follows(&self, sighting: &Sighting) -> bool {
+        self.replaced.as_ref() == Some(sighting)
     }
 
     pub fn times(&self) -> &LeaseTimes {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
 use super::{ObserveError, Opening};
 use crate::backup::{
-    self, BackupError, BackupName, Encryption, Entry, Facts, Limits, ReadError, ResourceSet, Unopened,
+    self, BackupError, BackupName, Encryption, Entry, Facts, Limits, ReadError, ResourceSet, Selectors, Unopened,
 };
 use crate::git::blocking;
 use crate::journal::WorkloadRef;
@@ -21,25 +22,89 @@ use crate::store::Spool;
 /// Names of entries that are kept for a message.
 const NAMES_KEPT: usize = 5;
 
+/// A backup that is being read: what it names comes first, and the rest while lists of that are under way.
+pub struct Underway {
+    /// `None` where it is not as a backup must be, which the index says.
+    pub names: oneshot::Receiver<Option<Names>>,
+    pub index: JoinHandle<Result<BackupSeen, ObserveError>>,
+}
+
+/// What a backup asks for.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// In the order of the archive.
+    pub keys: Arc<[ObjectKey]>,
+    pub selectors: Option<Selectors>,
+    /// Workloads that the backup's ResourceSet asks to scale down.
+    pub controllers: Vec<WorkloadRef>,
+}
+
+/// Begins to read a backup.
+pub fn begin(spool: &Spool, name: &BackupName, opening: &Opening) -> Underway {
+    let (sender, names) = oneshot::channel();
+    let (again, size) = (spool.reader(), spool.size());
+    let index = index_of(spool, name, opening);
+    let index = tokio::spawn(blocking(move || {
+        let found = backup::names(again, size, &Limits::default()).ok().and_then(Names::of);
+        let keys = found.as_ref().map(|names| Arc::clone(&names.keys)).unwrap_or_default();
+        // Nobody waits where the look was given up.
+        let _given_up = sender.send(found);
+        index(keys)
+    }));
+    Underway { names, index }
+}
+
+impl Names {
+    fn of(names: backup::Names) -> Option<Self> {
+        let backup::Names { keys, filters } = names;
+        let controllers = controllers(filters.as_ref());
+        let selectors = filters.map(|filters| filters.compile()).transpose().ok()?;
+        Some(Self { keys: keys.into(), selectors, controllers })
+    }
+}
+
 /// Checks a backup whole and indexes it.
+///
+/// # Errors
+///
+/// `Spool` when the spooled backup cannot be read; one that is not whole is data.
 pub async fn index(spool: &Spool, name: &BackupName, opening: &Opening) -> Result<BackupSeen, ObserveError> {
-    let (reader, size) = (spool.reader(), spool.size());
-    let encryption = opening.encryption().cloned();
-    let outcome = blocking(move || {
-        let mut indexer = Indexer { encryption: encryption.clone(), ..Indexer::default() };
-        backup::read(reader, size, &Limits::default(), encryption.as_deref(), |entry| indexer.take(entry))
-            .map(|_| indexer)
-    })
-    .await;
-    let sha256 = spool.sha256().to_string();
-    Ok(match outcome {
-        Ok(indexer) => indexer.into_backup(name.clone(), sha256, size, opening),
-        Err(ReadError::Corrupt(error)) => corrupt(&error),
-        Err(ReadError::Visit(Unfit { object, problem })) => {
-            BackupSeen::Corrupt { message: format!("entry {object}: {problem}") }
-        }
-        Err(ReadError::Source(error)) => return Err(ObserveError::Spool(error)),
-    })
+    let index = index_of(spool, name, opening);
+    blocking(move || index(Arc::default())).await
+}
+
+/// The pass that checks and indexes; it is given the keys that are known before, which it shares.
+fn index_of(
+    spool: &Spool,
+    name: &BackupName,
+    opening: &Opening,
+) -> impl FnOnce(Arc<[ObjectKey]>) -> Result<BackupSeen, ObserveError> + Send + 'static {
+    let (reader, size, sha256) = (spool.reader(), spool.size(), spool.sha256().to_string());
+    let (name, opening) = (name.clone(), opening.clone());
+    move |known| {
+        let encryption = opening.encryption().cloned();
+        let mut indexer = Indexer { encryption: encryption.clone(), known, ..Indexer::default() };
+        let read = backup::read(reader, size, &Limits::default(), encryption.as_deref(), |entry| indexer.take(entry));
+        Ok(match read {
+            Ok(_) => indexer.into_backup(name, sha256, size, &opening),
+            Err(ReadError::Corrupt(error)) => corrupt(&error),
+            Err(ReadError::Visit(Unfit { object, problem })) => {
+                BackupSeen::Corrupt { message: format!("entry {object}: {problem}") }
+            }
+            Err(ReadError::Source(error)) => return Err(ObserveError::Spool(error)),
+        })
+    }
+}
+
+fn controllers(filters: Option<&ResourceSet>) -> Vec<WorkloadRef> {
+    let controllers = filters.into_iter().flat_map(|filters| &filters.controller_references);
+    let controllers = controllers.map(|reference| WorkloadRef {
+        api_version: reference.api_version.clone(),
+        resource: reference.resource.clone(),
+        namespace: reference.namespace.clone(),
+        name: reference.name.clone(),
+    });
+    controllers.collect()
 }
 
 fn corrupt(error: &BackupError) -> BackupSeen {
@@ -57,6 +122,10 @@ struct Unfit {
 struct Indexer {
     interner: Interner,
     objects: Vec<BackupObject>,
+    /// Keys that a pass over the names has found, to be shared.
+    known: Arc<[ObjectKey]>,
+    /// Objects so far, opened or not.
+    seen: usize,
     facts: Facts,
     filters: Option<ResourceSet>,
     encryption: Option<Arc<Encryption>>,
@@ -71,6 +140,7 @@ impl Indexer {
     fn take(&mut self, entry: Entry) -> Result<(), Unfit> {
         match entry {
             Entry::Object { key, value, encrypted } => {
+                self.seen += 1;
                 if !encrypted {
                     self.lies_open(&key);
                 }
@@ -78,6 +148,7 @@ impl Indexer {
             }
             Entry::Filters(filters) => self.filters = Some(filters),
             Entry::Encrypted { key, provider, problem } => {
+                self.seen += 1;
                 self.closed += 1;
                 self.first_closed.get_or_insert_with(|| (format!("{key}.json"), provider, problem));
             }
@@ -99,10 +170,14 @@ impl Indexer {
         self.facts.note(&key, &value);
         let summary = object::summarise(&key.resource, value, &mut self.interner)
             .map_err(|problem| Unfit { object: key.to_string(), problem })?;
-        let key = ObjectKey {
-            resource: key.resource,
-            namespace: key.namespace.map(|namespace| self.interner.text(&namespace)),
-            name: key.name,
+        let known = self.seen.checked_sub(1).and_then(|place| self.known.get(place));
+        let key = match known.filter(|known| **known == key) {
+            Some(known) => known.clone(),
+            None => ObjectKey {
+                resource: key.resource,
+                namespace: key.namespace.map(|namespace| self.interner.text(&namespace)),
+                name: key.name,
+            },
         };
         self.objects.push(BackupObject { key, summary });
         Ok(())
@@ -121,15 +196,7 @@ impl Indexer {
             let (closed, of) = (self.closed, self.closed + self.objects.len() as u64);
             return BackupSeen::Encrypted(Closed::Entries { first, provider, problem, closed, of, secret });
         }
-        let controllers = self.filters.iter().flat_map(|filters| &filters.controller_references);
-        let controllers = controllers
-            .map(|reference| WorkloadRef {
-                api_version: reference.api_version.clone(),
-                resource: reference.resource.clone(),
-                namespace: reference.namespace.clone(),
-                name: reference.name.clone(),
-            })
-            .collect();
+        let controllers = controllers(self.filters.as_ref());
         let unknown = self.filters.iter().flat_map(|filters| &filters.resource_selectors);
         let unknown: BTreeSet<&String> = unknown.flat_map(|selector| &selector.unknown_fields).collect();
         let unknown_fields = unknown.into_iter().cloned().collect();
@@ -196,7 +263,7 @@ pub fn pass(
     spool: &Spool,
     encryption: Option<Arc<Encryption>>,
     wanted: Vec<u32>,
-) -> (ObjectPass, tokio::task::JoinHandle<Result<(), ObserveError>>) {
+) -> (ObjectPass, JoinHandle<Result<(), ObserveError>>) {
     let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
     let (reader, size) = (spool.reader(), spool.size());
     let (room, runtime) = (Arc::new(Semaphore::new((ROOM_BYTES / ROOM_UNIT) as usize)), Handle::current());

@@ -26,7 +26,7 @@ pub async fn cluster(
     reader: &ClusterReader,
     catalog: &Catalog,
     places: &Places,
-    converters: &Converters,
+    converters: Converters<impl Future<Output = BTreeSet<ServiceRef>>>,
     controllers: &[WorkloadRef],
 ) -> Result<ClusterFacts, ObserveError> {
     // A score of small requests: one after the other they would take longer than all lists.

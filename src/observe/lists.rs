@@ -1,12 +1,13 @@
 //! The lists that a backup and its selectors ask for, one for each resource type.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::stream::{self, StreamExt};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::backup::Names;
 use super::{ObserveError, is_forbidden, is_unconverted, to_list, visible};
 use crate::backup::{SelectorQuery, Selectors};
 use crate::cluster::{ApiResource, Catalog, ClusterError, ClusterReader, ListOptions};
@@ -14,7 +15,9 @@ use crate::object::binding::Identity;
 use crate::object::owner::{WantedOwners, group_of};
 use crate::object::protect::goes_by_content;
 use crate::object::{self, Interner, ObjectKey, Resource, Summary, unmanaged};
-use crate::observed::{Access, Backup, BackupObject, Dependent, Live, LiveObject, Served, ServedType, Unserved};
+use crate::observed::{
+    Access, Backup, BackupObject, BackupSeen, Dependent, Live, LiveObject, Served, ServedType, Unserved,
+};
 use crate::plan::diff::wanted;
 use crate::webhook::{ConversionWebhook, silence};
 
@@ -105,7 +108,10 @@ pub fn unlistable(backup: &Backup, catalog: &Catalog) -> Vec<String> {
         .collect();
     let found = catalog.resources.iter().filter(|found| found.can("get"));
     let wanted = found
-        .filter(|found| in_backup.contains(found.resource.as_ref()) || !selector_queries(backup, found).is_empty())
+        .filter(|found| {
+            in_backup.contains(found.resource.as_ref())
+                || !selector_queries(backup.selectors.as_ref(), found).is_empty()
+        })
         .map(|found| found.resource.group_resource())
         .filter(|name| !listed.contains(name));
     wanted.collect::<BTreeSet<String>>().into_iter().collect()
@@ -122,13 +128,47 @@ struct Wish {
 
 /// What decides whether a listed object is kept.
 struct Keep {
-    /// Of the backup, whose they are again once all lists are made.
-    objects: Vec<BackupObject>,
-    /// Their places, in the order of their keys.
+    /// In the order of the archive; empty where the backup was read before.
+    names: Arc<[ObjectKey]>,
+    /// Places of the backup's objects, in the order of their keys.
     by_key: Vec<u32>,
-    owners: WantedOwners,
     selectors: Option<Selectors>,
     identity: Identity,
+    /// Known once the backup is read.
+    backup: OnceLock<Indexed>,
+}
+
+struct Indexed {
+    /// Of the backup, whose they are again once all lists are made.
+    objects: Vec<BackupObject>,
+    owners: WantedOwners,
+}
+
+impl Indexed {
+    fn of(backup: &mut Backup) -> Self {
+        let owners = wanted(backup);
+        Self { objects: std::mem::take(&mut backup.objects), owners }
+    }
+}
+
+/// What a backup asks for, before or after it was read.
+pub enum Asking<R> {
+    /// Its names; the rest comes meanwhile.
+    Names(Names, R),
+    Whole(Box<Backup>),
+}
+
+/// Why a look at backup and cluster ends before its time.
+pub enum Ended {
+    Failed(ObserveError),
+    /// The backup is not whole, so that its lists are for nothing.
+    NotWhole(BackupSeen),
+}
+
+impl From<ObserveError> for Ended {
+    fn from(error: ObserveError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// What was listed and does not matter by itself, so that nothing is listed twice for what deletions take along.
@@ -140,9 +180,139 @@ pub struct Bystanders {
 }
 
 impl Keep {
-    fn of_backup(&self, key: &ObjectKey) -> Option<&BackupObject> {
-        let place = self.by_key.binary_search_by(|place| self.objects[*place as usize].key.cmp(key)).ok()?;
-        Some(&self.objects[self.by_key[place] as usize])
+    fn new(names: Arc<[ObjectKey]>, selectors: Option<Selectors>, identity: Identity, backup: Option<Indexed>) -> Self {
+        let known = backup.is_some();
+        let mut keep = Self { names, by_key: Vec::new(), selectors, identity, backup: OnceLock::new() };
+        if let Some(backup) = backup {
+            let _is_new = keep.backup.set(backup);
+        }
+        let count = match known {
+            true => keep.backup.get().map_or(0, |backup| backup.objects.len()),
+            false => keep.names.len(),
+        };
+        let mut by_key: Vec<u32> = (0..).take(count).collect();
+        by_key.sort_unstable_by(|a, b| keep.key(*a).cmp(&keep.key(*b)));
+        keep.by_key = by_key;
+        keep
+    }
+
+    /// The key at this place of the backup.
+    fn key(&self, place: u32) -> Option<&ObjectKey> {
+        let place = place as usize;
+        match self.backup.get() {
+            Some(backup) => backup.objects.get(place).map(|object| &object.key),
+            None => self.names.get(place),
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        (0..).map_while(|place| self.key(place))
+    }
+
+    /// The place of an object in the backup.
+    fn place(&self, key: &ObjectKey) -> Option<u32> {
+        let found = self.by_key.binary_search_by(|place| self.key(*place).cmp(&Some(key))).ok()?;
+        Some(self.by_key[found])
+    }
+
+    /// What a listed object is wanted for.
+    fn judge(&self, mut object: LiveObject) -> Matter {
+        let place = self.place(&object.key);
+        if let Some(key) = place.and_then(|place| self.key(place)) {
+            // What both say alike is kept once: there may be 100,000.
+            object.key.clone_from(key);
+        }
+        match self.backup.get() {
+            Some(backup) => self.judge_beside(object, place, backup),
+            None => Matter::Early(object, place),
+        }
+    }
+
+    fn judge_beside(&self, mut object: LiveObject, place: Option<u32>, backup: &Indexed) -> Matter {
+        let in_backup = place.and_then(|place| backup.objects.get(place as usize));
+        let matters = object.selected
+            || in_backup.is_some()
+            || backup.owners.contains(&object.key, &object.summary.kind)
+            // Ours, whose roles are left as they are.
+            || object.summary.particulars().binding.as_deref().is_some_and(|binding| binding.binds(&self.identity));
+        if !matters {
+            let LiveObject { key, summary, facts, selected: _ } = object;
+            return Matter::Bystander(Dependent { key, uid: facts.uid, owners: owner_uids(&summary) });
+        }
+        if let Some(BackupObject { key: _, summary }) = in_backup {
+            object.summary.share(summary);
+        }
+        Matter::Object(object)
+    }
+}
+
+/// What was listed so far.
+#[derive(Default)]
+struct Gathered {
+    objects: Vec<LiveObject>,
+    /// Listed before the backup was read, each with its place in it.
+    early: Vec<(LiveObject, Option<u32>)>,
+    bystanders: Bystanders,
+    denied: Vec<Access>,
+    unlisted: Vec<(Resource, String)>,
+    unconverted: BTreeSet<Resource>,
+    /// Group and plural of every type that a list was tried of.
+    tried: HashSet<(String, String)>,
+    /// The list of all definitions, which was made before.
+    crds: Option<Vec<LiveObject>>,
+}
+
+impl Gathered {
+    /// A list of the type was tried.
+    fn has(&self, resource: &Resource) -> bool {
+        let Resource { group, version: _, plural } = resource;
+        self.tried.contains(&(group.clone(), plural.clone()))
+    }
+
+    /// Makes lists, a few at once.
+    async fn list(&mut self, reader: &ClusterReader, mut wishes: Vec<Wish>, keep: &Arc<Keep>) -> Result<(), Ended> {
+        // The longest list first: pages of one list come one after the other, and at the end nothing would run beside it.
+        wishes.sort_by_key(|wish| std::cmp::Reverse(wish.compared));
+        let wishes = wishes.into_iter().map(|wish| {
+            let crds = wish.resource.is_crd().then(|| self.crds.take()).flatten();
+            self.tried.insert((wish.resource.group.clone(), wish.resource.plural.clone()));
+            (wish, crds)
+        });
+        let wishes: Vec<(Wish, Option<Vec<LiveObject>>)> = wishes.collect();
+        let mut lists = stream::iter(wishes.into_iter().map(|(wish, crds)| {
+            let (reader, keep) = (reader.clone(), Arc::clone(keep));
+            async move { spawned(reader, wish, keep, crds).await }
+        }))
+        .buffer_unordered(IN_FLIGHT);
+        while let Some(outcome) = lists.next().await {
+            match outcome? {
+                Outcome::Listed(resource, found) => {
+                    self.bystanders.types.insert((resource.group.clone(), resource.plural.clone()));
+                    found.into_iter().for_each(|matter| self.add(matter));
+                }
+                Outcome::Refused(resource, message) => self.unlisted.push((resource, message)),
+                Outcome::Unconverted(resource) => drop(self.unconverted.insert(resource)),
+                Outcome::Denied(access) => self.denied.push(access),
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, matter: Matter) {
+        match matter {
+            Matter::Object(object) => self.objects.push(object),
+            Matter::Bystander(dependent) => self.bystanders.objects.push(dependent),
+            Matter::Early(object, place) => self.early.push((object, place)),
+        }
+    }
+
+    /// Judges what was listed before the backup was read.
+    fn settle(&mut self, keep: &Keep) {
+        let Some(backup) = keep.backup.get() else { return };
+        for (object, place) in std::mem::take(&mut self.early) {
+            let matter = keep.judge_beside(object, place, backup);
+            self.add(matter);
+        }
     }
 }
 
@@ -151,68 +321,60 @@ impl Keep {
 pub async fn live(
     reader: &ClusterReader,
     catalog: &Catalog,
-    backup: &mut Backup,
-    served: Served,
+    asking: Asking<impl Future<Output = Result<Box<Backup>, Ended>>>,
     crds: Crds,
     identity: &Identity,
-) -> Result<(Live, Vec<Access>, Bystanders), ObserveError> {
-    let owners = wanted(backup);
-    let mut wishes = wishes(catalog, backup, &owners);
-    let objects = std::mem::take(&mut backup.objects);
-    let mut by_key: Vec<u32> = (0..).zip(&objects).map(|(place, _)| place).collect();
-    by_key.sort_unstable_by(|a, b| objects[*a as usize].key.cmp(&objects[*b as usize].key));
-    let (selectors, identity) = (backup.selectors.clone(), identity.clone());
-    let keep = Arc::new(Keep { objects, by_key, owners, selectors, identity });
-    // The longest list first: pages of one list come one after the other, and at the end nothing would run beside it.
-    wishes.sort_by_key(|wish| std::cmp::Reverse(wish.compared));
-    let mut crds = Some(crds.objects);
-    let mut denied = Vec::new();
-    let mut unlisted = Vec::new();
-    let mut unconverted = BTreeSet::new();
-    let mut objects = Vec::new();
-    let mut bystanders = Bystanders::default();
-    let mut lists = stream::iter(wishes.into_iter().map(|wish| {
-        let (reader, keep) = (reader.clone(), Arc::clone(&keep));
-        let crds = wish.resource.is_crd().then(|| crds.take()).flatten();
-        async move { spawned(reader, wish, keep, crds).await }
-    }))
-    .buffer_unordered(IN_FLIGHT);
-    while let Some(outcome) = lists.next().await {
-        match outcome? {
-            Outcome::Listed(resource, found) => {
-                bystanders.types.insert((resource.group.clone(), resource.plural.clone()));
-                for listed in found {
-                    match listed {
-                        Matter::Object(object) => objects.push(object),
-                        Matter::Bystander(dependent) => bystanders.objects.push(dependent),
-                    }
-                }
-            }
-            Outcome::Refused(resource, message) => unlisted.push((resource, message)),
-            Outcome::Unconverted(resource) => drop(unconverted.insert(resource)),
-            Outcome::Denied(access) => denied.push(access),
+) -> Result<(Box<Backup>, Live, Vec<Access>, Bystanders), Ended> {
+    let served = served(catalog, &crds.types);
+    let mut gathered = Gathered { crds: Some(crds.objects), ..Gathered::default() };
+    let identity = identity.clone();
+    let (keep, mut backup) = match asking {
+        Asking::Whole(mut backup) => {
+            let (selectors, indexed) = (backup.selectors.clone(), Indexed::of(&mut backup));
+            let keep = Arc::new(Keep::new(Arc::default(), selectors, identity, Some(indexed)));
+            (keep, backup)
         }
-    }
-    drop(lists);
+        Asking::Names(names, read) => {
+            let Names { keys, selectors, controllers: _ } = names;
+            let keep = Arc::new(Keep::new(keys, selectors, identity, None));
+            let wishes = wishes(catalog, &keep);
+            let read = async {
+                let mut backup = read.await?;
+                let _is_new = keep.backup.set(Indexed::of(&mut backup));
+                Ok(backup)
+            };
+            let ((), backup) = tokio::try_join!(gathered.list(reader, wishes, &keep), read)?;
+            (keep, backup)
+        }
+    };
+    gathered.settle(&keep);
+    // All, or those that only owners are asked of.
+    let mut wishes = wishes(catalog, &keep);
+    wishes.retain(|wish| !gathered.has(&wish.resource));
+    gathered.list(reader, wishes, &keep).await?;
+    let Gathered { mut objects, bystanders, denied, mut unlisted, unconverted, .. } = gathered;
     // Every list has ended, and nobody else has it.
-    backup.objects = Arc::into_inner(keep).ok_or(ObserveError::Interrupted)?.objects;
+    let keep = Arc::into_inner(keep).and_then(|keep| keep.backup.into_inner());
+    backup.objects = keep.ok_or(ObserveError::Interrupted)?.objects;
     objects.shrink_to_fit();
     unlisted.sort();
     let mut live = Live::new(objects, served);
     live.unlisted = unlisted;
     live.unconverted = unconverted;
-    Ok((live, denied, bystanders))
+    Ok((backup, live, denied, bystanders))
 }
 
 /// Which lists are made. A type is listed once, at the version of the backup where that is served.
-fn wishes(catalog: &Catalog, backup: &Backup, owners: &WantedOwners) -> Vec<Wish> {
-    let in_backup = types(backup);
-    let owner_kinds: HashSet<(&str, &str)> = owners.iter().map(|id| (id.group.as_ref(), id.kind.as_ref())).collect();
+fn wishes(catalog: &Catalog, keep: &Keep) -> Vec<Wish> {
+    let in_backup = types(keep.keys());
+    let owners = keep.backup.get().map(|backup| &backup.owners);
+    let owner_kinds: HashSet<(&str, &str)> =
+        owners.into_iter().flat_map(WantedOwners::iter).map(|id| (id.group.as_ref(), id.kind.as_ref())).collect();
     let mut wishes: BTreeMap<(String, String), Wish> = BTreeMap::new();
     for found in catalog.resources.iter().filter(|found| found.can("list")) {
         let resource = found.resource.as_ref();
         let compared = in_backup.get(resource);
-        let selectors = selector_queries(backup, found);
+        let selectors = selector_queries(keep.selectors.as_ref(), found);
         let owns = owner_kinds.contains(&(resource.group.as_str(), found.kind.as_str()));
         if compared.is_none() && selectors.is_empty() && !owns {
             continue;
@@ -234,25 +396,26 @@ fn wishes(catalog: &Catalog, backup: &Backup, owners: &WantedOwners) -> Vec<Wish
 }
 
 /// The types of the backup's objects, each as all objects of it share it, and how many they are.
-fn types(backup: &Backup) -> HashMap<&Resource, (Arc<Resource>, usize)> {
+fn types<'k>(keys: impl Iterator<Item = &'k ObjectKey>) -> HashMap<&'k Resource, (Arc<Resource>, usize)> {
     let mut types: HashMap<&Resource, (Arc<Resource>, usize)> = HashMap::new();
-    for object in &backup.objects {
-        let resource = &object.key.resource;
+    for ObjectKey { resource, .. } in keys {
         types.entry(resource.as_ref()).or_insert_with(|| (Arc::clone(resource), 0)).1 += 1;
     }
     types
 }
 
-fn selector_queries(backup: &Backup, found: &ApiResource) -> Vec<SelectorQuery> {
+fn selector_queries(selectors: Option<&Selectors>, found: &ApiResource) -> Vec<SelectorQuery> {
     let resource = found.resource.as_ref();
     let queries = |all: &Selectors| all.wants_resource(&resource.api_version(), &found.kind, &resource.plural);
-    backup.selectors.as_ref().map(queries).unwrap_or_default()
+    selectors.map(queries).unwrap_or_default()
 }
 
 /// A listed object, as far as it is kept.
 enum Matter {
     Object(LiveObject),
     Bystander(Dependent),
+    /// Not known yet, for the backup is still being read.
+    Early(LiveObject, Option<u32>),
 }
 
 enum Outcome {
@@ -375,22 +538,7 @@ fn kept(
     chosen: &HashMap<usize, HashSet<(String, String)>>,
 ) -> Matter {
     object.selected = is_selected(&object.key, labels, wish, keep, chosen);
-    let in_backup = keep.of_backup(&object.key);
-    let matters = object.selected
-        || in_backup.is_some()
-        || keep.owners.contains(&object.key, &object.summary.kind)
-        // Ours, whose roles are left as they are.
-        || object.summary.particulars().binding.as_deref().is_some_and(|binding| binding.binds(&keep.identity));
-    if matters {
-        // What both say alike is kept once: there may be 100,000.
-        if let Some(BackupObject { key, summary }) = in_backup {
-            object.key.clone_from(key);
-            object.summary.share(summary);
-        }
-        return Matter::Object(object);
-    }
-    let LiveObject { key, summary, facts, selected: _ } = object;
-    Matter::Bystander(Dependent { key, uid: facts.uid, owners: owner_uids(&summary) })
+    keep.judge(object)
 }
 
 pub fn owner_uids(summary: &Summary) -> Vec<Box<str>> {

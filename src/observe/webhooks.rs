@@ -36,16 +36,17 @@ impl Service {
 }
 
 /// Who converts objects of definitions: as they are, and as the backup has them.
-pub struct Converters {
+pub struct Converters<C> {
     pub live: Vec<ConversionWebhook>,
-    pub coming: BTreeSet<ServiceRef>,
+    /// Services that the backup's definitions name, once it is read.
+    pub coming: C,
 }
 
 /// Reads who is asked, and follows each Service to its endpoints; beside it, the Services themselves.
 pub async fn read(
     reader: &ClusterReader,
     catalog: &Catalog,
-    converters: &Converters,
+    converters: Converters<impl Future<Output = BTreeSet<ServiceRef>>>,
     namespaces: NamespaceLabels,
 ) -> Result<(Webhooks, Vec<Service>), ObserveError> {
     let mut admission = Vec::new();
@@ -62,7 +63,7 @@ pub async fn read(
     let of_admission = admission.iter().filter_map(|webhook: &AdmissionWebhook| webhook.service.clone());
     let Converters { live, coming } = converters;
     let of_conversion = live.iter().filter_map(|webhook| webhook.service.clone());
-    let names: BTreeSet<ServiceRef> = of_admission.chain(of_conversion).chain(coming.iter().cloned()).collect();
+    let names: BTreeSet<ServiceRef> = of_admission.chain(of_conversion).chain(coming.await).collect();
     let mut services = Vec::new();
     let mut answered = BTreeMap::new();
     for reference in names {
@@ -75,7 +76,7 @@ pub async fn read(
     let accounts = Resource::new("", "v1", "serviceaccounts");
     let sudo = get(reader, &accounts, Some(namespace), name).await?.is_some();
     let webhooks =
-        Webhooks { admission, conversion: live.clone(), services: answered, namespaces, sudo, ..Webhooks::default() };
+        Webhooks { admission, conversion: live, services: answered, namespaces, sudo, ..Webhooks::default() };
     Ok((webhooks, services))
 }
 

@@ -171,6 +171,7 @@ impl Requests {
         insta::assert_snapshot!(gets.join("\n"), @"
         customresourcedefinitions.apiextensions.k8s.io
         deployments.apps
+        leases.coordination.k8s.io
         namespaces.
         runs.reinback.io
         settings.management.cattle.io

@@ -21,6 +21,7 @@ on_both! {
     of_many_candidates_one_at_a_time_holds_the_lease,
     a_missing_namespace_is_told_with_its_remedy,
     a_lease_is_renewed_while_it_is_held,
+    who_takes_a_lease_as_it_was_seen_free_knows_that_nobody_had_it_since,
 }
 
 /// As the defaults, ten times faster. A lease left behind is taken after 3 s: 2.5 s, in whole seconds.
@@ -171,6 +172,27 @@ async fn of_many_candidates_one_at_a_time_holds_the_lease(ours: &api::Cluster) {
         timeout(LONG, racer).await.unwrap().unwrap();
     }
     assert_eq!(turns.load(Ordering::SeqCst), 6);
+}
+
+async fn who_takes_a_lease_as_it_was_seen_free_knows_that_nobody_had_it_since(ours: &api::Cluster) {
+    namespace(ours, "lease-seen").await;
+    let mut first = candidate(ours, "lease-seen", "first");
+    assert_eq!(first.sight().await, None, "there is none");
+    let guard = held(first.try_acquire().await.unwrap());
+    assert_eq!(first.sight().await, None, "it is held");
+    guard.release().await.unwrap();
+
+    let mut second = candidate(ours, "lease-seen", "second");
+    let seen = second.sight().await.expect("it was given back");
+    let guard = held(second.try_acquire().await.unwrap());
+    assert!(guard.follows(&seen));
+    guard.release().await.unwrap();
+
+    let seen = second.sight().await.expect("it was given back");
+    held(first.try_acquire().await.unwrap()).release().await.unwrap();
+    let guard = held(second.try_acquire().await.unwrap());
+    assert!(!guard.follows(&seen), "the first had it in between");
+    guard.release().await.unwrap();
 }
 
 async fn a_missing_namespace_is_told_with_its_remedy(ours: &api::Cluster) {
