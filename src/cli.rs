@@ -172,12 +172,16 @@ fn manual(command: Option<&str>) -> anyhow::Result<clap::Command> {
     found.with_context(|| format!("there is no command {name:?}; `reinback help` lists all"))
 }
 
+/// How long a thread for blocking work waits for more: its stack and what the allocator keeps for it go with it.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+
 /// libgit2 is told its options before a second thread exists.
 ///
 /// The command runs as a task, on a thread that also writes and reads: beside them, on the first thread, each object would wake it.
 fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>> + Send + 'static) -> anyhow::Result<Exit> {
     crate::git::init_process()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().thread_keep_alive(KEEP_ALIVE).build().context("cannot start threads")?;
     let exit = match runtime.block_on(runtime.spawn(command)) {
         Ok(exit) => exit,
         Err(ended) => std::panic::resume_unwind(ended.into_panic()),

@@ -1,6 +1,7 @@
 //! One pass of reads over backup and cluster.
 //!
-//! Reads only: nothing here holds a writer. The backup comes before the lists, since it says which are needed.
+//! Reads only: nothing here holds a writer. The backup says which lists are needed: a first pass over it brings the names of
+//! its objects, and while a second one reads them the lists are made. What is listed before its end is judged after it.
 
 mod ask;
 mod backup;
@@ -203,7 +204,8 @@ pub async fn observe(
 ) -> Result<Sight, ObserveError> {
     let catalog = Arc::clone(&glance.catalog);
     let Opened { reading, spool } = opened;
-    let (mut observed, bystanders) = look(reader, glance, reading, spool.as_ref(), places, known, now).await?;
+    let look_ahead = request.prune;
+    let (mut observed, around) = look(reader, glance, reading, spool.as_ref(), places, known, now, look_ahead).await?;
     if plan::operator::engine(request, &observed) == plan::operator::OPERATOR {
         observed.cluster.operator = Some(operator::facts(reader, &catalog, places, request).await?);
     }
@@ -214,7 +216,7 @@ pub async fn observe(
     if let BackupSeen::Whole(_) | BackupSeen::Unreadable { .. } | BackupSeen::NotNamed = &observed.backup {
         let accesses = plan::accesses(&outline, &observed);
         let (reached, denied) = tokio::try_join!(
-            dependents::of_deletions(reader, &catalog, &outline, &observed, &bystanders),
+            dependents::of_deletions(reader, &catalog, &outline, &observed, &around.bystanders, around.ahead),
             denied(reader, &accesses),
         )?;
         if observed.guarded.other_cluster || request.version.is_some() {
@@ -247,10 +249,17 @@ pub async fn observe_again(
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
     let reading = Reading::Known(seen);
-    let (observed, _) = look(reader, glance(reader).await?, reading, Some(spool), places, known, now).await?;
+    let (observed, _) = look(reader, glance(reader).await?, reading, Some(spool), places, known, now, false).await?;
     Ok(observed)
 }
 
+/// What was listed and is not of the backup.
+struct Around {
+    bystanders: Bystanders,
+    ahead: Option<dependents::Ahead>,
+}
+
+#[expect(clippy::too_many_arguments, reason = "what two looks differ in")]
 async fn look(
     reader: &ClusterReader,
     glance: Glance,
@@ -259,16 +268,28 @@ async fn look(
     places: &Places,
     known: Known,
     now: Timestamp,
-) -> Result<(Observed, Bystanders), ObserveError> {
+    look_ahead: bool,
+) -> Result<(Observed, Around), ObserveError> {
     let (catalog, identity) = (Arc::clone(&glance.catalog), glance.identity.clone());
-    let Looked { seen, mut cluster, live, denied, bystanders } = both(reader, glance, reading, places).await?;
-    let mut seen = seen;
+    let Looked { mut seen, mut cluster, live, denied, bystanders } = both(reader, glance, reading, places).await?;
+    let mut ahead = None;
     if let BackupSeen::Whole(backup) = &mut seen {
         backup.unserved_selectors = lists::unserved_selectors(backup, &catalog);
         backup.unlistable = lists::unlistable(backup, &catalog);
-        if let Some(spool) = spool {
-            stored::as_stored(reader, spool, &known.opening, backup, &live).await?;
-        }
+        let stored = async {
+            match spool {
+                Some(spool) => stored::as_stored(reader, spool, &known.opening, backup, &live).await,
+                None => Ok(()),
+            }
+        };
+        // One core reads the backup once more, while the API server lists.
+        let looking = async {
+            match look_ahead {
+                true => dependents::ahead(reader, &catalog, &bystanders).await,
+                false => Ok(None),
+            }
+        };
+        ((), ahead) = tokio::try_join!(stored, looking)?;
     }
     cluster.unfinished_runs = known.unfinished_runs;
     cluster.helm = known.helm;
@@ -280,7 +301,7 @@ async fn look(
     let guarded = Guarded { other_cluster, ..guarded(&cluster, &live, places, known.own_secrets, identity) };
     let chart = known.chart.map(|found| found.seen);
     let observed = Observed { at: now, backup: seen, chart, cluster, live, ledger: known.ledger, denied, guarded };
-    Ok((observed, bystanders))
+    Ok((observed, Around { bystanders, ahead }))
 }
 
 /// What of backup and cluster was read side by side.

@@ -1,4 +1,4 @@
-//! Reading the spooled backup: the first pass checks and indexes it, later ones bring the objects.
+//! Reading the spooled backup: a pass over its names, one that checks and indexes it, and later ones that bring objects.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

@@ -35,6 +35,7 @@ pub async fn of_deletions(
     plan: &Plan,
     observed: &Observed,
     bystanders: &Bystanders,
+    mut ahead: Option<Ahead>,
 ) -> Result<Reached, ObserveError> {
     if plan.deletions.is_empty() {
         return Ok(Reached::default());
@@ -45,7 +46,10 @@ pub async fn of_deletions(
     let mut scope = Scope::default();
     scope.widen(deleted.iter().map(|object| &object.key));
     loop {
-        let mut found = list_others(reader, catalog, &scope, &bystanders.types).await?;
+        let mut found = match ahead.take().filter(|ahead| ahead.scope.covers(&scope)) {
+            Some(ahead) => ahead.found,
+            None => list_others(reader, catalog, &scope, &bystanders.types).await?,
+        };
         found.dependents.extend(listed_before(observed, bystanders, &scope));
         found.dependents = reached(found.dependents, &scope, uids.clone());
         if !scope.widen(found.dependents.iter().map(|dependent| &dependent.key)) {
@@ -53,6 +57,27 @@ pub async fn of_deletions(
             return Ok(found);
         }
     }
+}
+
+/// What was listed before it was known for which deletions.
+pub struct Ahead {
+    scope: Scope,
+    found: Reached,
+}
+
+/// Lists for [`of_deletions`] what it will ask for, should prune delete all that it may; nothing where that is nothing.
+pub async fn ahead(
+    reader: &ClusterReader,
+    catalog: &Catalog,
+    bystanders: &Bystanders,
+) -> Result<Option<Ahead>, ObserveError> {
+    if bystanders.surplus.is_empty() {
+        return Ok(None);
+    }
+    let mut scope = Scope::default();
+    scope.widen(bystanders.surplus.iter());
+    let found = list_others(reader, catalog, &scope, &bystanders.types).await?;
+    Ok(Some(Ahead { scope, found }))
 }
 
 /// Of what was listed for the backup, that which may be reached.
@@ -146,6 +171,11 @@ impl Scope {
             }
         }
         wider
+    }
+
+    /// Holds all that the other holds.
+    fn covers(&self, other: &Self) -> bool {
+        self.namespaces.is_superset(&other.namespaces) && self.types.is_superset(&other.types)
     }
 
     fn holds(&self, key: &ObjectKey) -> bool {

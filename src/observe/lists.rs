@@ -177,6 +177,8 @@ pub struct Bystanders {
     pub objects: Vec<Dependent>,
     /// Group and plural of every type that was listed.
     pub types: HashSet<(String, String)>,
+    /// Objects that a selector matches and the backup does not have: what prune may delete.
+    pub surplus: Vec<ObjectKey>,
 }
 
 impl Keep {
@@ -242,7 +244,7 @@ impl Keep {
         if let Some(BackupObject { key: _, summary }) = in_backup {
             object.summary.share(summary);
         }
-        Matter::Object(object)
+        Matter::Object { object, in_backup: in_backup.is_some() }
     }
 }
 
@@ -300,7 +302,12 @@ impl Gathered {
 
     fn add(&mut self, matter: Matter) {
         match matter {
-            Matter::Object(object) => self.objects.push(object),
+            Matter::Object { object, in_backup } => {
+                if object.selected && !in_backup {
+                    self.bystanders.surplus.push(object.key.clone());
+                }
+                self.objects.push(object);
+            }
             Matter::Bystander(dependent) => self.bystanders.objects.push(dependent),
             Matter::Early(object, place) => self.early.push((object, place)),
         }
@@ -412,7 +419,10 @@ fn selector_queries(selectors: Option<&Selectors>, found: &ApiResource) -> Vec<S
 
 /// A listed object, as far as it is kept.
 enum Matter {
-    Object(LiveObject),
+    Object {
+        object: LiveObject,
+        in_backup: bool,
+    },
     Bystander(Dependent),
     /// Not known yet, for the backup is still being read.
     Early(LiveObject, Option<u32>),
@@ -561,4 +571,67 @@ fn is_selected(
         by_fields
             && selectors.matches(query.index, namespace, &key.name, |label| labels.get(label).and_then(Value::as_str))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::testing::{World, key, object};
+
+    const CLUSTERS: &str = "clusters.management.cattle.io#v3";
+
+    fn listed(path: &str, selected: bool) -> LiveObject {
+        let metadata = json!({"uid": path, "resourceVersion": "1", "creationTimestamp": "2026-11-01T00:00:00Z"});
+        let value = object(path, json!({"metadata": metadata}));
+        let listed = live_object(&key(path).resource, value, &mut Interner::default(), "Cluster");
+        let object = listed.expect("it has metadata");
+        LiveObject { selected, ..object }
+    }
+
+    fn names(gathered: &Gathered) -> [Vec<String>; 3] {
+        let sorted = |names: Vec<String>| BTreeSet::from_iter(names).into_iter().collect::<Vec<String>>();
+        let Gathered { objects, bystanders, .. } = gathered;
+        [
+            sorted(objects.iter().map(|object| object.key.name.to_string()).collect()),
+            sorted(bystanders.objects.iter().map(|other| other.key.name.to_string()).collect()),
+            sorted(bystanders.surplus.iter().map(|key| key.name.to_string()).collect()),
+        ]
+    }
+
+    #[test]
+    fn what_is_listed_before_the_backup_is_read_is_judged_as_what_is_listed_after_it() {
+        let path = |name: &str| format!("{CLUSTERS}/{name}");
+        let mut world = World::quiet();
+        world.serve(CLUSTERS, true, false);
+        world.backed_up(&path("both"), json!({}));
+        // Owned by one that the backup does not have.
+        let owner = json!({"apiVersion": "management.cattle.io/v3", "kind": "Cluster", "name": "owner", "uid": "u"});
+        world.backed_up(&path("owned"), json!({"metadata": {"ownerReferences": [owner]}}));
+        let all = [("both", true), ("owned", false), ("owner", false), ("new", true), ("other", false)];
+        let backup = || match world.observed().backup {
+            BackupSeen::Whole(backup) => backup,
+            other => panic!("{other:?}"),
+        };
+        let keys: Arc<[ObjectKey]> = backup().objects.iter().map(|object| object.key.clone()).collect();
+        let seen = |read_after: usize| {
+            let keep = Keep::new(Arc::clone(&keys), None, Identity::default(), None);
+            let mut gathered = Gathered::default();
+            for (place, (name, selected)) in all.into_iter().enumerate() {
+                if place == read_after {
+                    assert!(keep.backup.set(Indexed::of(&mut backup())).is_ok());
+                }
+                gathered.add(keep.judge(listed(&path(name), selected)));
+            }
+            let _read_before = keep.backup.set(Indexed::of(&mut backup()));
+            gathered.settle(&keep);
+            names(&gathered)
+        };
+        let at_once = seen(0);
+        assert_eq!(at_once, [vec!["both", "new", "owned", "owner"], vec!["other"], vec!["new"]]);
+        for read_after in 1..=all.len() {
+            assert_eq!(seen(read_after), at_once, "read after {read_after} objects");
+        }
+    }
 }

@@ -56,6 +56,28 @@ fn one(path: &str, content: &str) -> Vec<u8> {
     Tar::default().file(path, content).end()
 }
 
+/// A pass over the names, and what it found.
+fn named(backup: &[u8]) -> Result<Names, ReadError<Infallible>> {
+    names(backup, backup.len() as u64, &Limits::default())
+}
+
+#[test]
+fn a_pass_over_the_names_finds_every_object_in_its_place_and_the_filters() {
+    let found = named(PLAIN).unwrap();
+    let (entries, summary) = entries(PLAIN).unwrap();
+    let whole = entries.iter().filter_map(|entry| match entry {
+        Entry::Object { key, .. } | Entry::Encrypted { key, .. } => Some(key),
+        Entry::Filters(_) => None,
+    });
+    assert_eq!(found.keys.iter().collect::<Vec<_>>(), whole.collect::<Vec<_>>());
+    assert_eq!(found.keys.len() as u64, summary.objects);
+    assert!(found.filters.is_some());
+    // Content is not looked at, and the archive is.
+    assert_eq!(named(&one("secrets.#v1/a/s.json", "nothing")).unwrap().keys.len(), 1);
+    named(&PLAIN[..PLAIN.len() / 2]).unwrap_err();
+    named(&one("secrets.#v1/../s.json", "{}")).unwrap_err();
+}
+
 #[test]
 fn a_backup_of_the_operator_is_read_whole() {
     let (entries, summary) = entries(PLAIN).unwrap();
