@@ -18,7 +18,7 @@ const FIRST: usize = 32;
 const LEAST: usize = 2;
 /// The API server takes 200 writes at once from everybody (`--max-mutating-requests-inflight`); others have to live, too. Each place is a
 /// connection of some 40 KiB here.
-const MOST: usize = 40;
+const MOST: usize = 64;
 /// A window is at least this long, so that one slow answer does not make a rate.
 const WINDOW: Duration = Duration::from_millis(250);
 /// Answers of a window: each place in flight has answered about twice.
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_grows_to_the_knee_of_the_server_and_stays_there() {
-        for (knee, most) in [(16, 36), (24, 40), (200, MOST)] {
+        for (knee, most) in [(16, 36), (40, 60), (200, MOST)] {
             let mut level = Level::new(0);
             Server::new(knee).serve(&mut level, 40_000);
             assert!((knee.min(most) / 2..=most).contains(&level.get()), "knee {knee}: {level:?}");
@@ -158,7 +158,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_429_halves_it_and_it_comes_back_slowly() {
         let mut level = Level::new(0);
-        let mut server = Server { throttles_above: 34, ..Server::new(200) };
+        let mut server = Server { throttles_above: 40, ..Server::new(200) };
         for _ in 0..2_000 {
             server.serve(&mut level, 10);
         }
