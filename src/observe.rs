@@ -205,7 +205,8 @@ pub async fn observe(
     let catalog = Arc::clone(&glance.catalog);
     let Opened { reading, spool } = opened;
     let look_ahead = request.prune;
-    let (mut observed, around) = look(reader, glance, reading, spool.as_ref(), places, known, now, look_ahead).await?;
+    let looked = look(reader, glance, reading, spool.as_ref(), places, known, now, look_ahead);
+    let (mut observed, around) = Box::pin(looked).await?;
     if plan::operator::engine(request, &observed) == plan::operator::OPERATOR {
         observed.cluster.operator = Some(operator::facts(reader, &catalog, places, request).await?);
     }
@@ -249,7 +250,8 @@ pub async fn observe_again(
     now: Timestamp,
 ) -> Result<Observed, ObserveError> {
     let reading = Reading::Known(seen);
-    let (observed, _) = look(reader, glance(reader).await?, reading, Some(spool), places, known, now, false).await?;
+    let looked = look(reader, glance(reader).await?, reading, Some(spool), places, known, now, false);
+    let (observed, _) = Box::pin(looked).await?;
     Ok(observed)
 }
 
@@ -271,7 +273,9 @@ async fn look(
     look_ahead: bool,
 ) -> Result<(Observed, Around), ObserveError> {
     let (catalog, identity) = (Arc::clone(&glance.catalog), glance.identity.clone());
-    let Looked { mut seen, mut cluster, live, denied, bystanders } = both(reader, glance, reading, places).await?;
+    // What is held while facts and lists are under way is large, and would lie on the stack of who carries a run out.
+    let looked = Box::pin(both(reader, glance, reading, places)).await?;
+    let Looked { mut seen, mut cluster, live, denied, bystanders } = looked;
     let mut ahead = None;
     if let BackupSeen::Whole(backup) = &mut seen {
         backup.unserved_selectors = lists::unserved_selectors(backup, &catalog);

@@ -183,15 +183,9 @@ pub struct Bystanders {
 
 impl Keep {
     fn new(names: Arc<[ObjectKey]>, selectors: Option<Selectors>, identity: Identity, backup: Option<Indexed>) -> Self {
-        let known = backup.is_some();
-        let mut keep = Self { names, by_key: Vec::new(), selectors, identity, backup: OnceLock::new() };
-        if let Some(backup) = backup {
-            let _is_new = keep.backup.set(backup);
-        }
-        let count = match known {
-            true => keep.backup.get().map_or(0, |backup| backup.objects.len()),
-            false => keep.names.len(),
-        };
+        let backup = backup.map(OnceLock::from).unwrap_or_default();
+        let count = backup.get().map_or(names.len(), |backup| backup.objects.len());
+        let mut keep = Self { names, by_key: Vec::new(), selectors, identity, backup };
         let mut by_key: Vec<u32> = (0..).take(count).collect();
         by_key.sort_unstable_by(|a, b| keep.key(*a).cmp(&keep.key(*b)));
         keep.by_key = by_key;

@@ -130,7 +130,9 @@ fn robbed_of_its_run_and_reverted_while_nobody_looks_it_leaves_rancher_up() {
             let stage = Stage::new(SEED).await;
             stage.merge("back", "");
             let ended = stage.once(&Process::calm(Some(Death { at, moment: Moment::After }))).await.expect("it ends");
-            assert!(matches!(ended, Ended::Died), "{ended:?}");
+            // After the last of them it may be over before it dies.
+            let is_over = at + 1 == undisturbed.effects.len() && matches!(ended, Ended::Passed(_));
+            assert!(is_over || matches!(ended, Ended::Died), "{ended:?}");
             stage.delete_runs().await;
             stage.push("clusters/sim/back.yaml", None);
             let ended = stage.once(&Process::calm(None)).await.expect("it ends");
