@@ -123,15 +123,23 @@ fn killed_twice_a_restore_comes_to_the_same_end() {
 
 #[test]
 fn robbed_of_its_run_and_reverted_while_nobody_looks_it_leaves_rancher_up() {
-    let undisturbed = story(Merged::Restore, &[]);
-    for at in (0..undisturbed.effects.len()).step_by(4) {
-        println!("{at}: {}", undisturbed.effects[at]);
+    // The story has some more: what somebody makes at the last moment.
+    let effects = simulated(async {
+        let stage = Stage::new(SEED).await;
+        stage.merge("back", "");
+        let process = Process::calm(None);
+        stage.once(&process).await.expect("it ends");
+        process.effects()
+    });
+    assert!(effects.len() > 60, "{effects:#?}");
+    for at in (0..effects.len()).step_by(4) {
+        println!("{at}: {}", effects[at]);
         simulated(async {
             let stage = Stage::new(SEED).await;
             stage.merge("back", "");
             let ended = stage.once(&Process::calm(Some(Death { at, moment: Moment::After }))).await.expect("it ends");
             // After the last of them it may be over before it dies.
-            let is_over = at + 1 == undisturbed.effects.len() && matches!(ended, Ended::Passed(_));
+            let is_over = at + 1 == effects.len() && matches!(ended, Ended::Passed(_));
             assert!(is_over || matches!(ended, Ended::Died), "{ended:?}");
             stage.delete_runs().await;
             stage.push("clusters/sim/back.yaml", None);
