@@ -41,11 +41,11 @@ const POD_STOP: Duration = Duration::from_millis(400);
 const SETTLE: Duration = Duration::from_millis(90);
 /// Between two looks at the repository; a push wakes the agent at once.
 const INTERVAL: Duration = Duration::from_millis(400);
-/// Taken over after 4 s: a second is the margin of every lease, and a busy machine may need two for a renewal.
+/// Taken over after 6 s: a second is the margin of every lease, and a machine that is very busy may need four for a renewal.
 pub const LEASE: LeaseTimes = LeaseTimes {
-    duration: Duration::from_secs(4),
+    duration: Duration::from_secs(6),
     renew_every: Duration::from_millis(400),
-    renew_deadline: Duration::from_millis(2_000),
+    renew_deadline: Duration::from_millis(4_000),
     write_timeout: Duration::from_millis(800),
 };
 

@@ -181,7 +181,7 @@ fn it_is_told_to_its_end_without_colours_and_leaves_nothing() {
        and in Git, and Rancher's Deployment itself says what it had:
          replicas: 0, reinback.io/replicas: 3
          Lease reinback-system/reinback: HOLDER
-       A new agent starts. It waits until the lease has not been renewed for 4 s, and goes on:
+       A new agent starts. It waits until the lease has not been renewed for 6 s, and goes on:
          Lease reinback-system/reinback: HOLDER, after N s
          ID TIME reinback rollback before-the-upgrade: succeeded in N s (114 objects: 39 updated, 75 created, 99 deleted)
 
