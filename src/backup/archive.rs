@@ -109,10 +109,7 @@ pub fn names(reader: impl Read, packed_bytes: u64, limits: &Limits) -> Result<Na
         pass.archive.content(size, &mut pass.content)?;
         match EntryPath::parse(&path).map_err(|reason| fault(&path, reason))? {
             EntryPath::Obsolete => {}
-            EntryPath::Filters => match pass.filters(&path)? {
-                Entry::Filters(filters) => names.filters = Some(filters),
-                Entry::Object { .. } | Entry::Encrypted { .. } => {}
-            },
+            EntryPath::Filters => names.filters = Some(pass.filters(&path)?),
             EntryPath::Object(object) => {
                 let namespace = object.namespace.map(|namespace| interner.text(namespace));
                 let resource = pass.resource(&object);
@@ -227,7 +224,7 @@ impl<'e, R: Read> Pass<'e, R> {
             self.archive.content(size, &mut self.content)?;
             let entry = match EntryPath::parse(&path).map_err(|reason| fault(&path, reason))? {
                 EntryPath::Obsolete => continue,
-                EntryPath::Filters => self.filters(&path)?,
+                EntryPath::Filters => Entry::Filters(self.filters(&path)?),
                 EntryPath::Object(object) => self.object(&path, &object)?,
             };
             return Ok(Some(entry));
@@ -252,14 +249,13 @@ impl<'e, R: Read> Pass<'e, R> {
         Ok(())
     }
 
-    fn filters(&mut self, path: &[u8]) -> Result<Entry, Failure> {
+    fn filters(&mut self, path: &[u8]) -> Result<ResourceSet, Failure> {
         if std::mem::replace(&mut self.summary.has_filters, true) {
             return Err(fault(path, "is there twice"));
         }
-        let entry = || EntryName::new(path);
         let value = parsed(path, &self.content)?;
-        let set = ResourceSet::from_value(value).map_err(|source| BackupError::Filters { entry: entry(), source })?;
-        Ok(Entry::Filters(set))
+        let set = ResourceSet::from_value(value);
+        Ok(set.map_err(|source| BackupError::Filters { entry: EntryName::new(path), source })?)
     }
 
     fn object(&mut self, path: &[u8], object: &ObjectPath<'_>) -> Result<Entry, Failure> {
