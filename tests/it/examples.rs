@@ -198,7 +198,7 @@ pub fn upgraded_by_helm(world: &mut World) -> String {
     kubectl(&["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", version]);
     let backup = world.repack("of-2-9-3", |entries| set_server_version(entries, "v2.9.3"));
     kubectl(&["delete", "preferences.management.cattle.io", "--all", "--all-namespaces"]);
-    kubectl(&["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]);
+    world.until_rolled_out();
     backup
 }
 

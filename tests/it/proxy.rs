@@ -36,6 +36,8 @@ struct State {
     disturbed: AtomicUsize,
     /// Whether what clients send stays here.
     holding: AtomicBool,
+    /// Connections on which something that a client sent stays here.
+    held: AtomicUsize,
 }
 
 struct Plan {
@@ -81,9 +83,14 @@ impl Proxy {
     }
 
     /// Keeps what clients send from now on, and passes it on when told so: as a network that was away delivers late what
-    /// was sent in time.
+    /// was sent in time. Handshakes of TLS are passed on, since no request follows one that comes late.
     pub fn hold(&self, holding: bool) {
         self.state.holding.store(holding, Ordering::SeqCst);
+    }
+
+    /// On how many connections something is kept at the moment.
+    pub fn held(&self) -> usize {
+        self.state.held.load(Ordering::SeqCst)
     }
 }
 
@@ -114,15 +121,23 @@ impl State {
 }
 
 fn ask(mut client: &TcpStream, mut server: &TcpStream, fault: Fault, state: &State) {
+    /// Pieces that a client of TLS 1.3 sends before its first request: a hello, and that it has finished.
+    const HANDSHAKE: usize = 2;
     let mut buffer = vec![0; 64 * 1024];
+    let mut pieces = 0;
     let mut left = match fault {
         Fault::CutRequestAfter(bytes) => bytes,
         Fault::CutAfter(_) | Fault::StallAfter(_) | Fault::Refuse | Fault::Delay(_) | Fault::None => u64::MAX,
     };
     while let Ok(read @ 1..) = client.read(&mut buffer) {
-        while state.holding.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
+        if pieces >= HANDSHAKE && state.holding.load(Ordering::SeqCst) {
+            state.held.fetch_add(1, Ordering::SeqCst);
+            while state.holding.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            state.held.fetch_sub(1, Ordering::SeqCst);
         }
+        pieces += 1;
         let passed = left.min(read as u64);
         if server.write_all(&buffer[..passed as usize]).is_err() {
             break;

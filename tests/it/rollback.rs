@@ -45,8 +45,7 @@ pub async fn upgraded_with(world: &World, items: &[Item]) -> String {
     );
     kubectl(&["set", "image", "-n", "cattle-system", "deployment/rancher", "rancher=rancher/rancher:v2.12.1"], "");
     kubectl(&["apply", "-f", "-"], EXTENSION);
-    let rollout = ["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"];
-    kubectl(&rollout, "");
+    world.until_rolled_out();
     backup
 }
 
@@ -171,7 +170,7 @@ pub async fn by_helm_with(world: &mut World, program: &'static str, values: &str
     let version =
         ["patch", "settings.management.cattle.io", "server-version", "--type=merge", "-p", r#"{"value": "v2.10.1"}"#];
     kubectl(&version);
-    kubectl(&["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]);
+    world.until_rolled_out();
     backup
 }
 

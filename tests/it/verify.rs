@@ -52,7 +52,7 @@ impl Answering {
 fn newer(world: &World) {
     let image = format!("rancher=rancher/rancher:{NEW}");
     world.kubectl(&["set", "image", "-n", "cattle-system", "deployment/rancher", &image]);
-    world.kubectl(&["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]);
+    world.until_rolled_out();
 }
 
 /// Commits a Rollback of the version alone.

@@ -335,6 +335,16 @@ impl World {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// Waits until every pod of Rancher is as its Deployment says. Blocks.
+    pub fn until_rolled_out(&self) {
+        let status = ["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=180s"];
+        let Err(error) = self.cluster.kubectl(&status, "") else { return };
+        let seen = |args: &[&str]| self.cluster.kubectl(args, "").unwrap_or_else(|error| format!("{error:?}"));
+        let objects = seen(&["get", "nodes,deployments,replicasets,pods", "-n", "cattle-system", "-o", "wide"]);
+        let events = seen(&["get", "events", "-n", "cattle-system"]);
+        panic!("{error}\n{objects}\n{events}");
+    }
+
     /// Replicas wanted and ready of a Deployment.
     pub async fn replicas(&self, namespace: &str, name: &str) -> Result<(i64, i64)> {
         let text = self.cluster.kubectl(&["get", "deployment", "-n", namespace, name, "-o", "json"], "")?;
