@@ -303,8 +303,11 @@ impl Agent {
     /// What lies in Git, what ran, and the lease, if nobody held it before what ran was read.
     async fn look_around(&mut self) -> Result<(View, Books, Option<Sighting>), PassError> {
         self.make_ready().await?;
-        let (view, free) = tokio::join!(self.source.look(&self.config), self.lease.sight());
-        let books = Books::read(&self.cluster.reader(), &self.publisher, &self.config).await;
+        let what_ran = async {
+            let free = self.lease.sight().await;
+            (free, Books::read(&self.cluster.reader(), &self.publisher, &self.config).await)
+        };
+        let (view, (free, books)) = tokio::join!(self.source.look(&self.config), what_ran);
         let (view, books) = self.despite_git(view, books).await?;
         Ok((view, books, free))
     }

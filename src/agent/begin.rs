@@ -162,22 +162,12 @@ impl Agent {
         if let Some(gate) = held_unseen(placed, books) {
             return self.hold(writer, recorder, vec![gate], None).await;
         }
-        let ledger = books.facts_of(candidate.already_run, Vec::new());
-        let reader = self.cluster.reader();
-        let places = look::places(&self.config);
-        let looked = match look::ask(&self.config, &reader, placed, ledger).await {
-            Ok(mut asked) => {
-                asked.known.unfinished_runs = books.others_running.clone();
-                asked.ask_helm(self.helm.as_ref()).await;
-                asked.ask_chart(&self.source, &placed.commit.id).await.map_err(PassError::Source)?;
-                asked.look(&reader, self.stores.as_ref(), &places).await
-            }
-            Err(error) => Err(error),
-        };
-        let looked = match looked {
+        let looked = match self.look_for(books, candidate).await {
             Ok(looked) => looked,
-            Err(ObserveError::Store(problem)) => return self.hold_for_store(writer, recorder, &problem).await,
-            Err(other) => return Err(other.into()),
+            Err(PassError::Observe(ObserveError::Store(problem))) => {
+                return self.hold_for_store(writer, recorder, &problem).await;
+            }
+            Err(other) => return Err(other),
         };
         if looked.plan.holding().next().is_some() {
             let gates = looked.plan.gates.clone();
@@ -196,13 +186,22 @@ impl Agent {
         }
         self.record_start(writer, &mut recorder, &looked).await?;
         if touches_nothing {
-            let message = nothing_to_do(&looked.plan);
-            let now = self.now();
-            recorder.update(writer, |run| end(run, Phase::Succeeded, "NothingToDo", message, now)).await?;
             self.publisher.submit(recorder.run());
             return Ok(Begun::Ended(Phase::Succeeded));
         }
         Box::pin(self.execute(writer, books, recorder, placed, Prepared::of(looked))).await
+    }
+
+    /// Looks at backup and cluster for a manifest that is to begin.
+    async fn look_for(&self, books: &Books, candidate: &Candidate) -> Result<Looked, PassError> {
+        let placed = &candidate.placed;
+        let ledger = books.facts_of(candidate.already_run, Vec::new());
+        let reader = self.cluster.reader();
+        let mut asked = look::ask(&self.config, &reader, placed, ledger).await?;
+        asked.known.unfinished_runs = books.others_running.clone();
+        asked.ask_helm(self.helm.as_ref()).await;
+        asked.ask_chart(&self.source, &placed.commit.id).await.map_err(PassError::Source)?;
+        Ok(asked.look(&reader, self.stores.as_ref(), &look::places(&self.config)).await?)
     }
 
     /// A safety backup is made. Where the backup cannot be read, it is made when it can be.
@@ -237,7 +236,7 @@ impl Agent {
         closed.for_each(|run| self.publisher.submit(&run));
     }
 
-    /// From here on the run is under way: gates and digest are judged, and not again.
+    /// From here on the run is under way: gates and digest are judged, and not again. One with nothing to do is over as well.
     async fn record_start(
         &self,
         writer: &ClusterWriter,
@@ -251,6 +250,7 @@ impl Agent {
         let deletions = planned_deletions(looked).text();
         let now = self.now();
         let own_steps = looked.plan.own_steps().map(|steps| Event { at: now, entry: Entry::Steps { steps } });
+        let nothing = looked.plan.touches_nothing().then(|| nothing_to_do(&looked.plan));
         recorder
             .update(writer, |run| {
                 let status = run.status.get_or_insert_default();
@@ -265,6 +265,9 @@ impl Agent {
                 status.journal = own_steps.iter().cloned().collect();
                 for warning in &warnings {
                     status::add_warning(status, warning);
+                }
+                if let Some(message) = nothing {
+                    end(run, Phase::Succeeded, "NothingToDo", message, now);
                 }
             })
             .await?;

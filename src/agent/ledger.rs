@@ -13,7 +13,7 @@ use crate::execute::runs;
 use crate::journal::Journal;
 use crate::manifest::{Digest, Kind};
 use crate::observed::LedgerFacts;
-use crate::publish::Publisher;
+use crate::publish::{BranchState, Publisher};
 use crate::run::{NAMESPACE, Phase, Run, RunStatus};
 use crate::status;
 
@@ -45,13 +45,14 @@ pub struct Books {
 }
 
 impl Books {
-    /// Reads both halves.
+    /// Reads both halves, at once.
     ///
     /// # Errors
     ///
     /// `Status` when Git, `Runs` when the cluster does not answer.
     pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
-        Self::of_cluster(reader, config).await?.with_branch(publisher).await
+        let (books, branch) = tokio::join!(Self::of_cluster(reader, config), publisher.load());
+        Ok(books?.with_branch(branch.map_err(PassError::Status)?))
     }
 
     /// Reads both halves of a cluster that may not know runs yet.
@@ -64,18 +65,18 @@ impl Books {
         publisher: &Publisher,
         config: &Config,
     ) -> Result<Self, PassError> {
-        let books = match Self::of_cluster(reader, config).await {
+        let (books, branch) = tokio::join!(Self::of_cluster(reader, config), publisher.load());
+        let books = match books {
             Err(PassError::NoCrd) => {
                 let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
                 Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() }
             }
             read => read?,
         };
-        books.with_branch(publisher).await
+        Ok(books.with_branch(branch.map_err(PassError::Status)?))
     }
 
-    async fn with_branch(mut self, publisher: &Publisher) -> Result<Self, PassError> {
-        let branch = publisher.load().await.map_err(PassError::Status)?;
+    fn with_branch(mut self, branch: BranchState) -> Self {
         self.knows_git = true;
         self.facts.branch_exists = branch.exists;
         self.facts.branch_cluster_uid = branch.cluster_uid;
@@ -87,7 +88,7 @@ impl Books {
             self.enter_from_git(Arc::unwrap_or_clone(run), is_foreign);
         }
         self.ledger = ledger(&self.runs, &self.lost);
-        Ok(self)
+        self
     }
 
     fn enter_from_git(&mut self, run: Run, is_foreign: bool) {

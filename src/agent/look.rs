@@ -16,7 +16,7 @@ use crate::journal::OnFailure;
 use crate::manifest::{Body, Engine, Manifest, RestoreSpec, RollbackSpec, S3Location};
 use crate::object::Resource;
 use crate::object::protect::SecretRef;
-use crate::observe::{self, Found, Known, ObserveError, Opened, Opening, Places, Sight};
+use crate::observe::{self, Found, Glance, Known, ObserveError, Opened, Opening, Places, Sight};
 use crate::observed::{BackupSeen, LedgerFacts, Observed};
 use crate::operator;
 use crate::plan::version::VersionRequest;
@@ -265,12 +265,27 @@ impl Asked {
     ///
     /// As [`Asked::fetch`], and when the API server does not answer.
     pub async fn look(
-        mut self,
+        self,
         reader: &ClusterReader,
         stores: &dyn OpenStore,
         places: &Places,
     ) -> Result<Looked, ObserveError> {
-        let (opened, glance) = tokio::join!(self.open(stores, places), observe::glance(reader));
+        self.look_from(observe::glance(reader), reader, stores, places).await
+    }
+
+    /// The same, with a glance that may have been begun before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Asked::look`].
+    pub async fn look_from(
+        mut self,
+        glance: impl Future<Output = Result<Glance, ObserveError>>,
+        reader: &ClusterReader,
+        stores: &dyn OpenStore,
+        places: &Places,
+    ) -> Result<Looked, ObserveError> {
+        let (opened, glance) = tokio::join!(self.open(stores, places), glance);
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => Opened::known(self.left_to_the_operator(reader, places, error).await?),

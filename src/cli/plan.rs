@@ -12,6 +12,7 @@ use crate::desired::{Look, Placed, decide};
 use crate::execute::Program;
 use crate::helm::Access;
 use crate::manifest::ManifestId;
+use crate::observe;
 use crate::observed::{LedgerFacts, Observed};
 use crate::plan::Plan;
 use crate::plan::gate::Gate;
@@ -59,9 +60,15 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     folder.path().clone_into(&mut config.data_dir);
     let cluster = reach(context.as_deref(), Some(&config)).await?;
     let mut source = Source::open(&config)?;
-    let view = source.at(&config, rev.as_deref()).await?;
     let publisher = Publisher::start(Box::new(crate::agent::status_branch(&config)?), cluster.clock());
-    let books = Books::read_or_new(&cluster.reader(), &publisher, &config).await?;
+    let reader = cluster.reader();
+    let (view, books, glance) = tokio::join!(
+        source.at(&config, rev.as_deref()),
+        Books::read_or_new(&reader, &publisher, &config),
+        // Of the first manifest that has something to do, which there mostly is.
+        observe::glance(&reader),
+    );
+    let (view, books, mut early) = (view?, books?, Some(glance));
     let helm = Program(Access { kubeconfig: None, context });
     let verbosity = if verbose { Verbosity::Objects } else { Verbosity::Summary };
     let printer = Printer { output, verbosity };
@@ -86,11 +93,17 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
             printer.tell_unseen(&placed, &gate, &mut told)?;
             continue;
         }
-        let mut asked = look::ask(&config, &cluster.reader(), &placed, facts).await?;
+        let mut asked = look::ask(&config, &reader, &placed, facts).await?;
         asked.known.unfinished_runs = unfinished(&books);
         asked.ask_helm(&helm).await;
         asked.ask_chart(&source, &placed.commit.id).await?;
-        let looked = asked.look(&cluster.reader(), &Stores, &look::places(&config)).await?;
+        let glance = async {
+            match early.take() {
+                Some(glance) => glance,
+                None => observe::glance(&reader).await,
+            }
+        };
+        let looked = asked.look_from(glance, &reader, &Stores, &look::places(&config)).await?;
         exit = exit.max(exit_of(&looked.plan));
         printer.tell(&looked.plan, &looked.observed, &mut told)?;
     }

@@ -4,10 +4,12 @@ use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::git_server::{Fault, GitServer, Options, git};
-use crate::harness::eventually;
+use crate::harness::{AuditEvent, Bar, eventually};
+use crate::process::Process;
 use crate::world::{Said, World};
 
 /// A background agent that ends with the test.
@@ -418,4 +420,45 @@ async fn a_watching_agent_sees_commits_in_time_and_outlives_its_git_server() {
     assert!(tries < 40, "{tries} requests to a server that is down");
     server.fault(Fault::None);
     eventually(Duration::from_secs(45), held("second")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_is_read_again_where_another_agent_had_the_lease_in_between() {
+    let world = World::start().await;
+    world.settle().await;
+    world.touch();
+    world.commit_change("back", &[BACK], "");
+    let bar = Bar::install(&world.cluster).await;
+    let lease =
+        "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: reinback, namespace: reinback-system}}";
+    world.cluster.kubectl(&["create", "-f", "-"], lease).expect("it is made");
+    // It has read what ran and that the lease is free, and is about to take it.
+    let taking = bar.before(|request| request["resource"]["resource"] == "leases" && request["operation"] == "UPDATE");
+    let agent = Process::start(&world, &["--once"]);
+    assert!(taking.reached().await, "it never takes the lease");
+    for holder in ["another", ""] {
+        let patch = json!({"spec": {"holderIdentity": holder}}).to_string();
+        world.kubectl(&["patch", "lease", "-n", "reinback-system", "reinback", "--type=merge", "-p", &patch]);
+    }
+    let mark = world.cluster.audit_mark();
+    taking.pass_it();
+    let status = agent.ended(Duration::from_secs(120)).await;
+
+    let log = std::fs::read_to_string(world.folder().join("agent.log")).expect("it has a log");
+    assert_eq!(status.code(), Some(0), "{log}");
+    let events = world.cluster.audit_of_ours(mark);
+    let first = |verb: &str, resource: &str, after: Timestamp| {
+        let is = |event: &&AuditEvent| {
+            event.verb == verb
+                && event.object_ref.resource == resource
+                && event.response_status.code < 300
+                && event.request_received_timestamp > after
+        };
+        events.iter().filter(is).map(|event| event.request_received_timestamp).min()
+    };
+    let taken = first("update", "leases", Timestamp::MIN).expect("it takes the lease");
+    let read = first("list", "runs", taken).expect("it reads what ran");
+    let begun = first("create", "runs", taken).expect("it begins a run");
+    assert!(read < begun, "it goes by what it read before: {read}, {begun}");
+    assert_eq!(world.told(&[]).await, ["back Succeeded Succeeded"]);
 }

@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(150);
 enum State {
     Waits,
     Stopped,
-    Open,
+    Dropped,
+    Passed,
 }
 
 struct Wanted {
@@ -44,11 +45,14 @@ impl Bar {
             let Some(Wanted { state, is: _ }) = taken else { return json!({"allowed": true}) };
             state.send_replace(State::Stopped);
             let mut opened = state.subscribe();
-            tokio::task::block_in_place(|| {
-                // Where the test is over, nobody opens it any more.
-                let _ = tokio::runtime::Handle::current().block_on(opened.wait_for(|state| *state == State::Open));
+            // The test has the other one: where it fails, it opens the bar.
+            drop(state);
+            let allowed = tokio::task::block_in_place(|| {
+                let opened = opened.wait_for(|state| matches!(state, State::Dropped | State::Passed));
+                let opened = tokio::runtime::Handle::current().block_on(opened);
+                opened.is_ok_and(|state| *state == State::Passed)
             });
-            json!({"allowed": false})
+            json!({"allowed": allowed})
         })
         .await;
         let configuration = configuration(&server).to_string();
@@ -83,7 +87,12 @@ impl Stop {
 
     /// The request is refused: nobody hears of it any more.
     pub fn drop_it(self) {
-        self.0.send_replace(State::Open);
+        self.0.send_replace(State::Dropped);
+    }
+
+    /// The request goes on, however late.
+    pub fn pass_it(self) {
+        self.0.send_replace(State::Passed);
     }
 }
 
@@ -102,6 +111,7 @@ fn configuration(server: &WebhookServer) -> Value {
         rule("", "services"),
         rule("apps", "deployments"),
         rule("reinback.io", "runs/status"),
+        rule("coordination.k8s.io", "leases"),
     ];
     let mut in_namespaces = of("namespaced.bar.example.org", json!(namespaced));
     in_namespaces["namespaceSelector"] = json!({"matchExpressions": [
