@@ -176,7 +176,7 @@ impl Agent {
         if looked.plan.gates.iter().any(|gate| gate.code == GateCode::LedgerMismatch) {
             self.adopt(books, placed.key);
         }
-        let touches_nothing = looked.plan.touches_nothing();
+        let nothing = looked.plan.touches_nothing().then(|| nothing_to_do(&looked.plan));
         if let Some(location) = looked.location.as_ref().filter(|_| self.needs_probe(&looked.plan)) {
             match self.probe_store(location).await {
                 Ok(None) => {}
@@ -184,8 +184,8 @@ impl Agent {
                 Err(problem) => return self.hold_for_store(writer, recorder, &problem).await,
             }
         }
-        self.record_start(writer, &mut recorder, &looked).await?;
-        if touches_nothing {
+        self.record_start(writer, &mut recorder, &looked, nothing).await?;
+        if nothing.is_some() {
             self.publisher.submit(recorder.run());
             return Ok(Begun::Ended(Phase::Succeeded));
         }
@@ -236,12 +236,14 @@ impl Agent {
         closed.for_each(|run| self.publisher.submit(&run));
     }
 
-    /// From here on the run is under way: gates and digest are judged, and not again. One with nothing to do is over as well.
+    /// From here on the run is under way: gates and digest are judged, and not again. One with `nothing` to do, and why, is
+    /// over with the same write.
     async fn record_start(
         &self,
         writer: &ClusterWriter,
         recorder: &mut Recorder,
         looked: &Looked,
+        nothing: Option<&str>,
     ) -> Result<(), PassError> {
         let connected_clusters = looked.observed.cluster.connected_clusters.clone();
         let record = PlanRecord { connected_clusters, ..looked.plan.record() };
@@ -250,7 +252,6 @@ impl Agent {
         let deletions = planned_deletions(looked).text();
         let now = self.now();
         let own_steps = looked.plan.own_steps().map(|steps| Event { at: now, entry: Entry::Steps { steps } });
-        let nothing = looked.plan.touches_nothing().then(|| nothing_to_do(&looked.plan));
         recorder
             .update(writer, |run| {
                 let status = run.status.get_or_insert_default();

@@ -51,8 +51,7 @@ impl Books {
     ///
     /// `Status` when Git, `Runs` when the cluster does not answer.
     pub async fn read(reader: &ClusterReader, publisher: &Publisher, config: &Config) -> Result<Self, PassError> {
-        let (books, branch) = tokio::join!(Self::of_cluster(reader, config), publisher.load());
-        Ok(books?.with_branch(branch.map_err(PassError::Status)?))
+        Self::beside_git(Self::of_cluster(reader, config), publisher).await
     }
 
     /// Reads both halves of a cluster that may not know runs yet.
@@ -65,15 +64,24 @@ impl Books {
         publisher: &Publisher,
         config: &Config,
     ) -> Result<Self, PassError> {
-        let (books, branch) = tokio::join!(Self::of_cluster(reader, config), publisher.load());
-        let books = match books {
-            Err(PassError::NoCrd) => {
-                let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
-                Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() }
+        let of_cluster = async {
+            match Self::of_cluster(reader, config).await {
+                Err(PassError::NoCrd) => {
+                    let uid = reader.cluster_uid().await.map_err(PassError::Runs)?;
+                    Ok(Self { cluster_uid: uid.unwrap_or_default(), ..Self::default() })
+                }
+                read => read,
             }
-            read => read?,
         };
-        Ok(books.with_branch(branch.map_err(PassError::Status)?))
+        Self::beside_git(of_cluster, publisher).await
+    }
+
+    async fn beside_git(
+        of_cluster: impl Future<Output = Result<Self, PassError>>,
+        publisher: &Publisher,
+    ) -> Result<Self, PassError> {
+        let (books, branch) = tokio::join!(of_cluster, publisher.load());
+        Ok(books?.with_branch(branch.map_err(PassError::Status)?))
     }
 
     fn with_branch(mut self, branch: BranchState) -> Self {
