@@ -234,6 +234,61 @@ async fn a_seeded_cluster_holds_the_backup_and_a_disturbed_one_does_not() {
     assert_eq!(rancher::differences(&client, &items).await.unwrap(), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_a_test_has_used_is_set_back_to_what_its_image_holds() {
+    let items = rancher::read(&fixture(PLAIN)).unwrap();
+    let image = {
+        let first = Cluster::start(Options::default());
+        rancher::seed(&first.client().await, &fixture(PLAIN)).await.unwrap();
+        first.image().unwrap()
+    };
+    let mut cluster = Cluster::start_from(&image, Options::default());
+    let client = cluster.client().await;
+    let kubectl = |cluster: &Cluster, args: &[&str]| cluster.kubectl(args, "");
+    let uids =
+        ["get", "namespaces,crds,deployments,pods,clusterroles", "-A", "-o", "jsonpath={.items[*].metadata.uid}"];
+    let before = kubectl(&cluster, &uids).unwrap();
+    assert_eq!(rancher::differences(&client, &items).await.unwrap(), Vec::<String>::new());
+
+    let disturbance = rancher::Disturbance { changed_percent: 29, deleted_percent: 9, added: 20, seed: 7 };
+    rancher::disturb(&client, &items, disturbance).await.unwrap();
+    assert!(!rancher::differences(&client, &items).await.unwrap().is_empty());
+    // Served no more, and not yet; and what the garbage collector and the namespace controller do by themselves.
+    let custom = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.test.io"},
+        "spec": {
+            "group": "test.io", "scope": "Cluster", "names": {"plural": "widgets", "kind": "Widget"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+        },
+    });
+    cluster.kubectl(&["apply", "-f", "-"], &custom.to_string()).unwrap();
+    kubectl(&cluster, &["wait", "--for=condition=Established", "crd/widgets.test.io"]).unwrap();
+    kubectl(&cluster, &["delete", "crd", "settings.management.cattle.io"]).unwrap();
+    kubectl(&cluster, &["create", "namespace", "left"]).unwrap();
+    kubectl(&cluster, &["delete", "namespace", "cattle-fleet-system", "--wait=false"]).unwrap();
+    kubectl(&cluster, &["delete", "deployment", "-n", "cattle-system", "rancher"]).unwrap();
+    kubectl(&cluster, &["label", "node", "--all", "used=yes"]).unwrap();
+
+    cluster.rest().unwrap();
+    cluster.set_back(&image).unwrap();
+
+    assert_eq!(cluster.audit().iter().filter(|event| event.user_agent.starts_with("kubectl")).count(), 0);
+    // The collector has had its time to take what it thinks nobody owns.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(rancher::differences(&client, &items).await.unwrap(), Vec::<String>::new());
+    assert_eq!(kubectl(&cluster, &uids).unwrap(), before);
+    assert!(kubectl(&cluster, &["get", "widgets"]).is_err());
+    assert_eq!(kubectl(&cluster, &["get", "nodes", "-l", "used=yes", "-o", "name"]).unwrap(), "");
+    // Controllers work.
+    kubectl(&cluster, &["scale", "-n", "cattle-system", "deployment/rancher", "--replicas=4"]).unwrap();
+    kubectl(&cluster, &["rollout", "status", "-n", "cattle-system", "deployment/rancher", "--timeout=60s"]).unwrap();
+
+    // Stopped once, it is not trusted again.
+    cluster.pause_api_server();
+    cluster.resume_api_server();
+    assert!(cluster.rest().is_err());
+}
+
 #[tokio::test]
 async fn the_large_backup_is_seeded_in_a_minute() {
     if std::env::var_os("REINBACK_LONG").is_none() {

@@ -25,6 +25,7 @@ mod authority;
 mod bar;
 pub mod chart;
 mod cluster;
+mod etcd;
 pub mod rancher;
 mod s3;
 mod supervisor;
@@ -53,7 +54,7 @@ pub fn fixture(name: &str) -> PathBuf {
     path
 }
 
-/// Tries `check` every 50 ms until it succeeds, and gives what it gave.
+/// Tries `check` until it succeeds, and gives what it gave: every 20 ms at first, and every 250 ms where it takes long.
 ///
 /// # Panics
 /// When `timeout` has passed, with the error of the last try.
@@ -63,6 +64,7 @@ where
 {
     let deadline = Instant::now() + timeout;
     let mut last = anyhow!("no try has ended");
+    let mut wait = Duration::from_millis(20);
     loop {
         match tokio::time::timeout_at(deadline, check()).await {
             Ok(Ok(value)) => return value,
@@ -71,7 +73,8 @@ where
         }
         // A check that never waits is never timed out.
         assert!(Instant::now() < deadline, "still not so after {timeout:?}: {last:#}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 5 / 4).min(Duration::from_millis(250));
     }
 }
 

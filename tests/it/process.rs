@@ -6,7 +6,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures::TryStreamExt as _;
 use jiff::Timestamp;
+use kube::core::WatchEvent;
 use serde_json::{Value, json};
 
 use crate::git_server::git;
@@ -95,7 +97,7 @@ async fn get(world: &World, url: &str) -> Result<Value> {
 pub async fn runs_of(world: &World, manifest: &str) -> Result<Vec<Value>> {
     let list = get(world, RUNS).await?;
     let runs = list["items"].as_array().cloned().unwrap_or_default();
-    Ok(runs.into_iter().filter(|run| run.pointer("/spec/manifest/name") == Some(&json!(manifest))).collect())
+    Ok(runs.into_iter().filter(|run| is_of(run, manifest)).collect())
 }
 
 /// The one run of a manifest.
@@ -114,7 +116,7 @@ pub async fn delete_runs_of(world: &World, manifest: &str) {
     }
 }
 
-/// Waits until the run of a manifest is as wanted, looking 50 times a second.
+/// Waits until the run of a manifest is as wanted, be it for a moment.
 ///
 /// # Panics
 /// When it is not in time, with what the run and the agent said last.
@@ -122,16 +124,48 @@ pub async fn until_run(world: &World, manifest: &str, what: &str, wanted: impl F
     let deadline = tokio::time::Instant::now() + Duration::from_secs(150);
     let mut last = Value::Null;
     while tokio::time::Instant::now() < deadline {
-        if let Ok(run) = run_of(world, manifest).await {
-            if wanted(&run) {
-                return run;
-            }
-            last = run;
+        let seen = watch_run(world, manifest, &mut last, &wanted);
+        match tokio::time::timeout_at(deadline, seen).await {
+            Ok(Ok(run)) => return run,
+            // No definition of runs yet, or no API server.
+            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_elapsed) => break,
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let there = world.cluster.kubectl(&["get", "deployments,replicasets,pods", "-A"], "");
     panic!("{manifest} never {what}: {}\n{}", last["status"], there.unwrap_or_default());
+}
+
+/// Follows the runs until there is one of the manifest, and it is as wanted; an error when the watch ends before.
+async fn watch_run(world: &World, manifest: &str, last: &mut Value, wanted: &impl Fn(&Value) -> bool) -> Result<Value> {
+    let list = get(world, RUNS).await?;
+    let name = |run: &Value| run.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let runs = list["items"].as_array().cloned().unwrap_or_default();
+    let mut runs: BTreeMap<String, Value> =
+        runs.into_iter().filter(|run| is_of(run, manifest)).map(|run| (name(&run), run)).collect();
+    let version = list.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
+    let request = http::Request::get(format!("{RUNS}?watch=true&resourceVersion={version}")).body(Vec::new())?;
+    let mut events = std::pin::pin!(world.client.request_events::<Value>(request).await?);
+    loop {
+        if let (1, Some(run)) = (runs.len(), runs.values().next()) {
+            last.clone_from(run);
+            if wanted(run) {
+                return Ok(run.clone());
+            }
+        }
+        match events.try_next().await?.context("the watch has ended")? {
+            WatchEvent::Added(run) | WatchEvent::Modified(run) if is_of(&run, manifest) => {
+                runs.insert(name(&run), run);
+            }
+            WatchEvent::Deleted(run) => drop(runs.remove(&name(&run))),
+            WatchEvent::Added(_) | WatchEvent::Modified(_) | WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(error) => bail!("{error}"),
+        }
+    }
+}
+
+fn is_of(run: &Value, manifest: &str) -> bool {
+    run.pointer("/spec/manifest/name").is_some_and(|name| name == manifest)
 }
 
 /// Waits until the run of a manifest has ended.

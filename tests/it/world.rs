@@ -1,9 +1,11 @@
 //! A small world: a cluster with Rancher on it, a Git repository, a folder of backups, and the agent's binary.
 
 use std::io::{Read as _, Write as _};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use flate2::Compression;
@@ -21,11 +23,55 @@ use crate::harness::{Cluster, Image, Options, REINBACK, binaries, fixture, temp_
 /// The plain fixture: 464 objects.
 pub const PLAIN: &str = "plain-6e9ee6a6-d4f2-46c2-bd99-75269cf041dc-2026-11-23T05-58-54Z.tar.gz";
 
-/// Worlds at a time that work: two cores are busy with them nearly all the time, and carry no more.
-static ROOM: Semaphore = Semaphore::const_new(4);
+/// Most worlds that work at a time; a cluster takes up to 1 GiB.
+const ROOM_MOST: usize = 8;
+static ROOM: Semaphore = Semaphore::const_new(ROOM_MOST);
+/// Worlds that work whatever the machine has to do. Mostly two cores are busy with them; where they wait more than they work,
+/// others begin beside them.
+const ALWAYS: usize = 4;
+/// Where so much of the processors' time was idle over [`LOOK`], in percent, one more may begin.
+const IDLE_ENOUGH: u64 = 25;
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Clusters whose tests are done, to be set back to what they held at first.
+static DONE: Mutex<Vec<Done>> = Mutex::new(Vec::new());
+/// No more than are wanted at once; each holds some 400 MiB.
+const DONE_KEPT: usize = 4;
+/// A test that ends still ends what it started: until then nobody else takes its cluster.
+const AFTER_A_TEST: Duration = Duration::from_millis(500);
+
+struct Done {
+    cluster: Cluster,
+    since: Instant,
+}
+
+/// A cluster that goes to another test when this one is done with it.
+pub struct Lent(Option<Cluster>);
+
+impl Deref for Lent {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some(cluster) = self.0.take() else { return };
+        // One that cannot be set back, or that a failure left behind, ends here.
+        if std::thread::panicking() || cluster.rest().is_err() {
+            return;
+        }
+        let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.len() < DONE_KEPT {
+            done.push(Done { cluster, since: Instant::now() });
+        }
+    }
+}
 
 pub struct World {
-    pub cluster: Cluster,
+    pub cluster: Lent,
     pub client: Client,
     /// File name of the backup in the store.
     pub backup: String,
@@ -79,12 +125,13 @@ impl World {
 
     /// A cluster as `options` say, with this backup of the fixtures in the store.
     pub async fn of(options: Options, backup_name: &str, filled: Filled) -> Self {
-        let room = ROOM.acquire().await.expect("the semaphore is never closed");
+        let room = room().await;
         let folder = temp_dir();
         let cluster = match (backup_name, filled) {
             (PLAIN, Filled::Restored) => restored(options).await,
             _ => tokio::task::spawn_blocking(|| Cluster::start(options)).await.expect("it starts"),
         };
+        let cluster = Lent(Some(cluster));
         let client = cluster.client().await;
         let store = folder.path().join("backups");
         std::fs::create_dir_all(&store).expect("a folder");
@@ -354,7 +401,40 @@ impl World {
     }
 }
 
-/// A cluster restored from the plain fixture. The first one is filled, all others begin with what that one held.
+/// Waits until the machine can do with one more world.
+async fn room() -> SemaphorePermit<'static> {
+    static NEXT: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    // One after the other: each is seen at work before the next one begins.
+    let _turn = NEXT.lock().await;
+    let room = ROOM.acquire().await.expect("the semaphore is never closed");
+    while ROOM.available_permits() < ROOM_MOST - ALWAYS {
+        let before = processor_times();
+        tokio::time::sleep(LOOK).await;
+        let after = processor_times();
+        let (idle, all) = (after.0 - before.0, after.1 - before.1);
+        if idle * 100 >= all * IDLE_ENOUGH {
+            break;
+        }
+    }
+    room
+}
+
+/// Time that the processors were idle, and all their time, in ticks since the machine was started (proc(5), `/proc/stat`).
+fn processor_times() -> (u64, u64) {
+    let stat = std::fs::read_to_string("/proc/stat").expect("this is Linux");
+    let times: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|time| time.parse().ok())
+        .collect();
+    (times.get(3).copied().unwrap_or_default(), times.iter().take(8).sum())
+}
+
+/// A cluster restored from the plain fixture. The first one is filled, all others begin with what that one held, or are set
+/// back to it.
 async fn restored(options: Options) -> Cluster {
     static IMAGE: OnceCell<Image> = OnceCell::const_new();
     let (mut first, its_options) = (None, options.clone());
@@ -367,10 +447,32 @@ async fn restored(options: Options) -> Cluster {
         image
     };
     let image = IMAGE.get_or_init(fill).await;
+    if let Some(used) = used(&options) {
+        let set_back = tokio::task::spawn_blocking(|| set_back(used, image)).await.expect("it does not panic");
+        match set_back {
+            Ok(cluster) => return cluster,
+            Err(error) => eprintln!("a cluster cannot be set back, so another is started: {error:?}"),
+        }
+    }
     match first {
         Some(cluster) => cluster,
         None => tokio::task::spawn_blocking(|| Cluster::start_from(image, options)).await.expect("it starts"),
     }
+}
+
+fn used(options: &Options) -> Option<Done> {
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = done.iter().position(|done| done.cluster.options() == options)?;
+    Some(done.remove(place))
+}
+
+fn set_back(done: Done, image: &Image) -> Result<Cluster> {
+    let Done { mut cluster, since } = done;
+    std::thread::sleep(AFTER_A_TEST.saturating_sub(since.elapsed()));
+    let begun = Instant::now();
+    cluster.set_back(image)?;
+    eprintln!("the cluster of a test before was set back in {:?}", begun.elapsed());
+    Ok(cluster)
 }
 
 impl Said {

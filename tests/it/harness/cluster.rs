@@ -1,9 +1,11 @@
 //! A Kubernetes cluster on this machine: real control plane, nodes and pods played by KWOK.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,13 +13,15 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node};
-use kube::api::{Api, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::audit::{self, AuditEvent};
 use super::authority::{Authority, Identity};
+use super::etcd::{Content, Etcd, Revisions};
 use super::supervisor::Supervisor;
 use super::{binaries, block_on, free_ports};
 
@@ -25,7 +29,7 @@ use super::{binaries, block_on, free_ports};
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a cluster of one's own is made of. The default is what [`Cluster::shared`] has.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Controller manager, scheduler and KWOK: pods, garbage collection, the end of namespaces. Without them the cluster
     /// is an API server on etcd: objects stay as they are written.
@@ -52,6 +56,13 @@ pub struct Cluster {
     trust: Arc<Trust>,
     kubeconfig: PathBuf,
     uid: String,
+    etcd: Etcd,
+    /// Which keys of etcd are as in the image that it was started from.
+    as_in_image: Option<Revisions>,
+    /// Its servers were killed or stopped at times.
+    interfered: AtomicBool,
+    /// Where the audit log begins for who has the cluster now.
+    audit_begin: usize,
     supervisor: Supervisor,
 }
 
@@ -67,6 +78,8 @@ struct Trust {
 #[derive(Debug)]
 pub struct Image {
     trust: Arc<Trust>,
+    /// What the data holds; read by the first cluster that is started from it.
+    content: OnceLock<Content>,
     /// Holds the data, and removes it with the process.
     supervisor: Supervisor,
 }
@@ -126,9 +139,16 @@ impl Cluster {
             api_port,
             trust,
             uid: String::new(),
+            etcd: Etcd::new(&format!("http://127.0.0.1:{etcd_port}")),
+            as_in_image: None,
+            interfered: AtomicBool::new(false),
+            audit_begin: 0,
             supervisor,
         };
         cluster.start_etcd(etcd_port, peer_port)?;
+        if let Some(image) = image {
+            cluster.as_in_image = Some(block_on(cluster.revisions_of(image))?);
+        }
         cluster.start_api_server(etcd_port, &token)?;
         block_on(cluster.api_ready())?;
         if cluster.options.controllers {
@@ -136,6 +156,10 @@ impl Cluster {
         }
         cluster.uid = block_on(cluster.objects_ready())?;
         Ok(cluster)
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// The uid of the namespace `kube-system`, which stands for the cluster in the name of a backup.
@@ -180,7 +204,7 @@ impl Cluster {
     /// Every request whose response is complete. A client may have its answer a moment before the line is written, so look
     /// for one with [`super::eventually`].
     pub fn audit(&self) -> Vec<AuditEvent> {
-        self.audit_since(0)
+        self.audit_since(self.audit_begin)
     }
 
     /// The requests after a mark that [`Self::audit_mark`] gave.
@@ -198,8 +222,33 @@ impl Cluster {
         self.audit_log(0).rfind('\n').map_or(0, |end| end + 1)
     }
 
+    /// Ends the controllers of a cluster that nobody uses for now. It cannot be [set back](Self::set_back) where that did not
+    /// start from an image, or its servers were interfered with.
+    pub fn rest(&self) -> Result<()> {
+        ensure!(self.options.controllers && self.as_in_image.is_some(), "it was not started from an image");
+        ensure!(!self.interfered.load(Ordering::Relaxed), "its servers were interfered with");
+        [KWOK, SCHEDULER, CONTROLLER_MANAGER].iter().try_for_each(|name| self.supervisor.kill(name))
+    }
+
+    /// Makes a cluster that [rests](Self::rest) hold what the image holds, and starts its controllers anew: a fifth of the work of
+    /// starting a cluster. Blocks.
+    ///
+    /// # Errors
+    /// When a server does not answer, or somebody still writes.
+    pub fn set_back(&mut self, image: &Image) -> Result<()> {
+        let known = self.as_in_image.take().context("it was not started from an image")?;
+        let content = image.content.get().context("nobody has read the image")?;
+        self.as_in_image = Some(block_on(self.etcd.set_back(content, known))?);
+        block_on(self.definitions_served())?;
+        self.audit_begin = self.audit_mark();
+        self.start_controllers()?;
+        self.uid = block_on(self.objects_ready())?;
+        Ok(())
+    }
+
     /// Kills kube-apiserver with SIGKILL; returns when it is gone.
     pub fn kill_api_server(&self) {
+        self.interfered.store(true, Ordering::Relaxed);
         self.supervisor.kill(API_SERVER).expect("the supervisor answers");
     }
 
@@ -211,6 +260,7 @@ impl Cluster {
 
     /// Kills etcd with SIGKILL; returns when it is gone.
     pub fn kill_etcd(&self) {
+        self.interfered.store(true, Ordering::Relaxed);
         self.supervisor.kill(ETCD).expect("the supervisor answers");
     }
 
@@ -222,6 +272,7 @@ impl Cluster {
 
     /// Stops kube-apiserver with SIGSTOP: connections stay open and nothing answers.
     pub fn pause_api_server(&self) {
+        self.interfered.store(true, Ordering::Relaxed);
         self.supervisor.signal(API_SERVER, "STOP").expect("kube-apiserver runs");
     }
 
@@ -245,7 +296,7 @@ impl Cluster {
         self.supervisor.signal(ETCD, "CONT")?;
         self.supervisor.signal(KWOK, "CONT")?;
         copied?;
-        Ok(Image { trust: Arc::clone(&self.trust), supervisor })
+        Ok(Image { trust: Arc::clone(&self.trust), content: OnceLock::new(), supervisor })
     }
 
     /// Holds the data, logs and kubeconfigs of the cluster.
@@ -323,8 +374,8 @@ impl Cluster {
         let kubeconfig = format!("--kubeconfig={}", self.kubeconfig.display());
         let in_folder = |name: &str| self.folder().join(name).display().to_string();
         self.supervisor.start(
-            "kube-controller-manager",
-            &bin.join("kube-controller-manager"),
+            CONTROLLER_MANAGER,
+            &bin.join(CONTROLLER_MANAGER),
             &[
                 &kubeconfig,
                 &format!("--service-account-private-key-file={}", in_folder("service-account.key")),
@@ -338,8 +389,8 @@ impl Cluster {
             ],
         )?;
         self.supervisor.start(
-            "kube-scheduler",
-            &bin.join("kube-scheduler"),
+            SCHEDULER,
+            &bin.join(SCHEDULER),
             &[&kubeconfig, "--leader-elect=false", "--secure-port=0", "--kube-api-qps=500", "--kube-api-burst=1000"],
         )?;
         self.supervisor.start(
@@ -388,6 +439,53 @@ impl Cluster {
             }
             let uid = namespaces.get("kube-system").await?.metadata.uid;
             uid.context("kube-system has no uid")
+        })
+        .await
+    }
+
+    /// What an image holds, by etcd that runs on a copy of it and that nobody has written to yet.
+    async fn revisions_of(&self, image: &Image) -> Result<Revisions> {
+        if let Some(content) = image.content.get() {
+            return Ok(revisions(content));
+        }
+        let start = Instant::now();
+        let content = loop {
+            match self.etcd.content().await {
+                Ok(content) => break content,
+                Err(error) if start.elapsed() > START_TIMEOUT => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+            self.supervisor.check(ETCD)?;
+        };
+        Ok(revisions(image.content.get_or_init(|| content)))
+    }
+
+    /// Waits until each definition is served, some of which may have come back a moment ago.
+    async fn definitions_served(&self) -> Result<()> {
+        let client = self.client().await;
+        self.wait(|| async {
+            let definitions = Api::<CustomResourceDefinition>::all(client.clone()).list(&ListParams::default()).await?;
+            let mut wanted = BTreeSet::new();
+            for definition in &definitions {
+                let spec = &definition.spec;
+                let versions = spec.versions.iter().filter(|version| version.served);
+                wanted.extend(
+                    versions.map(|version| (spec.group.clone(), version.name.clone(), spec.names.plural.clone())),
+                );
+            }
+            let request = http::Request::get("/apis").header("accept", DISCOVERY).body(Vec::new())?;
+            let served = served(&client.request::<Value>(request).await?);
+            let custom = |(group, ..): &&(String, String, String)| wanted.iter().any(|(of, ..)| of == group);
+            let differing: Vec<_> = served
+                .iter()
+                .filter(custom)
+                .collect::<BTreeSet<_>>()
+                .symmetric_difference(&wanted.iter().collect())
+                .copied()
+                .cloned()
+                .collect();
+            ensure!(differing.is_empty(), "served and defined are not the same: {differing:?}");
+            Ok(())
         })
         .await
     }
@@ -449,7 +547,11 @@ impl User {
 const ETCD: &str = "etcd";
 const API_SERVER: &str = "kube-apiserver";
 const KWOK: &str = "kwok";
+const SCHEDULER: &str = "kube-scheduler";
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const NODE: &str = "node-0";
+/// Everything that is served, in one answer.
+const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
@@ -468,6 +570,25 @@ async fn client(kubeconfig: &Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
+}
+
+fn revisions(content: &Content) -> Revisions {
+    content.iter().map(|(key, (revision, _))| (key.clone(), *revision)).collect()
+}
+
+/// Group, version and plural of what aggregated discovery names.
+fn served(discovery: &Value) -> BTreeSet<(String, String, String)> {
+    let each = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut served = BTreeSet::new();
+    for group in each(&discovery["items"]) {
+        for version in each(&group["versions"]) {
+            let resources = each(&version["resources"]);
+            let names = resources.iter().map(|resource| text(&resource["resource"]));
+            served.extend(names.map(|name| (text(&group["metadata"]["name"]), text(&version["version"]), name)));
+        }
+    }
+    served
 }
 
 /// What etcd makes room for beforehand stays room that takes no disk.
