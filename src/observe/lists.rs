@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use futures::stream::{self, StreamExt};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::task::JoinSet;
 
 use super::backup::Names;
 use super::{ObserveError, is_forbidden, is_unconverted, to_list, visible};
@@ -430,14 +431,15 @@ enum Outcome {
     Denied(Access),
 }
 
-/// On a task of its own, so that several lists are taken apart on several cores.
+/// On a task of its own, so that several lists are taken apart on several cores; one that nobody waits for any more ends.
 async fn spawned(
     reader: ClusterReader,
     wish: Wish,
     keep: Arc<Keep>,
     crds: Option<Vec<LiveObject>>,
 ) -> Result<Outcome, ObserveError> {
-    let task = tokio::spawn(async move {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
         let outcome = outcome(&wish, list_one(&reader, &wish, &keep, crds).await)?;
         // At another version than the backup's objects of it cannot be compared; names are the same at each.
         match outcome {
@@ -451,7 +453,7 @@ async fn spawned(
             outcome => Ok(outcome),
         }
     });
-    task.await.map_err(|_| ObserveError::Interrupted)?
+    task.join_next().await.and_then(Result::ok).ok_or(ObserveError::Interrupted)?
 }
 
 fn outcome(wish: &Wish, listed: Result<Vec<Matter>, ClusterError>) -> Result<Outcome, ObserveError> {
@@ -572,6 +574,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::clock::Clock;
+    use crate::cluster::{Cluster, Limits};
     use crate::plan::testing::{World, key, object};
 
     const CLUSTERS: &str = "clusters.management.cattle.io#v3";
@@ -592,6 +596,37 @@ mod tests {
             sorted(bystanders.objects.iter().map(|other| other.key.name.to_string()).collect()),
             sorted(bystanders.surplus.iter().map(|key| key.name.to_string()).collect()),
         ]
+    }
+
+    #[tokio::test]
+    async fn a_list_that_nobody_waits_for_any_more_is_not_gone_on_with() {
+        let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            // Dropped with the request.
+            let (here, there) = tokio::sync::oneshot::channel::<()>();
+            let _test_has_ended = asked.send(there);
+            async move {
+                let _here = here;
+                std::future::pending::<Result<http::Response<kube::client::Body>, tower::BoxError>>().await
+            }
+        });
+        let client = kube::Client::new(service, "default");
+        let cluster = Cluster::over(client, "https://sim".to_owned(), Limits::default(), Clock::system());
+        let keep = Keep::new(Arc::default(), None, Identity::default(), None);
+        let wish = Wish {
+            resource: Arc::clone(&key(&format!("{CLUSTERS}/a")).resource),
+            kind: "Cluster".to_owned(),
+            compared: 1,
+            selectors: Vec::new(),
+        };
+        let mut listing = Box::pin(spawned(cluster.reader(), wish, Arc::new(keep), None));
+        let request = tokio::select! {
+            _ = &mut listing => panic!("nobody answers"),
+            request = requests.recv() => request.expect("it is asked"),
+        };
+        drop(listing);
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(10), request).await;
+        assert!(ended.expect("the request is given up").is_err());
     }
 
     #[test]

@@ -219,7 +219,7 @@ impl Cluster {
 
     /// The present end of the audit log.
     pub fn audit_mark(&self) -> usize {
-        self.audit_log(0).rfind('\n').map_or(0, |end| end + 1)
+        self.audit_begin + self.audit_log(self.audit_begin).rfind('\n').map_or(0, |end| end + 1)
     }
 
     /// Ends the controllers of a cluster that nobody uses for now. It cannot be [set back](Self::set_back) where that did not
