@@ -222,8 +222,10 @@ impl Cluster {
         self.audit_begin + self.audit_log(self.audit_begin).rfind('\n').map_or(0, |end| end + 1)
     }
 
-    /// Ends the controllers of a cluster that nobody uses for now. It cannot be [set back](Self::set_back) where that did not
-    /// start from an image, or its servers were interfered with.
+    /// Ends the controllers of a cluster that nobody uses for now, so that it can be [set back](Self::set_back).
+    ///
+    /// # Errors
+    /// When it never can: it was not started from an image, or its servers were killed or stopped.
     pub fn rest(&self) -> Result<()> {
         ensure!(self.options.controllers && self.as_in_image.is_some(), "it was not started from an image");
         ensure!(!self.interfered.load(Ordering::Relaxed), "its servers were interfered with");
@@ -473,17 +475,11 @@ impl Cluster {
                     versions.map(|version| (spec.group.clone(), version.name.clone(), spec.names.plural.clone())),
                 );
             }
+            let groups: BTreeSet<&String> = wanted.iter().map(|(group, ..)| group).collect();
             let request = http::Request::get("/apis").header("accept", DISCOVERY).body(Vec::new())?;
-            let served = served(&client.request::<Value>(request).await?);
-            let custom = |(group, ..): &&(String, String, String)| wanted.iter().any(|(of, ..)| of == group);
-            let differing: Vec<_> = served
-                .iter()
-                .filter(custom)
-                .collect::<BTreeSet<_>>()
-                .symmetric_difference(&wanted.iter().collect())
-                .copied()
-                .cloned()
-                .collect();
+            let mut served = served(&client.request::<Value>(request).await?);
+            served.retain(|(group, ..)| groups.contains(group));
+            let differing: Vec<_> = served.symmetric_difference(&wanted).collect();
             ensure!(differing.is_empty(), "served and defined are not the same: {differing:?}");
             Ok(())
         })
